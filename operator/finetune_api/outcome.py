@@ -1,0 +1,133 @@
+"""How a pod ended, in its termination message: the truth about the end, whatever progress said.
+
+The trainer writes exactly one `Outcome`; the operator reads it from the pod's status. It fits the
+kubelet's limit by construction: long texts are cut, never the JSON.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from finetune_api import wire
+
+SCHEMA_VERSION = 1
+MESSAGE_LIMIT = 1024
+"""Characters of a message: four bytes each would still fit the kubelet's 4096."""
+
+
+class Stage(StrEnum):
+    """The stages of the trainer, in order."""
+
+    START = "Start"
+    FETCH = "Fetch"
+    VALIDATE = "Validate"
+    TOKENIZE = "Tokenize"
+    MODEL = "Model"
+    TRAIN = "Train"
+    EVALUATE = "Evaluate"
+    EXPORT = "Export"
+    PUBLISH = "Publish"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class Published(_Part):
+    """What stands in S3 when a run is done."""
+
+    uri: str = Field(max_length=1024)
+    manifest_sha256: str = Field(min_length=64, max_length=64)
+    size_bytes: int = Field(ge=0)
+    files: int = Field(ge=0)
+    already_there: bool = False
+    """True when a finished manifest for the same plan hash was found and nothing was trained."""
+
+
+class Evaluation(_Part):
+    """Loss on the held-out part, before and after training. Loss is nats per supervised token."""
+
+    base_loss: float
+    adapter_loss: float
+    base_bits_per_byte: float
+    adapter_bits_per_byte: float
+    examples: int = Field(ge=0)
+
+
+class RunSummary(_Part):
+    """Figures of a finished run, for status and observations."""
+
+    steps: int = Field(ge=0)
+    total_steps: int = Field(ge=0)
+    epochs: float = Field(ge=0)
+    final_loss: float | None = None
+    best_eval_loss: float | None = None
+    best_step: int | None = None
+    stopped_early: bool = False
+    train_seconds: float = 0.0
+    tokens: int = 0
+    """Non-padding tokens trained on."""
+    trainable_parameters: int = 0
+    peak_gpu_memory_bytes: int | None = None
+    attention: str = ""
+    """The attention implementation that ran."""
+
+
+class CorpusLanguage(_Part):
+    """What was seen of one language's text while it was tokenised."""
+
+    tag: str = Field(max_length=35)
+    examples: int
+    validation_examples: int
+    tokens: int
+    supervised_tokens: int
+    characters: int
+    p50: int
+    p95: int
+    p99: int
+    longest: int
+    truncated: int
+    """Examples longer than the resolved length."""
+    skipped: int = 0
+    """Examples with nothing to learn from, told and not trained."""
+
+
+class Outcome(_Part):
+    """The end of one pod."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    exit_code: int
+    reason: str = Field(max_length=64)
+    """CamelCase, stable: `Done`, `AlreadyDone`, `DataInvalid`, `BucketNotFound` …"""
+    stage: Stage
+    message: str = Field(max_length=MESSAGE_LIMIT)
+    """One sentence: object, what is wrong, what is allowed, what to do."""
+    plan_hash: str = Field(default="", max_length=64)
+    model_revision: str = Field(default="", max_length=128)
+    published: Published | None = None
+    evaluation: Evaluation | None = None
+    summary: RunSummary | None = None
+    corpus: tuple[CorpusLanguage, ...] = Field(default=(), max_length=16)
+
+    def to_termination_message(self) -> str:
+        """Return compact JSON of at most 4096 bytes; the per-language corpus yields first, then
+        the message is cut.
+        """
+        for smaller in (self, self.model_copy(update={"corpus": ()})):
+            text = smaller.model_dump_json(by_alias=True, exclude_none=True)
+            if len(text.encode()) <= wire.TERMINATION_LIMIT_BYTES:
+                return text
+        cut = self.model_copy(update={"corpus": (), "message": self.message[:256]})
+        return cut.model_dump_json(by_alias=True, exclude_none=True)
+
+    @classmethod
+    def from_termination_message(cls, text: str) -> "Outcome | None":
+        """Return the outcome, or None where the message is absent, cut or not ours."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            return None

@@ -1,0 +1,234 @@
+"""The training plan: what the trainer obeys, resolved numbers only.
+
+The operator builds one plan a run and stores it in an immutable ConfigMap; the trainer reads it and
+decides nothing that changes the mathematics. `plan_hash` covers what determines the adapter and
+nothing else, so that a restored or re-applied resource finds its finished work.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.alias_generators import to_camel
+
+from finetune_api.resource import (
+    Bias,
+    DatasetFormat,
+    EvalStrategy,
+    LrScheduler,
+    Method,
+    Optimizer,
+    OutputFormat,
+    Policy,
+    SaveStrategy,
+    TrainingStage,
+)
+
+SCHEMA_VERSION = 1
+
+
+class PlanPart(BaseModel):
+    """Base of every part of the plan."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class RunIdentity(PlanPart):
+    """Whose run this is."""
+
+    namespace: str
+    name: str
+    """Full name of the resource, up to 253 characters."""
+    uid: str
+    run: int = Field(ge=1)
+
+
+class PlannedModel(PlanPart):
+    """The base model."""
+
+    uri: str
+    revision: str | None = None
+    """hf:// only; the trainer records the commit it resolves to."""
+    trust_remote_code: bool = False
+    credentials: str | None = None
+    """Credentials use (`wire.credentials_prefix`), or None for the pod's own identity."""
+
+
+class PlannedColumns(PlanPart):
+    """Columns to read, where they are not the usual ones."""
+
+    messages: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+
+
+class PlannedValidation(PlanPart):
+    """The held-out part: a dataset of its own, or a fraction chosen by hash."""
+
+    uri: str | None = None
+    fraction: float = 0.05
+    max_examples: int = 2000
+
+
+class PlannedDataset(PlanPart):
+    """The text of one language."""
+
+    tag: str
+    uri: str
+    sha256: str | None = None
+    format: DatasetFormat = DatasetFormat.AUTO
+    columns: PlannedColumns = PlannedColumns()
+    split: str = "train"
+    validation: PlannedValidation = PlannedValidation()
+    weight: int = 1
+    credentials: str | None = None
+    """Credentials use, or None for the pod's own identity."""
+
+
+class TrainingParameters(PlanPart):
+    """Every number of the optimization."""
+
+    max_seq_length: int
+    """Longest example, in tokens."""
+    per_device_train_batch_size: int
+    """Sequences of one device in one micro-step."""
+    gradient_accumulation_steps: int
+    """Micro-steps of one optimizer step."""
+    learning_rate: float
+    optimizer: Optimizer
+    weight_decay: float
+    warmup_steps: int = 0
+    """Steps of linear warm-up; 0 where `warmup_ratio` counts."""
+    warmup_ratio: float = 0.0
+    """Share of all steps; 0 where `warmup_steps` counts."""
+    lr_scheduler: LrScheduler
+    num_train_epochs: float
+    """Passes over the data; without meaning where `max_steps` is positive."""
+    max_steps: int = -1
+    """Optimizer steps, or -1 for epochs."""
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    """True: layers may be recomputed where memory requires it."""
+    flash_attention: bool
+    """A requirement to verify and report, never a reason to fail."""
+    eval_strategy: EvalStrategy
+    eval_steps: int | None = None
+    """None: clamp(total steps / 20, 100, 500), the guide's range (G-HT-14), once steps are known."""
+    save_strategy: SaveStrategy
+    save_steps: int | None = None
+    """None: as `eval_steps`."""
+    early_stopping_patience: int
+    """Evaluations without improvement before the end; 0 never stops early."""
+    seed: int
+    packing: bool = False
+    completion_only_loss: bool = True
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences of one optimizer step on one device."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+class LoraPlan(PlanPart):
+    """The adapter's shape, in PEFT's terms."""
+
+    r: int
+    alpha: int
+    dropout: float
+    target_modules: tuple[str, ...]
+    """Module names, or the single word AllLinear."""
+    bias: Bias
+    use_rslora: bool = False
+    use_dora: bool = False
+    task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
+
+
+class PlannedResources(PlanPart):
+    """What the pod has. Not part of the hash."""
+
+    gpus: int = Field(ge=0)
+    """GPUs of each node; 0 trains on CPU."""
+    nodes: int = 1
+    gpu_memory_bytes: int | None = None
+
+
+class PlannedOutput(PlanPart):
+    """Where the adapter goes. Not part of the hash."""
+
+    uri: str
+    """`output.uri` of the resource without a slash at its end."""
+    formats: tuple[OutputFormat, ...] = (OutputFormat.ADAPTER,)
+    credentials: str | None = None
+    """Credentials use, or None for the pod's own identity."""
+
+
+class PlannedDecision(PlanPart):
+    """One resolved parameter and why, for the adapter card. Not part of the hash."""
+
+    name: str
+    value: JsonValue
+    rule: str
+    guide_ids: tuple[str, ...] = ()
+    source: str
+    message: str
+
+
+class TrainingPlan(PlanPart):
+    """Everything the trainer needs to know, and nothing it may decide."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    identity: RunIdentity
+    model: PlannedModel
+    datasets: tuple[PlannedDataset, ...]
+    stage: TrainingStage
+    method: Method
+    """Resolved: never Auto."""
+    policy: Policy
+    training: TrainingParameters
+    lora: LoraPlan
+    resources: PlannedResources
+    output: PlannedOutput
+    decisions: tuple[PlannedDecision, ...] = ()
+    hash: str = ""
+    """`plan_hash` of this plan; the trainer refuses a plan whose hash is another."""
+
+    def with_hash(self) -> Self:
+        """Return the plan with `hash` filled in."""
+        return self.model_copy(update={"hash": plan_hash(self)})
+
+    def to_json(self) -> str:
+        """Return canonical JSON: the same plan is always the same bytes."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def plan_hash(plan: TrainingPlan) -> str:
+    """Return the SHA-256, in hex, over what determines the adapter and nothing else.
+
+    Names, uid, run, resources, scheduling, output, credentials and the wording of reasons do not
+    count: a resource restored in another namespace finds its finished work.
+    """
+    determines = {
+        "schema": SCHEMA_VERSION,
+        "model": plan.model.model_dump(mode="json", exclude={"credentials"}),
+        "datasets": [
+            dataset.model_dump(mode="json", exclude={"credentials"}) for dataset in plan.datasets
+        ],
+        "stage": plan.stage.value,
+        "method": plan.method.value,
+        "training": plan.training.model_dump(mode="json"),
+        "lora": plan.lora.model_dump(mode="json"),
+    }
+    return hashlib.sha256(canonical_json(determines).encode()).hexdigest()

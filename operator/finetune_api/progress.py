@@ -1,0 +1,57 @@
+"""What a running trainer pushes to the operator's status server, in Kubeflow Trainer's JSON.
+
+The trainer builds a `ProgressReport`, the status server parses it. Bounds protect the server: a
+report that exceeds them is refused whole.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+MAX_METRICS = 50
+"""Metrics in one report; as many as the status keeps."""
+
+
+class Metric(BaseModel):
+    """One named number, written as text because the status holds no floats."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = Field(min_length=1, max_length=63)
+    value: str = Field(max_length=64)
+
+
+class TrainerStatus(BaseModel):
+    """Progress of one run at one moment."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
+    )
+
+    progress_percentage: int | None = Field(default=None, ge=0, le=100)
+    estimated_remaining_seconds: int | None = Field(default=None, ge=0)
+    metrics: tuple[Metric, ...] = Field(default=(), max_length=MAX_METRICS)
+    last_updated_time: str | None = Field(default=None, max_length=40)
+
+    def metric(self, name: str) -> str | None:
+        """Return the text of the metric called `name`, or None."""
+        return next((metric.value for metric in self.metrics if metric.name == name), None)
+
+
+class ProgressReport(BaseModel):
+    """The body of one POST."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
+    )
+
+    trainer_status: TrainerStatus
+
+
+# Metric names that the status understands; a stock `transformers` sends `loss`, `eval_loss`, `epoch`.
+STEP = "step"
+TOTAL_STEPS = "total_steps"
+EPOCH = "epoch"
+LOSS = "loss"
+EVAL_LOSS = "eval_loss"
+TOKENS_PER_SECOND = "tokens_per_second"
+STAGE = "stage"

@@ -1,0 +1,579 @@
+"""The LanguageFinetune resource as the user writes it.
+
+Source of truth of the CustomResourceDefinition (`crd`), of `kubectl explain` (the text under each
+field) and of the CLI's offline check. Cross-field rules stand in `validation`; this module holds
+shapes and bounds only. Enum values are CamelCase and an unset trait means "Auto".
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+Quantity = Annotated[
+    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)
+]
+"""A Kubernetes quantity, written as text: `80Gi`, `500m`, `4`."""
+DnsName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
+]
+StringMap = Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=32)]
+
+
+class Part(BaseModel):
+    """Base of every part of the resource: camelCase outside, frozen inside, unknown fields refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Morphology(StrEnum):
+    """How much a word carries: `Simple` (English, Spanish) or `Complex` (Hindi, Arabic, Finnish)."""
+
+    SIMPLE = "Simple"
+    COMPLEX = "Complex"
+
+
+class TokenDensity(StrEnum):
+    """Characters a token holds: `Light` is two or more, `Dense` fewer (Chinese, Hindi)."""
+
+    LIGHT = "Light"
+    DENSE = "Dense"
+
+
+class Corpus(StrEnum):
+    """How much text this job has."""
+
+    SMALL = "Small"
+    MEDIUM = "Medium"
+    LARGE = "Large"
+
+
+class ResourceLevel(StrEnum):
+    """How much text the language has in the world."""
+
+    LOW = "Low"
+    HIGH = "High"
+
+
+class Documents(StrEnum):
+    """Length of this corpus' documents."""
+
+    SHORT = "Short"
+    LONG = "Long"
+
+
+class SyntaxDistance(StrEnum):
+    """Distance of word order from the base model's main language."""
+
+    NEAR = "Near"
+    FAR = "Far"
+
+
+class ModelDepth(StrEnum):
+    """`Deep` from 40 hidden layers on."""
+
+    STANDARD = "Standard"
+    DEEP = "Deep"
+
+
+class GpuMemoryClass(StrEnum):
+    """Whether the nominal batch fits a GPU."""
+
+    AMPLE = "Ample"
+    CONSTRAINED = "Constrained"
+
+
+class DatasetFormat(StrEnum):
+    """How a row of the dataset is read."""
+
+    AUTO = "Auto"
+    CHAT = "Chat"
+    INSTRUCTION = "Instruction"
+    PROMPT_COMPLETION = "PromptCompletion"
+    TEXT = "Text"
+
+
+class MultilingualStrategy(StrEnum):
+    """One adapter on mixed data, or one adapter a language, then merged."""
+
+    MIXTURE = "Mixture"
+    MERGE = "Merge"
+
+
+class MergeCombination(StrEnum):
+    """How adapters are combined; each is exact or reports its residual."""
+
+    CAT = "Cat"
+    SVD = "Svd"
+    TIES_SVD = "TiesSvd"
+    DARE_TIES_SVD = "DareTiesSvd"
+
+
+class TrainingStage(StrEnum):
+    """Instructions with answers, or plain text."""
+
+    INSTRUCTION = "Instruction"
+    CONTINUED_PRETRAINING = "ContinuedPretraining"
+
+
+class Method(StrEnum):
+    """What is trained: an adapter, an adapter over a 4-bit base, or every weight."""
+
+    AUTO = "Auto"
+    LORA = "LoRA"
+    QLORA = "QLoRA"
+    FULL = "Full"
+
+
+class Policy(StrEnum):
+    """Which rules decide what the user does not: the guide, or measurements and literature."""
+
+    GUIDE = "Guide"
+    EVIDENCE = "Evidence"
+
+
+class Optimizer(StrEnum):
+    """AdamW is the guide's; the 8-bit form saves optimizer memory."""
+
+    ADAMW = "AdamW"
+    ADAMW_8BIT = "AdamW8bit"
+
+
+class LrScheduler(StrEnum):
+    """Shape of the learning rate after warm-up."""
+
+    LINEAR = "Linear"
+    COSINE = "Cosine"
+    CONSTANT = "Constant"
+
+
+class EvalStrategy(StrEnum):
+    """When the held-out part is evaluated."""
+
+    NEVER = "Never"
+    STEPS = "Steps"
+    EPOCH = "Epoch"
+
+
+class SaveStrategy(StrEnum):
+    """Which checkpoints are candidates for the published adapter."""
+
+    NEVER = "Never"
+    STEPS = "Steps"
+    EPOCH = "Epoch"
+    BEST = "Best"
+
+
+class Bias(StrEnum):
+    """Which biases are trained; the guide's None is PEFT's "none"."""
+
+    NONE = "None"
+    ALL = "All"
+    LORA_ONLY = "LoraOnly"
+
+
+class OutputFormat(StrEnum):
+    """What is published."""
+
+    ADAPTER = "Adapter"
+    MERGED_16BIT = "Merged16Bit"
+    GGUF = "GGUF"
+
+
+class Mode(StrEnum):
+    """`Plan` measures and resolves and creates no GPU pod."""
+
+    RUN = "Run"
+    PLAN = "Plan"
+
+
+class UpdatePolicy(StrEnum):
+    """What a changed training field does once the Job exists."""
+
+    REJECT = "Reject"
+    RECREATE = "Recreate"
+
+
+class SecretRef(Part):
+    """A Secret of the resource's own namespace. It is read by the pod, never by the operator."""
+
+    name: DnsName
+    """Name of the Secret."""
+
+
+class Model(Part):
+    """The base model."""
+
+    uri: Uri
+    """Where the model is: hf://org/name, s3://bucket/prefix or pvc://claim/path."""
+    revision: str | None = Field(default=None, min_length=1, max_length=128)
+    """Commit or tag; only with hf://. The commit it resolved to is recorded."""
+    secret_ref: SecretRef | None = None
+    """Secret with HF_TOKEN and/or AWS_* keys."""
+    trust_remote_code: bool = False
+    """Run Python that the model repository ships. Only where the operator's settings allow it."""
+    depth: ModelDepth | None = None
+    """Deep from 40 hidden layers on; unset is decided from the model's config where known."""
+
+
+class Traits(Part):
+    """What decides the parameters. Every one is optional; unset means: catalogue, then measurement."""
+
+    morphology: Morphology | None = None
+    """How much a word carries: Simple (English, Spanish) or Complex (Hindi, Arabic, Finnish)."""
+    token_density: TokenDensity | None = None
+    """Characters in a token of the base model's tokenizer: Light is two or more, Dense fewer."""
+    corpus: Corpus | None = None
+    """How much text this job has: Small, Medium or Large."""
+    resource_level: ResourceLevel | None = None
+    """How much text the language has in the world: Low (Swahili, Uzbek) or High (English, Chinese)."""
+    documents: Documents | None = None
+    """Length of this corpus' documents: Short or Long."""
+    syntax_distance: SyntaxDistance | None = None
+    """Distance of the language's word order from the base model's main language: Near or Far."""
+    code_switching: bool | None = None
+    """Whether texts mix two languages, as Hindi-English does."""
+
+
+class Columns(Part):
+    """Names of the columns to read, where they are not the usual ones."""
+
+    messages: str | None = Field(default=None, min_length=1, max_length=128)
+    """Column with a list of {role, content} messages."""
+    prompt: str | None = Field(default=None, min_length=1, max_length=128)
+    """Column with the prompt or instruction."""
+    completion: str | None = Field(default=None, min_length=1, max_length=128)
+    """Column with the answer."""
+    text: str | None = Field(default=None, min_length=1, max_length=128)
+    """Column with plain text."""
+
+
+class Validation(Part):
+    """The held-out part: its own dataset, or a fraction split off."""
+
+    uri: Uri | None = None
+    """A dataset of its own. Instead of fraction."""
+    fraction: float | None = Field(default=None, gt=0, le=0.5)
+    """Share of the examples held out, chosen by hash and so stable. Instead of uri."""
+    max_examples: int = Field(default=2000, ge=1, le=100_000)
+    """Most examples held out."""
+
+
+class Dataset(Part):
+    """The text of one language."""
+
+    uri: Uri
+    """Where the text is: s3://bucket/prefix-or-file, hf://datasets/org/name or pvc://claim/path."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Checksum of the file; required with https://."""
+    format: DatasetFormat = DatasetFormat.AUTO
+    """How a row is read; Auto looks at the columns. Files: jsonl, json, csv, parquet, txt; gz and zst."""
+    columns: Columns | None = None
+    """Names of the columns, where they are not the usual ones."""
+    split: str = Field(default="train", min_length=1, max_length=64)
+    """Split to read; only with hf://."""
+    validation: Validation | None = None
+    """The held-out part; unset holds out 5 %, at most 2000 examples."""
+    secret_ref: SecretRef | None = None
+    """Secret with HF_TOKEN and/or AWS_* keys."""
+
+
+class Language(Part):
+    """One language: its tag, its text and, where wanted, its traits."""
+
+    tag: str = Field(min_length=2, max_length=35, pattern=r"^[A-Za-z0-9]+(-[A-Za-z0-9]+)*$")
+    """BCP 47 tag such as sw, zh-Hans or pa-Arab; und decides by declared and measured traits alone."""
+    traits: Traits | None = None
+    """Declared traits; each beats the catalogue and every measurement."""
+    dataset: Dataset
+    """The text of this language."""
+    weight: int = Field(default=1, ge=1, le=1000)
+    """Share of this language in a mixture."""
+
+
+class Merge(Part):
+    """How adapters are merged."""
+
+    combination: MergeCombination = MergeCombination.CAT
+    """Cat is exact; the others cut the rank and report what that cost."""
+    rank: int | None = Field(default=None, ge=1, le=1024)
+    """Rank of the merged adapter; not with Cat."""
+    density: float | None = Field(default=None, gt=0, le=1)
+    """Share of weights kept; only with TiesSvd and DareTiesSvd."""
+
+
+class Multilingual(Part):
+    """What two or more languages become."""
+
+    strategy: MultilingualStrategy = MultilingualStrategy.MIXTURE
+    """Mixture trains one adapter on mixed data; Merge one adapter a language, then merges them."""
+    temperature: float = Field(default=0.7, gt=0, le=1)
+    """Mixture: languages are sampled by weight x size^temperature; 1 is by size, towards 0 evenly."""
+    merge: Merge | None = None
+    """Merge: how the adapters are combined."""
+
+
+class LoraParameters(Part):
+    """Overrides of the adapter's shape."""
+
+    r: int | None = Field(default=None, ge=1, le=1024)
+    """Rank."""
+    alpha: int | None = Field(default=None, ge=1, le=4096)
+    """Scale; the update is multiplied by alpha/r."""
+    dropout: float | None = Field(default=None, ge=0, le=0.9)
+    """Dropout on the adapter's input."""
+    target_modules: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
+        default=None, min_length=1, max_length=32
+    )
+    """Module names such as q_proj, or one of AllLinear, Attention, AttentionQV."""
+    bias: Bias | None = None
+    """Which biases are trained: None, All or LoraOnly."""
+    use_rslora: bool | None = None
+    """Scale by alpha/sqrt(r)."""
+    use_dora: bool | None = None
+    """Weight-decomposed LoRA; slower."""
+    train_embeddings: bool | None = None
+    """Train the embeddings and the head too; for continued pretraining."""
+
+
+class Parameters(Part):
+    """Overrides: each beats every rule and is announced as an override in status."""
+
+    max_seq_length: int | None = Field(default=None, ge=64, le=1_048_576)
+    """Longest example in tokens."""
+    batch_size: int | None = Field(default=None, ge=1, le=4096)
+    """Nominal micro-batch in sequences."""
+    per_device_train_batch_size: int | None = Field(default=None, ge=1, le=4096)
+    """Sequences of one GPU in one micro-step."""
+    gradient_accumulation_steps: int | None = Field(default=None, ge=1, le=4096)
+    """Micro-steps of one optimizer step."""
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """Peak learning rate, such as 0.0002 or 2.0e-4."""
+    embedding_learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """Learning rate of trained embeddings; for continued pretraining."""
+    optimizer: Optimizer | None = None
+    """AdamW, or AdamW8bit to save memory."""
+    weight_decay: float | None = Field(default=None, ge=0, le=10)
+    """Decay of the adapter towards the base model."""
+    warmup_steps: int | None = Field(default=None, ge=0, le=10_000_000)
+    """Steps of linear warm-up. Instead of warmupRatio."""
+    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the steps that warm up. Instead of warmupSteps."""
+    lr_scheduler: LrScheduler | None = None
+    """Shape of the learning rate after warm-up: Linear, Cosine or Constant."""
+    num_train_epochs: float | None = Field(default=None, gt=0, le=1000)
+    """Passes over the data. Instead of maxSteps."""
+    max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Optimizer steps. Instead of numTrainEpochs."""
+    max_grad_norm: float | None = Field(default=None, ge=0, le=1000)
+    """Gradients are clipped to this norm; 0 does not clip."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations where memory requires it."""
+    flash_attention: bool | None = None
+    """Ask for flash attention; what ran is reported."""
+    eval_strategy: EvalStrategy | None = None
+    """When the held-out part is evaluated: Never, Steps or Epoch."""
+    eval_steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Steps between evaluations; only with evalStrategy Steps."""
+    save_strategy: SaveStrategy | None = None
+    """Which checkpoints may become the published adapter: Never, Steps, Epoch or Best."""
+    save_steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Steps between saves; only with saveStrategy Steps."""
+    early_stopping_patience: int | None = Field(default=None, ge=0, le=1000)
+    """Evaluations without improvement before training stops; 0 never stops early."""
+    seed: int | None = Field(default=None, ge=0, le=2_147_483_647)
+    """Random seed of data order, dropout and adapter initialisation."""
+    packing: bool | None = None
+    """Fill blocks with several texts; for continued pretraining."""
+    completion_only_loss: bool | None = None
+    """Learn from answers only."""
+    lora: LoraParameters | None = None
+    """The adapter's shape."""
+
+
+class ComputeResources(Part):
+    """CPU, memory and disk of the trainer's container."""
+
+    cpu: Quantity | None = None
+    """CPU such as 4 or 500m."""
+    memory: Quantity | None = None
+    """Memory such as 32Gi."""
+    ephemeral_storage: Quantity | None = Field(default=None, alias="ephemeral-storage")
+    """Scratch disk such as 50Gi."""
+
+
+class Resources(Part):
+    """What the training pod gets."""
+
+    gpus: int = Field(default=1, ge=0, le=16)
+    """GPUs of each node; 0 trains on CPU (small models, demos, CI)."""
+    nodes: int = Field(default=1, ge=1, le=64)
+    """Nodes."""
+    gpu_memory: Quantity | None = None
+    """Memory of each GPU such as 80Gi; unset is looked up or unknown."""
+    gpu_memory_class: GpuMemoryClass | None = None
+    """Constrained trains one sequence at a time with more accumulation; unset is decided from memory."""
+    requests: ComputeResources | None = None
+    """Requests of the trainer's container."""
+    limits: ComputeResources | None = None
+    """Limits of the trainer's container."""
+
+
+class Toleration(Part):
+    """A Kubernetes toleration."""
+
+    key: str | None = Field(default=None, max_length=317)
+    """Taint key; empty with operator Exists matches all."""
+    operator: Literal["Exists", "Equal"] | None = None
+    """Exists or Equal."""
+    value: str | None = Field(default=None, max_length=63)
+    """Taint value."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Taint effect."""
+    toleration_seconds: int | None = Field(default=None, ge=0)
+    """How long a NoExecute taint is tolerated."""
+
+
+class Scheduling(Part):
+    """Where and when the training pod runs."""
+
+    queue_name: DnsName | None = None
+    """Kueue LocalQueue."""
+    priority_class_name: DnsName | None = None
+    """PriorityClass of the pod."""
+    node_selector: StringMap | None = None
+    """Node labels the pod needs."""
+    tolerations: list[Toleration] | None = Field(default=None, max_length=32)
+    """Taints the pod tolerates."""
+    runtime_class_name: DnsName | None = None
+    """RuntimeClass of the pod."""
+    service_account_name: DnsName | None = None
+    """ServiceAccount of the pod, for workload identity. Only where the operator's settings allow it."""
+
+
+class Hub(Part):
+    """A repository on the Hugging Face Hub."""
+
+    repo: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]+$", max_length=192)
+    """org/name."""
+    private: bool = True
+    """Whether a new repository is private."""
+    secret_ref: SecretRef
+    """Secret with HF_TOKEN."""
+
+
+class Output(Part):
+    """Where the adapter goes."""
+
+    uri: Uri
+    """s3://bucket/prefix; the adapter goes to <uri>/<namespace>/<name>/runs/<run>-<plan>/."""
+    secret_ref: SecretRef | None = None
+    """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL_S3.
+    Unset uses the pod's own identity."""
+    formats: list[OutputFormat] = Field(
+        default_factory=lambda: [OutputFormat.ADAPTER], min_length=1, max_length=3
+    )
+    """What is published; the adapter always is."""
+    hub: Hub | None = None
+    """Publish to the Hugging Face Hub as well."""
+
+
+class Checkpoints(Part):
+    """When training state goes to S3; whichever comes first."""
+
+    every_duration: str | None = Field(default=None, pattern=r"^([0-9]+(h|m|s))+$", max_length=32)
+    """Time between checkpoints such as 30m."""
+    every_steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Steps between checkpoints."""
+    keep: int = Field(default=2, ge=1, le=100)
+    """Newest checkpoints kept."""
+
+
+class LanguageFinetuneSpec(Part):
+    """What should be trained, on what, and where the adapter goes."""
+
+    model: Model
+    """The base model."""
+    languages: list[Language] = Field(min_length=1, max_length=16)
+    """The languages to learn; usually one."""
+    multilingual: Multilingual | None = None
+    """What two or more languages become; only with two or more."""
+    stage: TrainingStage = TrainingStage.INSTRUCTION
+    """Instruction learns answers; ContinuedPretraining learns plain text."""
+    method: Method = Method.AUTO
+    """What is trained; Auto chooses by memory."""
+    policy: Policy = Policy.GUIDE
+    """Which rules decide what you do not: the guide, or evidence from measurements and literature."""
+    parameters: Parameters | None = None
+    """Overrides; each beats every rule and is announced in status."""
+    resources: Resources = Field(default_factory=Resources)
+    """What the training pod gets."""
+    scheduling: Scheduling | None = None
+    """Where and when the training pod runs."""
+    output: Output
+    """Where the adapter goes."""
+    checkpoints: Checkpoints | None = None
+    """When training state goes to S3."""
+    mode: Mode = Mode.RUN
+    """Plan measures and resolves and creates no GPU pod."""
+    suspend: bool = False
+    """True stops after a checkpoint and frees the GPU; false resumes there."""
+    update_policy: UpdatePolicy = UpdatePolicy.REJECT
+    """Whether a changed training field is refused or starts a new run once the Job exists."""
+    active_deadline_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
+    """Longest time over all attempts."""
+    backoff_limit: int = Field(default=3, ge=0, le=20)
+    """Attempts after the first, for ends that another attempt may cure."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=300, le=31_536_000)
+    """Seconds after which a finished Job is deleted. The resource itself stays."""
+    image: str | None = Field(default=None, min_length=1, max_length=512)
+    """Trainer image. Only where the operator's settings allow it."""
+
+
+class ObjectMeta(BaseModel):
+    """The part of Kubernetes metadata that the project reads."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True
+    )
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 1
+    resource_version: str = ""
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class LanguageFinetune(BaseModel):
+    """The whole object. Status stays a plain mapping here: an old one must always parse."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True
+    )
+
+    api_version: str
+    kind: str
+    metadata: ObjectMeta
+    spec: LanguageFinetuneSpec
+    status: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def from_object(cls, body: dict[str, Any]) -> Self:
+        """Parse an object as the API server returns it.
+
+        Raises:
+            pydantic.ValidationError: the object does not fit the schema.
+        """
+        return cls.model_validate(body)
