@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_api import wire
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MESSAGE_LIMIT = 1024
 """Characters of a message: four bytes each would still fit the kubelet's 4096."""
 
@@ -114,8 +114,9 @@ class Outcome(_Part):
     corpus: tuple[CorpusLanguage, ...] = Field(default=(), max_length=16)
 
     def to_termination_message(self) -> str:
-        """Return compact JSON of at most 4096 bytes; the per-language corpus yields first, then
-        the message is cut.
+        """Return compact JSON of at most 4096 bytes.
+
+        Where that is not enough the per-language corpus yields first, then the message is cut.
         """
         for smaller in (self, self.model_copy(update={"corpus": ()})):
             text = smaller.model_dump_json(by_alias=True, exclude_none=True)

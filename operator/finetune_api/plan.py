@@ -25,7 +25,7 @@ from finetune_api.resource import (
     TrainingStage,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class PlanPart(BaseModel):
@@ -218,7 +218,7 @@ def plan_hash(plan: TrainingPlan) -> str:
     """Return the SHA-256, in hex, over what determines the adapter and nothing else.
 
     Names, uid, run, resources, scheduling, output, credentials and the wording of reasons do not
-    count: a resource restored in another namespace finds its finished work.
+    count: a resource that is deleted and applied again finds its finished work.
     """
     determines = {
         "schema": SCHEMA_VERSION,

@@ -110,9 +110,7 @@ ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 
 
 def run_prefix(namespace: str, name: str, run: int, plan_hash: str) -> str:
-    """Return the key prefix of one run's published files, below `output.uri` and without slashes
-    at its ends: `<namespace>/<name>/runs/<run>-<planhash8>`.
-    """
+    """Return `<namespace>/<name>/runs/<run>-<planhash8>`, the folder of one run below `output.uri`."""
     return f"{namespace}/{name}/runs/{run}-{plan_hash[:8]}"
 
 
