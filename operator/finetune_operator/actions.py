@@ -1,0 +1,54 @@
+"""What the operator wants done: the output of `decide`, carried out by the shell and by nobody else.
+
+The shell keeps this order, so that a crash between any two steps loses nothing:
+
+1. `creates`, one after the other. A name that is taken by an object of ours counts as created. At
+   the first one that is refused the shell stops, observes again with `name_conflicts` or `rejected`
+   filled in, decides anew and carries out that answer instead, its creates left out.
+2. `status`, which presumes that the creates succeeded.
+3. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin anew.
+4. `events`, only once the status is written.
+
+Where `needs_job_events`, the shell first reads the events of the Job and its pods, decides once more
+with them and carries out that answer, whether or not it asks for events again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Manifest = Mapping[str, Any]
+"""A Kubernetes object as a plain dict that reads like the YAML it becomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """An object to delete in the background, only if it still has this uid."""
+
+    kind: Literal["Job"]
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A Kubernetes event about the resource."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Everything to do for one resource now."""
+
+    creates: tuple[Manifest, ...] = ()
+    deletes: tuple[Delete, ...] = ()
+    status: dict[str, Any] | None = None
+    """The whole status to apply, `progress` left out; None: it is as it should be."""
+    events: tuple[Event, ...] = ()
+    requeue_after_s: float | None = None
+    """Seconds after which the passing of time alone may change the answer; None: never."""
+    needs_job_events: bool = False

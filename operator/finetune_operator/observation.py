@@ -1,0 +1,304 @@
+"""What the operator saw: small frozen values made of the API server's objects.
+
+Before it the shell's reflector, which projects every object at ingest so that ten thousand Jobs and
+Pods fit in memory; after it `decide`. A projection is pure and total: a field that is absent or of
+an unexpected shape becomes None or empty, because an object of another version must still be seen.
+This module never fetches anything and never judges what it shows.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from finetune_api import wire
+
+RawObject = Mapping[str, Any]
+"""An object as the API server returns it, or any part of one."""
+
+MESSAGE_LIMIT = wire.TERMINATION_LIMIT_BYTES
+"""Characters kept of any text; the longest one that matters is the termination message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedCondition:
+    """One condition of a Job or Pod that is True, or that says why it is not."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    time: datetime | None
+    """When status last changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedJob:
+    """What matters of one Job."""
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    owner_uid: str
+    """uid of the controlling owner, or empty."""
+    role: str
+    run: int
+    attempt: int
+    plan_hash: str
+    created: datetime | None
+    deleting: bool
+    suspended: bool
+    deadline_s: int | None
+    """Longest time over all pods, as the Job was created with."""
+    backoff_limit: int
+    active: int
+    failed: int
+    start: datetime | None
+    end: datetime | None
+    complete: ObservedCondition | None
+    """Set once the Job controller says that the Job is done."""
+    failure: ObservedCondition | None
+    """Set once the Job controller says that the Job has failed for good."""
+
+    @classmethod
+    def from_object(cls, body: RawObject) -> Self:
+        """Project a Job of the API server."""
+        metadata, spec, status = _map(body, "metadata"), _map(body, "spec"), _map(body, "status")
+        labels, conditions = _map(metadata, "labels"), _conditions(status)
+        return cls(
+            name=_text(metadata, "name"),
+            namespace=_text(metadata, "namespace"),
+            uid=_text(metadata, "uid"),
+            resource_version=_text(metadata, "resourceVersion"),
+            owner_uid=_controller(metadata),
+            role=_text(labels, wire.LABEL_ROLE),
+            run=_digits(labels, wire.LABEL_RUN),
+            attempt=_digits(labels, wire.LABEL_ATTEMPT),
+            plan_hash=_text(_map(metadata, "annotations"), wire.ANNOTATION_PLAN_HASH),
+            created=_time(metadata, "creationTimestamp"),
+            deleting=_time(metadata, "deletionTimestamp") is not None,
+            suspended=spec.get("suspend") is True,
+            deadline_s=_number(spec, "activeDeadlineSeconds"),
+            backoff_limit=_number(spec, "backoffLimit") or 0,
+            active=_number(status, "active") or 0,
+            failed=_number(status, "failed") or 0,
+            start=_time(status, "startTime"),
+            end=_time(status, "completionTime"),
+            complete=_true(conditions, "Complete"),
+            failure=_true(conditions, "Failed"),
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the Job controller will start no further pod."""
+        return self.complete is not None or self.failure is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedContainer:
+    """State of one container: waiting, running or terminated."""
+
+    name: str
+    image: str
+    state: str
+    """`waiting`, `running`, `terminated`, or empty where the kubelet has said nothing yet."""
+    reason: str
+    message: str
+    """Of a terminated trainer this is its termination message."""
+    exit_code: int | None
+    started: datetime | None
+    finished: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPod:
+    """What matters of one Pod."""
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    job_name: str
+    job_uid: str
+    phase: str
+    node: str
+    reason: str
+    message: str
+    """Of the pod as a whole, such as the kubelet's word about an eviction."""
+    created: datetime | None
+    deleting: bool
+    started: datetime | None
+    unschedulable: ObservedCondition | None
+    """PodScheduled where it is not True."""
+    disruption: ObservedCondition | None
+    """DisruptionTarget where it is True: preempted, drained, evicted by the API or by taint."""
+    trainer: ObservedContainer | None
+    init_containers: tuple[ObservedContainer, ...] = ()
+
+    @classmethod
+    def from_object(cls, body: RawObject) -> Self:
+        """Project a Pod of the API server."""
+        metadata, spec, status = _map(body, "metadata"), _map(body, "spec"), _map(body, "status")
+        conditions = _conditions(status)
+        containers = _containers(status, "containerStatuses")
+        return cls(
+            name=_text(metadata, "name"),
+            namespace=_text(metadata, "namespace"),
+            uid=_text(metadata, "uid"),
+            resource_version=_text(metadata, "resourceVersion"),
+            job_name=_text(_map(metadata, "labels"), "batch.kubernetes.io/job-name"),
+            job_uid=_controller(metadata),
+            phase=_text(status, "phase"),
+            node=_text(spec, "nodeName"),
+            reason=_text(status, "reason"),
+            message=_text(status, "message"),
+            created=_time(metadata, "creationTimestamp"),
+            deleting=_time(metadata, "deletionTimestamp") is not None,
+            started=_time(status, "startTime"),
+            unschedulable=next(
+                (one for one in conditions if one.type == "PodScheduled" and one.status != "True"),
+                None,
+            ),
+            disruption=_true(conditions, "DisruptionTarget"),
+            trainer=next((one for one in containers if one.name == wire.TRAINER_CONTAINER), None),
+            init_containers=_containers(status, "initContainerStatuses"),
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether the pod will never run again."""
+        if self.phase in ("Succeeded", "Failed"):
+            return True
+        return self.trainer is not None and self.trainer.state == "terminated"
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """A Warning event about the Job, or about one of its pods."""
+
+    reason: str
+    message: str
+    time: datetime | None
+    about: str = ""
+    """Name of the Job or Pod."""
+
+    @classmethod
+    def from_object(cls, body: RawObject) -> Self:
+        """Project a core/v1 Event; of a repeated one the last time counts."""
+        times = (_time(body, key) for key in ("lastTimestamp", "eventTime", "firstTimestamp"))
+        return cls(
+            reason=_text(body, "reason"),
+            message=_text(body, "message"),
+            time=next((one for one in times if one is not None), None),
+            about=_text(_map(body, "involvedObject"), "name"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A create that the API server refused: quota, admission, forbidden."""
+
+    kind: str
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything about one LanguageFinetune at one moment; all that `decide` ever knows."""
+
+    body: RawObject
+    """The resource itself, as stored."""
+    jobs: tuple[ObservedJob, ...] = ()
+    """Jobs whose controller is the resource."""
+    pods: tuple[ObservedPod, ...] = ()
+    """Pods of these Jobs."""
+    job_events: tuple[JobEvent, ...] = ()
+    """Warning events about the Job and its pods; read only where `Actions.needs_job_events`."""
+    name_conflicts: tuple[str, ...] = ()
+    """Names that the last creates found taken by objects of somebody else."""
+    rejected: tuple[Rejection, ...] = field(default=())
+    """Creates that the API server just refused."""
+
+
+def _map(value: object, key: str) -> RawObject:
+    inner = value.get(key) if isinstance(value, Mapping) else None
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def _items(value: RawObject, key: str) -> Iterator[RawObject]:
+    inner = value.get(key)
+    return (one for one in (inner if isinstance(inner, list) else ()) if isinstance(one, Mapping))
+
+
+def _text(value: RawObject, key: str) -> str:
+    inner = value.get(key)
+    return inner[:MESSAGE_LIMIT] if isinstance(inner, str) else ""
+
+
+def _number(value: RawObject, key: str) -> int | None:
+    inner = value.get(key)
+    return inner if isinstance(inner, int) and not isinstance(inner, bool) else None
+
+
+def _digits(value: RawObject, key: str) -> int:
+    text = _text(value, key)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _time(value: RawObject, key: str) -> datetime | None:
+    return parse_time(value.get(key))
+
+
+def parse_time(value: object) -> datetime | None:
+    """Return the moment that an RFC 3339 text names, or None where it names none."""
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _controller(metadata: RawObject) -> str:
+    owners = _items(metadata, "ownerReferences")
+    return next((_text(owner, "uid") for owner in owners if owner.get("controller") is True), "")
+
+
+def _conditions(status: RawObject) -> tuple[ObservedCondition, ...]:
+    return tuple(
+        ObservedCondition(
+            type=_text(one, "type"),
+            status=_text(one, "status"),
+            reason=_text(one, "reason"),
+            message=_text(one, "message"),
+            time=_time(one, "lastTransitionTime"),
+        )
+        for one in _items(status, "conditions")
+    )
+
+
+def _true(conditions: tuple[ObservedCondition, ...], wanted: str) -> ObservedCondition | None:
+    return next((one for one in conditions if one.type == wanted and one.status == "True"), None)
+
+
+def _containers(status: RawObject, key: str) -> tuple[ObservedContainer, ...]:
+    return tuple(_container(one) for one in _items(status, key))
+
+
+def _container(raw: RawObject) -> ObservedContainer:
+    states = _map(raw, "state")
+    state = next((one for one in ("terminated", "running", "waiting") if one in states), "")
+    detail = _map(states, state)
+    return ObservedContainer(
+        name=_text(raw, "name"),
+        image=_text(raw, "image"),
+        state=state,
+        reason=_text(detail, "reason"),
+        message=_text(detail, "message"),
+        exit_code=_number(detail, "exitCode"),
+        started=_time(detail, "startedAt"),
+        finished=_time(detail, "finishedAt"),
+    )
