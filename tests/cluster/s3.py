@@ -1,0 +1,127 @@
+"""S3: SeaweedFS on the node's address, for the host and for pods alike.
+
+Only the S3 gateway listens where pods reach it. Master, volume server and filer, which ask for no
+password, listen on the loopback address of the lab. Buckets are the tests' own business.
+"""
+
+import json
+import secrets
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.cluster.layout import LOOPBACK, NODE_ADDRESS, S3_PORT, Layout
+from tests.cluster.processes import Program, check_running, start
+from tests.cluster.steps import step, wait_until
+
+ENDPOINT = f"http://{NODE_ADDRESS}:{S3_PORT}"
+"""The same for host and pods. Clients use path-style addresses, as boto3 does for any bare address."""
+
+ADMIN_ACTIONS = ["Admin", "Read", "Write", "List", "Tagging"]
+READER_ACTIONS = ["Read", "List"]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """One S3 identity's credentials."""
+
+    access_key: str
+    secret_key: str
+
+
+def start_s3(*, weed: Path, layout: Layout) -> None:
+    """Start S3 unless it runs, and wait until it answers."""
+    make_identities(layout)
+    (layout.state / "s3").mkdir(exist_ok=True)
+    start(build_weed(weed, layout), layout=layout)
+    with step("starts S3"):
+
+        def is_ready() -> bool:
+            check_running("s3", layout=layout)
+            return is_serving()
+
+        wait_until(is_ready, what="S3 to answer")
+
+
+def build_weed(weed: Path, layout: Layout) -> Program:
+    """Return SeaweedFS's command."""
+    flags = {
+        "dir": layout.state / "s3",
+        "ip": LOOPBACK,
+        "ip.bind": LOOPBACK,
+        "s3": "true",
+        "s3.ip.bind": NODE_ADDRESS,
+        "s3.port": S3_PORT,
+        "s3.config": layout.s3_identities,
+        "s3.iam": "false",
+        # Only on the port that was asked for: no socket in /tmp, no catalogues.
+        "s3.localSocket": layout.state / "s3.sock",
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "master.volumeSizeLimitMB": 256,
+        "master.telemetry": "false",
+        # Each bucket takes several volumes, and tests make many buckets.
+        "volume.max": 0,
+    }
+    command = [weed, "server", *(f"-{flag}={value}" for flag, value in flags.items())]
+    return Program(name="s3", command=command)
+
+
+def make_identities(layout: Layout) -> None:
+    """Make up the two identities' keys, once a lab."""
+    if layout.s3_identities.exists():
+        return
+    admin, reader = (Keys(f"lab{name}", secrets.token_hex(20)) for name in ("admin", "reader"))
+    layout.s3_identities.touch(mode=0o600)
+    layout.s3_identities.write_text(json.dumps(build_identities(admin=admin, reader=reader)))
+
+
+def build_identities(*, admin: Keys, reader: Keys) -> dict[str, object]:
+    """Return SeaweedFS's identities file: one that may do everything, one that may only read."""
+    return {
+        "identities": [
+            _identity("admin", admin, actions=ADMIN_ACTIONS),
+            _identity("reader", reader, actions=READER_ACTIONS),
+        ]
+    }
+
+
+def parse_identities(text: str) -> dict[str, Keys]:
+    """Return the keys of each identity in SeaweedFS's identities file."""
+    return {
+        identity["name"]: Keys(
+            access_key=identity["credentials"][0]["accessKey"],
+            secret_key=identity["credentials"][0]["secretKey"],
+        )
+        for identity in json.loads(text)["identities"]
+    }
+
+
+def load_keys(name: str, *, layout: Layout) -> Keys:
+    """Return the keys of the identity `admin` or `reader`."""
+    return parse_identities(layout.s3_identities.read_text())[name]
+
+
+def describe(layout: Layout) -> dict[str, object]:
+    """Return what a person wants to know of S3: where it is, who may, whether it answers."""
+    identities = parse_identities(layout.s3_identities.read_text())
+    keys = {name: asdict(value) for name, value in identities.items()}
+    return {"endpoint": ENDPOINT, "serving": is_serving(), "identities": keys}
+
+
+def is_serving() -> bool:
+    """Tell whether the S3 gateway answers; that it refuses the nameless is an answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(ENDPOINT, timeout=2):
+            return True
+    except urllib.error.HTTPError as refusal:
+        return refusal.code == 403
+    except OSError:
+        return False
+
+
+def _identity(name: str, keys: Keys, *, actions: list[str]) -> dict[str, object]:
+    credentials = [{"accessKey": keys.access_key, "secretKey": keys.secret_key}]
+    return {"name": name, "credentials": credentials, "actions": actions}
