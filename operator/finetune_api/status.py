@@ -204,6 +204,8 @@ class ProgressStatus(StatusPart):
     """Stage of the trainer."""
     updated_at: Word | None = None
     """When the pod last spoke."""
+    run: int | None = None
+    """Run that this is of; an older run's progress says nothing about the newer one."""
 
 
 class Attempt(StatusPart):

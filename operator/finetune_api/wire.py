@@ -71,6 +71,17 @@ ENV_IMAGE: Final = "FINETUNE_IMAGE"
 """The image reference of this pod, for the manifest."""
 PROGRESS_BODY_LIMIT_BYTES: Final = 64 * 1024
 
+
+def token_audience(uid: str, run: int) -> str:
+    """Return the audience of the only token that a training pod holds: one resource, one run."""
+    return f"{APP_NAME}/{uid}/{run}"
+
+
+def progress_path(namespace: str, name: str, run: int) -> str:
+    """Return the path on the status server to which the pods of one run post their progress."""
+    return f"/namespaces/{namespace}/{PLURAL}/{name}/runs/{run}/progress"
+
+
 CREDENTIAL_KEYS: Final = (
     "HF_TOKEN",
     "AWS_ACCESS_KEY_ID",
