@@ -69,6 +69,13 @@ ENV_PLAN_SHA256: Final = "FINETUNE_PLAN_SHA256"
 ENV_POD_UID: Final = "FINETUNE_POD_UID"
 ENV_IMAGE: Final = "FINETUNE_IMAGE"
 """The image reference of this pod, for the manifest."""
+# Places of a trainer that runs outside a pod, in tests and on a workstation.
+ENV_PLAN_PATH: Final = "FINETUNE_PLAN_PATH"
+"""The plan instead of `PLAN_PATH`."""
+ENV_WORK_DIR: Final = "FINETUNE_WORK_DIR"
+"""Scratch space instead of `WORK_DIR`."""
+ENV_TERMINATION_PATH: Final = "FINETUNE_TERMINATION_PATH"
+"""Where the outcome goes instead of `TERMINATION_PATH`."""
 PROGRESS_BODY_LIMIT_BYTES: Final = 64 * 1024
 
 
