@@ -1,0 +1,117 @@
+# language-finetune. `make help` lists the targets; CONTRIBUTING.md tells which one when.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/language-finetune
+UV_VERSION := 0.13.9
+UV_HOME := $(CACHE)/uv-$(UV_VERSION)
+export UV := $(UV_HOME)/bin/uv
+export UV_PYTHON_DOWNLOADS := never
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(UV) run --frozen --no-sync
+LAB := python3 -m tests.cluster
+CLUSTER ?= lab
+SOURCES := operator trainer-image tests
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
+
+# --- The two commands -----------------------------------------------------------------------------
+
+.PHONY: demo
+demo: venv ## The main job on real input: cluster, S3, images, helm install, a Swahili adapter (CLUSTER=current: yours)
+	$(VENV)/bin/python -m tests.demo up --cluster $(CLUSTER)
+
+.PHONY: demo-down
+demo-down: venv ## Remove all that `make demo` made
+	$(VENV)/bin/python -m tests.demo down --cluster $(CLUSTER)
+
+.PHONY: test
+test: check chart-test cluster-test ## Everything: checks, training on CPU, real API server, real kubelet, real images
+
+# --- Without root, Go or torch ----------------------------------------------------------------------
+
+.PHONY: check
+check: venv-check lint types contracts generated unit ## Lint, types, import contracts, generated files, unit and golden tests: under a minute
+
+.PHONY: lint
+lint:
+	$(RUN) ruff check $(SOURCES)
+	$(RUN) ruff format --check $(SOURCES)
+
+.PHONY: types
+types:
+	$(RUN) mypy
+
+.PHONY: contracts
+contracts:
+	$(RUN) lint-imports
+
+.PHONY: generated
+generated:
+	$(RUN) python -m finetune_api.crd --check
+
+.PHONY: generate
+generate: venv-check ## Write CRD, chart copy and reference page from the models
+	$(RUN) python -m finetune_api.crd
+
+.PHONY: unit
+unit:
+	$(RUN) pytest -q -m "not cluster and not e2e and not torch and not slow" tests
+
+# --- With torch, root, Go ---------------------------------------------------------------------------
+
+.PHONY: chart-test
+chart-test: venv cluster-tools
+	eval "$$($(LAB) env 2>/dev/null || true)"; $(RUN) pytest -q tests/unit_chart
+
+.PHONY: torch-test
+torch-test: venv ## Training on CPU with a tiny model, and slow unit tests
+	$(RUN) pytest -q -m "(torch or slow) and not cluster and not e2e" tests
+
+.PHONY: cluster-test
+cluster-test: venv cluster-up images ## Integration and end to end on the lab
+	$(RUN) pytest -q -m "torch or slow or cluster or e2e" tests
+
+.PHONY: bench
+bench: venv ## Measure the operator on the lab; prints JSON
+	$(RUN) python tests/bench/operator_latency.py
+
+# --- The lab ----------------------------------------------------------------------------------------
+
+.PHONY: cluster-tools
+cluster-tools: ## Build and install what the lab needs (8 minutes the first time)
+	$(LAB) tools
+
+.PHONY: cluster-up
+cluster-up: ## Bring up a real one-node Kubernetes and S3 on this machine (root)
+	$(LAB) up
+
+.PHONY: cluster-down
+cluster-down: ## Stop the lab and remove all that it made
+	$(LAB) down
+
+.PHONY: images
+images: cluster-up ## Build operator and trainer images from their Dockerfiles and give them to the lab
+	$(LAB) build-image operator operator/Dockerfile
+	$(LAB) load-image operator
+	$(LAB) build-image trainer trainer-image/Dockerfile
+	$(LAB) load-image trainer
+
+# --- The environment --------------------------------------------------------------------------------
+
+.PHONY: venv
+venv: $(UV) ## Python environment with everything, torch included (from uv.lock)
+	$(UV) sync --frozen --quiet --python $(PYTHON) --all-extras --all-groups
+
+.PHONY: venv-check
+venv-check: $(UV) # Without torch, unless it is there already
+	@test -d $(VENV)/lib/python3.11/site-packages/torch || \
+	  $(UV) sync --frozen --quiet --python $(PYTHON) --extra operator --extra cli --group lab
+
+$(UV):
+	@$(PYTHON) -m venv $(UV_HOME) 2>/dev/null || { apt-get update -q && apt-get install -yq --no-install-recommends python3-venv && $(PYTHON) -m venv --clear $(UV_HOME); }
+	$(UV_HOME)/bin/pip install --quiet uv==$(UV_VERSION)
