@@ -36,6 +36,8 @@ ANNOTATION_FINETUNE: Final = f"{GROUP}/finetune"
 """The full, uncut name of the resource (up to 253 characters)."""
 ANNOTATION_PLAN_HASH: Final = f"{GROUP}/plan-hash"
 APP_NAME: Final = "language-finetune"
+LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+"""Kueue's label on the Job; the name is Kueue's."""
 
 ROLE_TRAIN: Final = "train"
 ROLE_MEASURE: Final = "measure"
