@@ -1,0 +1,64 @@
+"""Fixtures of the end-to-end tests: the product as a user installs it, on the real kubelet."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from tests.unit_trainer.fake_hub import FakeHub
+
+from tests.cluster.fixtures import S3, Lab
+from tests.cluster.layout import NODE_ADDRESS
+from tests.demo.materials import load_corpus
+from tests.e2e.product import (
+    RELEASE,
+    SYSTEM_NAMESPACE,
+    Product,
+    build_client,
+    install,
+    run_helm,
+)
+from tests.e2e.tiny_model import write_tiny_model
+
+BUCKETS = ("e2e-models", "e2e-corpora", "e2e-adapters")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model small enough to train in seconds."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny_model(folder, texts=[load_corpus().training.read_text(encoding="utf-8")])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub(tiny_model: Path) -> Iterator[FakeHub]:
+    """A Hugging Face Hub where pods reach it, with the tiny model and a corpus."""
+    with FakeHub.serve(address=NODE_ADDRESS) as served:
+        served.add_model("org/tiny", folder=tiny_model)
+        yield served
+
+
+@pytest.fixture(scope="session")
+def product(lab: Lab, s3: S3, tiny_model: Path, hub: FakeHub) -> Iterator[Product]:
+    """The operator installed by helm, and S3 filled."""
+    client = build_client(s3)
+    for bucket in BUCKETS:
+        _make_bucket(client, bucket)
+    for file in tiny_model.iterdir():
+        client.upload_file(str(file), "e2e-models", f"tiny/{file.name}")
+        if not file.name.startswith(("token", "chat_template", "special")):
+            client.upload_file(str(file), "e2e-models", f"no-tokenizer/{file.name}")
+    install(lab, trainer_env={"HF_ENDPOINT": hub.url})
+    yield Product(lab=lab, s3=s3, client=client)
+    run_helm(lab, "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")
+
+
+def _make_bucket(client: Any, bucket: str) -> None:
+    try:
+        client.create_bucket(Bucket=bucket)
+    except ClientError as error:
+        owned = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
+        if error.response["Error"]["Code"] not in owned:
+            raise
