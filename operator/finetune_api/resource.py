@@ -462,7 +462,7 @@ class Scheduling(Part):
 class Hub(Part):
     """A repository on the Hugging Face Hub."""
 
-    repo: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*/[\w.-]+$", max_length=192)
+    repo: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+$", max_length=192)
     """org/name."""
     private: bool = True
     """Whether a new repository is private."""

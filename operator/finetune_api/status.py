@@ -7,7 +7,7 @@ one place (`finetune_operator.status`) and writes them once.
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
 Text = Annotated[str, Field(max_length=1024)]
@@ -204,8 +204,27 @@ class ProgressStatus(StatusPart):
     """Stage of the trainer."""
     updated_at: Word | None = None
     """When the pod last spoke."""
+
+    @computed_field
+    def percent_text(self) -> Word | None:
+        """Percent for the printer column, such as 42%."""
+        return None if self.percent is None else f"{self.percent}%"
+
+    @computed_field
+    def eta_text(self) -> Word | None:
+        """Estimated time to the end for the printer column, such as 1h05m."""
+        return None if self.eta_seconds is None else _short_duration(self.eta_seconds)
+
     run: int | None = None
     """Run that this is of; an older run's progress says nothing about the newer one."""
+
+
+def _short_duration(seconds: int) -> str:
+    """Return `seconds` in two units at most: 45s, 12m, 1h05m."""
+    minutes, hours = seconds // 60, seconds // 3600
+    if hours:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{minutes}m" if minutes else f"{seconds}s"
 
 
 class Attempt(StatusPart):
@@ -301,7 +320,7 @@ class LanguageFinetuneStatus(StatusPart):
     progress: ProgressStatus | None = None
     """Where the run is."""
     attempts: list[Attempt] = Field(default_factory=list, max_length=10)
-    """The newest attempts."""
+    """The newest attempts, oldest first."""
     checkpoint: CheckpointStatus | None = None
     """The newest checkpoint."""
     gpu_memory: GpuMemoryStatus | None = None

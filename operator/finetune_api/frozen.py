@@ -1,0 +1,64 @@
+"""What may not change once the training Job exists.
+
+A change that the running Job cannot follow must not look accepted. Rows of the table that `crd`
+writes at the root of the CustomResourceDefinition, where a rule sees the old status; only the API
+server knows the old object, so there is no check in Python.
+"""
+
+from typing import Final
+
+from finetune_api.rule import Transition
+
+FROZEN: Final = (
+    "model",
+    "languages",
+    "multilingual",
+    "stage",
+    "method",
+    "policy",
+    "parameters",
+    "resources",
+    "scheduling",
+    "output",
+    "checkpoints",
+    "mode",
+    "image",
+)
+"""Fields below `spec` that the Job was made from. The others may change at any time:
+suspend, updatePolicy, backoffLimit, ttlSecondsAfterFinished, and activeDeadlineSeconds upwards."""
+
+# NB: `.orValue([])` would be shorter, but the API server's cost estimate then loses the list's bound.
+_BEFORE_THE_JOB: Final = (
+    "!has(oldSelf.status) || !has(oldSelf.status.conditions) || "
+    "!oldSelf.status.conditions.exists(condition, "
+    "condition.type == 'JobCreated' && condition.status == 'True')"
+)
+_DEADLINE: Final = "spec.activeDeadlineSeconds"
+
+TRANSITIONS: Final = (
+    *(
+        Transition(
+            field=name,
+            cel=(
+                f"self.spec.?{name} == oldSelf.spec.?{name} || "
+                f"self.spec.?updatePolicy.orValue('Reject') == 'Recreate' || {_BEFORE_THE_JOB}"
+            ),
+            message=(
+                f"spec.{name} cannot change after the training Job was created; create a "
+                "LanguageFinetune of another name, or delete this one and apply it again"
+            ),
+        )
+        for name in FROZEN
+    ),
+    Transition(
+        field="activeDeadlineSeconds",
+        cel=(
+            f"!has(self.{_DEADLINE}) || (has(oldSelf.{_DEADLINE}) && "
+            f"self.{_DEADLINE} >= oldSelf.{_DEADLINE}) || {_BEFORE_THE_JOB}"
+        ),
+        message=(
+            "spec.activeDeadlineSeconds can only be raised or removed after the training Job was "
+            "created; delete the resource to stop its training"
+        ),
+    ),
+)

@@ -1,0 +1,67 @@
+"""Checks a spec offline by the very rules that the API server enforces, with the same messages.
+
+Each rule is a CEL expression beside the same check in Python (`rule.Rule`); `crd` writes the first,
+this module asks the second, and a test runs both over the same files. Shapes and bounds stand in
+`resource`. Nothing here reads a cluster or a file.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from finetune_api.not_supported import NOT_SUPPORTED_YET
+from finetune_api.resource import LanguageFinetuneSpec
+from finetune_api.rule import Rule
+from finetune_api.rules_inputs import INPUT_RULES
+from finetune_api.rules_training import TRAINING_RULES
+
+RULES: Final[tuple[Rule, ...]] = (*INPUT_RULES, *TRAINING_RULES)
+"""What no version will accept."""
+ALL_RULES: Final[tuple[Rule, ...]] = (*RULES, *NOT_SUPPORTED_YET)
+"""What this version does not accept."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One rule that a resource breaks."""
+
+    path: str
+    """The place, `spec.languages[0].dataset`."""
+    message: str
+    """What is wrong and what to do."""
+
+
+def check_spec(spec: LanguageFinetuneSpec) -> list[Violation]:
+    """Return every rule that `spec` breaks, in the order of the tables; an empty list is a pass."""
+    return [
+        Violation(path=path, message=rule.message)
+        for rule in ALL_RULES
+        for path, value in _places(spec, rule.path)
+        if not rule.check(value)
+    ]
+
+
+def _places(spec: LanguageFinetuneSpec, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the places of `path` that exist in `spec`, each with its value."""
+    found: list[tuple[str, Any]] = [("spec", spec)]
+    for step in path.split(".")[1:]:
+        found = [place for at, value in found for place in _children(value, at=at, step=step)]
+    yield from found
+
+
+def _children(value: BaseModel, *, at: str, step: str) -> list[tuple[str, Any]]:
+    """Return the children of `value` that `step` names; `name[]` names the items of a list."""
+    name = step.removesuffix("[]")
+    child = _by_alias(value)[name]
+    if child is None:
+        return []
+    if step.endswith("[]"):
+        return [(f"{at}.{name}[{index}]", item) for index, item in enumerate(child)]
+    return [(f"{at}.{name}", child)]
+
+
+def _by_alias(part: BaseModel) -> Mapping[str, Any]:
+    fields = type(part).model_fields.items()
+    return {field.alias or name: getattr(part, name) for name, field in fields}
