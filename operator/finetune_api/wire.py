@@ -46,6 +46,8 @@ ROLE_MERGE: Final = "merge"
 # --- Inside the training pod --------------------------------------------------------------------
 
 TRAINER_CONTAINER: Final = "trainer"
+PLAN_VOLUME: Final = "plan"
+RESOURCE_GPU: Final = "nvidia.com/gpu"
 PLAN_DIR: Final = "/etc/finetune"
 PLAN_FILE: Final = "plan.json"
 PLAN_PATH: Final = f"{PLAN_DIR}/{PLAN_FILE}"

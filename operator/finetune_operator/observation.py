@@ -52,6 +52,12 @@ class ObservedJob:
     deadline_s: int | None
     """Longest time over all pods, as the Job was created with."""
     backoff_limit: int
+    image: str
+    gpus: str
+    """GPUs that a pod asks for; the Job's own word, whatever the resource says by now."""
+    memory_limit: str
+    plan_config_map: str
+    """Name of the ConfigMap that holds the plan of this Job."""
     active: int
     failed: int
     start: datetime | None
@@ -66,6 +72,10 @@ class ObservedJob:
         """Project a Job of the API server."""
         metadata, spec, status = _map(body, "metadata"), _map(body, "spec"), _map(body, "status")
         labels, conditions = _map(metadata, "labels"), _conditions(status)
+        template = _map(_map(spec, "template"), "spec")
+        trainer = next(_named(template, "containers", name=wire.TRAINER_CONTAINER), {})
+        limits = _map(_map(trainer, "resources"), "limits")
+        plan = next(_named(template, "volumes", name=wire.PLAN_VOLUME), {})
         return cls(
             name=_text(metadata, "name"),
             namespace=_text(metadata, "namespace"),
@@ -81,6 +91,10 @@ class ObservedJob:
             suspended=spec.get("suspend") is True,
             deadline_s=_number(spec, "activeDeadlineSeconds"),
             backoff_limit=_number(spec, "backoffLimit") or 0,
+            image=_text(trainer, "image"),
+            gpus=_text(limits, wire.RESOURCE_GPU),
+            memory_limit=_text(limits, "memory"),
+            plan_config_map=_text(_map(plan, "configMap"), "name"),
             active=_number(status, "active") or 0,
             failed=_number(status, "failed") or 0,
             start=_time(status, "startTime"),
@@ -232,6 +246,10 @@ def _items(value: RawObject, key: str) -> Iterator[RawObject]:
     return (one for one in (inner if isinstance(inner, list) else ()) if isinstance(one, Mapping))
 
 
+def _named(value: RawObject, key: str, *, name: str) -> Iterator[RawObject]:
+    return (one for one in _items(value, key) if one.get("name") == name)
+
+
 def _text(value: RawObject, key: str) -> str:
     inner = value.get(key)
     return inner[:MESSAGE_LIMIT] if isinstance(inner, str) else ""
@@ -257,9 +275,9 @@ def parse_time(value: object) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _controller(metadata: RawObject) -> str:

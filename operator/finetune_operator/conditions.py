@@ -1,0 +1,153 @@
+"""Words of the conditions: types, reasons, and how a list of conditions becomes the next one.
+
+`decide` and `status` say what is true; this module keeps the convention of Kubernetes: one condition
+a type, `lastTransitionTime` moves only with `status`, and what is abnormal by being there at all
+(Reconciling, Stalled) is left out while it is not so.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from finetune_api.status import Condition
+
+# --- Types, in the order in which a run meets them ------------------------------------------------
+
+ACCEPTED: Final = "Accepted"
+RESOLVED: Final = "Resolved"
+JOB_CREATED: Final = "JobCreated"
+RUNNING: Final = "Running"
+SUSPENDED: Final = "Suspended"
+CORPUS_MEASURED: Final = "CorpusMeasured"
+ADAPTER_UPLOADED: Final = "AdapterUploaded"
+COMPLETE: Final = "Complete"
+FAILED: Final = "Failed"
+RECONCILING: Final = "Reconciling"
+STALLED: Final = "Stalled"
+
+ORDER: Final = (
+    ACCEPTED,
+    RESOLVED,
+    JOB_CREATED,
+    RUNNING,
+    SUSPENDED,
+    CORPUS_MEASURED,
+    ADAPTER_UPLOADED,
+    COMPLETE,
+    FAILED,
+    RECONCILING,
+    STALLED,
+)
+"""The order in status: the same facts are always the same list."""
+TERMINAL: Final = (COMPLETE, FAILED)
+"""One of these True ends the run for good; never both."""
+ONLY_WHILE_TRUE: Final = (SUSPENDED, RECONCILING, STALLED)
+
+# --- Reasons of what the operator decides ---------------------------------------------------------
+
+VALID: Final = "Valid"
+INVALID_SPEC: Final = "InvalidSpec"
+NOT_ALLOWED: Final = "NotAllowed"
+UNKNOWN_LANGUAGE: Final = "UnknownLanguage"
+RULES_APPLIED: Final = "RulesApplied"
+PLAN_KEPT: Final = "PlanKept"
+CREATED: Final = "Created"
+RECREATED: Final = "Recreated"
+NAME_CONFLICT: Final = "NameConflict"
+JOB_SUSPENDED: Final = "JobSuspended"
+JOB_DELETED: Final = "JobDeleted"
+TRAINING: Final = "Training"
+RETRYING: Final = "Retrying"
+FINISHED: Final = "Finished"
+MEASURED: Final = "Measured"
+PUBLISHED: Final = "Published"
+OUTCOME_MISSING: Final = "OutcomeMissing"
+
+# --- Reasons of a pod that waits, or is not there -------------------------------------------------
+
+POD_STARTING: Final = "PodStarting"
+POD_MISSING: Final = "PodMissing"
+POD_STOPPING: Final = "PodStopping"
+IMAGE_PULL_FAILING: Final = "ImagePullFailing"
+IMAGE_PULL_FAILED: Final = "ImagePullFailed"
+CREDENTIALS_MISSING: Final = "SecretMissing"
+CREDENTIALS_KEY_MISSING: Final = "SecretKeyMissing"
+CONFIG_MAP_MISSING: Final = "ConfigMapMissing"
+CONTAINER_CONFIG_INVALID: Final = "ContainerConfigInvalid"
+CONTAINER_NOT_STARTED: Final = "ContainerNotStarted"
+VOLUME_NOT_MOUNTED: Final = "VolumeNotMounted"
+SANDBOX_NOT_CREATED: Final = "SandboxNotCreated"
+UNSCHEDULABLE: Final = "Unschedulable"
+QUOTA_EXCEEDED: Final = "QuotaExceeded"
+LIMIT_RANGE_REFUSED: Final = "LimitRangeRefused"
+POD_SECURITY_REFUSED: Final = "PodSecurityRefused"
+ADMISSION_REFUSED: Final = "AdmissionRefused"
+SERVICE_ACCOUNT_MISSING: Final = "ServiceAccountMissing"
+PRIORITY_CLASS_MISSING: Final = "PriorityClassMissing"
+CREATE_REFUSED: Final = "CreateRefused"
+
+# --- Reasons of a pod or a Job that ended ---------------------------------------------------------
+
+OOM_KILLED: Final = "OOMKilled"
+EVICTED: Final = "Evicted"
+PREEMPTED: Final = "Preempted"
+DISRUPTED: Final = "Disrupted"
+NODE_LOST: Final = "NodeLost"
+POD_LOST: Final = "PodLost"
+KILLED: Final = "Killed"
+TERMINATED: Final = "Terminated"
+DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
+BACKOFF_LIMIT_EXCEEDED: Final = "BackoffLimitExceeded"
+JOB_FAILED: Final = "JobFailed"
+UNEXPECTED_EXIT: Final = "UnexpectedExit"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is now true of one condition; its time and generation come when it is written."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+
+
+def build_conditions(
+    claims: Iterable[Claim], *, before: Iterable[Condition], generation: int, now: datetime
+) -> list[Condition]:
+    """Return the conditions of `claims`; one that is not claimed is gone.
+
+    A claim whose status is as in `before`, the conditions as stored, keeps the time it has there.
+    """
+    times = {old.type: (old.status, old.last_transition_time) for old in before}
+    moment = format_time(now)
+    written = []
+    for claim in sorted(claims, key=lambda one: ORDER.index(one.type)):
+        status, time = times.get(claim.type, ("", ""))
+        written.append(
+            Condition(
+                type=claim.type,
+                status=claim.status,
+                reason=claim.reason,
+                message=claim.message,
+                last_transition_time=time if status == claim.status and time else moment,
+                observed_generation=generation,
+            )
+        )
+    return written
+
+
+def is_true(conditions: Iterable[Condition], wanted: str) -> bool:
+    """Return whether the condition of type `wanted` is there and True."""
+    return any(one.type == wanted and one.status == "True" for one in conditions)
+
+
+def is_terminal(conditions: Iterable[Condition]) -> bool:
+    """Return whether the run has ended for good."""
+    return any(one.type in TERMINAL and one.status == "True" for one in conditions)
+
+
+def format_time(moment: datetime) -> str:
+    """Return a moment as Kubernetes writes it, in whole seconds of UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
