@@ -28,7 +28,13 @@ from botocore.exceptions import (
 )
 
 from finetune_trainer.credentials import Credentials
-from finetune_trainer.errors import AccessDenied, EnvironmentUnfit, PlanInvalid, TrainerError
+from finetune_trainer.errors import (
+    AccessDenied,
+    EnvironmentUnfit,
+    PlanInvalid,
+    ServiceUnavailable,
+    TrainerError,
+)
 from finetune_trainer.s3_faults import (
     Action,
     Refusal,
@@ -136,6 +142,7 @@ class S3Store:
         A store that ignores ranges sends from the start, and what is before `offset` is dropped.
 
         Raises:
+            ObjectChanged: Another version stands there now.
             ServiceUnavailable: The stream broke; the caller goes on from where it is.
         """
         wanted = {"Range": f"bytes={offset}-"} if offset else {}
@@ -348,6 +355,8 @@ class S3Store:
         """Return our error for one of boto3's."""
         if isinstance(fault, ClientError):
             refusal = _refusal(fault)
+            if action is Action.READ and refusal.status == 412:
+                return ObjectChanged(f"{location.uri} was replaced while it was read.")
             if action is Action.WRITE and refusal.status == 501:
                 return _NotImplementedByStore(
                     f"The store of {location.uri} does not know this operation; use another store."
@@ -375,6 +384,10 @@ class S3Store:
                 reason="CertificateNotTrusted",
             )
         return build_unavailable(location, subject=self.subject, why=type(fault).__name__)
+
+
+class ObjectChanged(ServiceUnavailable):
+    """The object was replaced while it was read; the reader begins again."""
 
 
 class _NotImplementedByStore(EnvironmentUnfit):

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from finetune_trainer.errors import DataInvalid, NotFound, OutputUnwritable, ServiceUnavailable
-from finetune_trainer.s3 import CHUNK_BYTES, S3Store, StoredObject
+from finetune_trainer.s3 import CHUNK_BYTES, ObjectChanged, S3Store, StoredObject
 from finetune_trainer.s3_faults import S3Location
 
 logger = logging.getLogger(__name__)
@@ -251,12 +251,15 @@ def is_stored(
 
 
 def _read_back(store: S3Store, there: StoredObject) -> str:
+    """Return the SHA-256 of what the store holds, or nothing where it changed meanwhile."""
     sha256, offset, waits = hashlib.sha256(), 0, store.waits.begin()
     while True:
         try:
             for chunk in store.stream(there.location, offset=offset, etag=there.etag):
                 sha256.update(chunk)
                 offset += len(chunk)
+        except ObjectChanged:
+            return ""
         except ServiceUnavailable:
             wait = next(waits, None)
             if wait is None:

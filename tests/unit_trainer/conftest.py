@@ -1,0 +1,82 @@
+"""Fixtures of the trainer's tests: a real S3, a bucket of one's own, clocks that do not wait."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from finetune_trainer.credentials import Credentials
+from finetune_trainer.s3 import S3Store, connect
+from finetune_trainer.s3_faults import S3Location
+from finetune_trainer.waits import Waits
+from tests.unit_trainer.s3_proxy import S3Proxy
+from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
+
+_numbers = itertools.count(1)
+
+
+def quick_waits(total_s: float = 100.0) -> Waits:
+    """Return waits that are planned and never slept."""
+    return Waits(total_s=total_s, sleep=lambda _: None, chance=lambda: 0.5)
+
+
+def build_credentials(endpoint: str) -> Credentials:
+    return Credentials(
+        use="OUTPUT",
+        access_key_id=ACCESS_KEY,
+        secret_access_key=SECRET_KEY,
+        endpoint_url=endpoint,
+    )
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An empty bucket and the store it is in."""
+
+    name: str
+    endpoint: str
+    store: S3Store
+
+    def at(self, key: str) -> S3Location:
+        return S3Location(self.name, key)
+
+    def put(self, key: str, data: bytes | str) -> S3Location:
+        self.store.put(self.at(key), data.encode() if isinstance(data, str) else data)
+        return self.at(key)
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweed"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def bucket(seaweed: SeaweedFS) -> Bucket:
+    return make_bucket(seaweed.endpoint)
+
+
+@pytest.fixture
+def proxy(seaweed: SeaweedFS) -> Iterator[S3Proxy]:
+    running = S3Proxy(seaweed.endpoint)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def proxied(bucket: Bucket, proxy: S3Proxy) -> Bucket:
+    """Return the bucket as it is seen through the proxy."""
+    store = connect(build_credentials(proxy.endpoint), subject="the output", waits=quick_waits())
+    return Bucket(name=bucket.name, endpoint=proxy.endpoint, store=store)
+
+
+def make_bucket(endpoint: str) -> Bucket:
+    name = f"bucket-{next(_numbers)}"
+    store = connect(build_credentials(endpoint), subject="the output", waits=quick_waits())
+    store._client.create_bucket(Bucket=name)
+    return Bucket(name=name, endpoint=endpoint, store=store)
