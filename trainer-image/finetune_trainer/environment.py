@@ -1,0 +1,117 @@
+"""What the libraries read from the environment, set before any of them is imported, and what ran.
+
+The pipeline calls `prepare_environment` first and `go_offline` after the downloads; `export` writes
+`describe_environment` beside the adapter. Nothing here imports a heavy library unless it must.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, MutableMapping
+from importlib import import_module, metadata
+from pathlib import Path
+
+from finetune_api import wire
+from finetune_api.plan import PlannedResources
+from finetune_trainer.errors import EnvironmentUnfit
+
+LIBRARIES = (
+    "language-finetune",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "accelerate",
+    "unsloth",
+    "unsloth_zoo",
+    "bitsandbytes",
+    "safetensors",
+    "triton",
+)
+"""What changes a number when its version changes."""
+
+
+def prepare_environment(
+    resources: PlannedResources, *, work: Path, environ: MutableMapping[str, str]
+) -> None:
+    """Set what Unsloth, torch and Hugging Face read while they are imported.
+
+    All writing goes below `work`: the root file system is read-only.
+    """
+    caches = work / "caches"
+    environ.update(
+        {
+            "HF_HOME": str(caches / "hf"),
+            "UNSLOTH_COMPILE_LOCATION": str(caches / "unsloth"),
+            "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+            "TRITON_CACHE_DIR": str(caches / "triton"),
+            # Presence counts, whatever the value: otherwise each load asks hosts of the internet.
+            "UNSLOTH_DISABLE_STATISTICS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "DO_NOT_TRACK": "1",
+            "UNSLOTH_AUTO_INSTALL": "0",
+            # The trainer reports by itself; the stock callback would send everything twice.
+            "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+    )
+    if resources.gpus == 0:
+        environ["UNSLOTH_FORCE_CPU"] = "1"
+    else:
+        # A pod that lost its GPU would otherwise train on the CPU, a thousand times slower.
+        environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
+        environ.pop("UNSLOTH_FORCE_CPU", None)
+
+
+def go_offline(environ: MutableMapping[str, str]) -> None:
+    """Keep the libraries from the network: all they need is on the disk."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        environ[name] = "1"
+    hub = sys.modules.get("huggingface_hub.constants")
+    if hub is not None:
+        # The hub's client read its setting while it was imported, which the download needed.
+        vars(hub)["HF_HUB_OFFLINE"] = True
+
+
+def check_accelerators(resources: PlannedResources) -> None:
+    """Compare the GPUs that the pod sees with those that the plan asks for.
+
+    Raises:
+        EnvironmentUnfit: There are fewer.
+    """
+    if resources.gpus == 0:
+        return
+    torch = import_module("torch")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < resources.gpus:
+        raise EnvironmentUnfit(
+            f"The pod sees {found} GPUs, the plan asks for {resources.gpus}: check the node's driver,"
+            " its device plugin and spec.scheduling.runtimeClassName, or set resources.gpus to 0 to"
+            " train on the CPU.",
+            reason="GpuMissing",
+        )
+
+
+def describe_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    """Return what the adapter was made with: versions, image and device."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "image": environ.get(wire.ENV_IMAGE, ""),
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
+        "device": _describe_device(),
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _describe_device() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"CPU, {len(os.sched_getaffinity(0))} cores"

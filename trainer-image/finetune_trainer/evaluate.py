@@ -1,0 +1,94 @@
+"""Loss on the held-out part: nats per supervised token and bits per byte.
+
+Called at the evaluation points of `train`, for the base model before training and for the published
+adapter after it. Nothing is changed but the model's mode, which is put back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import log
+from typing import Protocol
+
+import torch
+
+from finetune_trainer.launches import TokenBudget, Tokens, count_supervised, launches, retry_smaller
+from finetune_trainer.network import LoadedModel
+
+SEQUENCES_AT_ONCE = 64
+"""Held-out sequences sorted and launched together: enough for little padding."""
+
+
+class HeldOut(Tokens, Protocol):
+    """A held-out example."""
+
+    @property
+    def supervised_bytes(self) -> int:
+        """UTF-8 bytes of the text whose tokens carry loss."""
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Loss over the whole held-out part."""
+
+    nats: float
+    """Sum over all supervised tokens."""
+    tokens: int
+    """Supervised tokens."""
+    bytes: int
+    """UTF-8 bytes of the supervised text."""
+    examples: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per supervised token."""
+        return self.nats / max(1, self.tokens)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte: comparable between tokenizers."""
+        return self.nats / log(2) / max(1, self.bytes)
+
+
+def evaluate(
+    loaded: LoadedModel, examples: Sequence[HeldOut], *, budget: TokenBudget
+) -> HeldOutLoss:
+    """Return the loss of the model as it is now.
+
+    Raises:
+        OutOfGpuMemory: Memory runs out with one sequence a launch.
+    """
+    was_training = loaded.network.training
+    loaded.network.eval()
+    nats = 0.0
+    for first in range(0, len(examples), SEQUENCES_AT_ONCE):
+        part = examples[first : first + SEQUENCES_AT_ONCE]
+        nats += retry_smaller(
+            partial(_sum_nats, loaded, part),
+            budget=budget,
+            sequences=part,
+            what="evaluating",
+        )
+    loaded.network.train(was_training)
+    return HeldOutLoss(
+        nats=nats,
+        tokens=sum(count_supervised(example) for example in examples),
+        bytes=sum(example.supervised_bytes for example in examples),
+        examples=len(examples),
+    )
+
+
+def evaluate_base(
+    loaded: LoadedModel, examples: Sequence[HeldOut], *, budget: TokenBudget
+) -> HeldOutLoss:
+    """Return the loss of the base model. Before training: trained biases cannot be switched off."""
+    with loaded.base_only():
+        return evaluate(loaded, examples, budget=budget)
+
+
+def _sum_nats(loaded: LoadedModel, examples: Sequence[HeldOut], *, token_budget: int) -> float:
+    total = 0.0
+    with torch.no_grad():
+        for launch in launches(examples, token_budget=token_budget, device=loaded.device):
+            total += loaded.sum_of_losses(launch.arguments(), divisor=1).item()
+    return total

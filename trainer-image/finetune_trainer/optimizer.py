@@ -1,0 +1,138 @@
+"""One optimizer step: gradients over all launches, guard, clip, update.
+
+Used by `train` alone. The loss of a step is normalised by the supervised tokens of the whole step,
+and dropout is drawn from the seed and the step, so that a step done again, after memory ran out or
+in a later pod, is the same step.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib import import_module
+from math import inf, isfinite
+from typing import Any
+
+import torch
+
+from finetune_api.plan import TrainingParameters
+from finetune_api.resource import Optimizer
+from finetune_trainer.errors import NotFinite, PlanInvalid
+from finetune_trainer.launches import TokenBudget, Tokens, launches, retry_smaller
+from finetune_trainer.network import LoadedModel
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+"""AdamW's constants as transformers' Trainer has them; the guide names none."""
+FIRST_LOSS_SCALE = 2.0**16
+"""Factor on the loss in fp16, whose gradients underflow; halved where it overflows (as torch's own)."""
+
+
+def build_optimizer(loaded: LoadedModel, training: TrainingParameters) -> Any:
+    """Return AdamW over the adapter. Only matrices decay, never biases or magnitudes.
+
+    Raises:
+        PlanInvalid: The 8-bit optimizer is asked for on a CPU.
+    """
+    parameters = loaded.trainable()
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer is Optimizer.ADAMW:
+        return torch.optim.AdamW(
+            groups, lr=training.learning_rate, betas=BETAS, eps=EPSILON, fused=True
+        )
+    if loaded.device.type == "cpu":
+        raise PlanInvalid(
+            "The optimizer AdamW8bit needs a GPU and the plan has none: set parameters.optimizer to"
+            " AdamW, or resources.gpus to 1 or more, and apply again.",
+            reason="OptimizerNeedsGpu",
+        )
+    # Heavy, and absent where it is not needed.
+    bitsandbytes = import_module("bitsandbytes")
+    return bitsandbytes.optim.AdamW8bit(groups, lr=training.learning_rate, betas=BETAS, eps=EPSILON)
+
+
+class Stepper:
+    """Does optimizer steps on one model."""
+
+    def __init__(
+        self, loaded: LoadedModel, *, training: TrainingParameters, budget: TokenBudget
+    ) -> None:
+        self._loaded = loaded
+        self._parameters = loaded.trainable()
+        self._optimizer = build_optimizer(loaded, training)
+        self._max_norm = training.max_grad_norm or inf
+        self._seed = training.seed
+        self._budget = budget
+        self._loss_scale = FIRST_LOSS_SCALE if loaded.dtype == torch.float16 else 1.0
+
+    def do(
+        self, batch: Sequence[Tokens], *, step: int, supervised: int, learning_rate: float
+    ) -> tuple[float, float, int]:
+        """Do step `step`, which counts from 0.
+
+        Returns:
+            Loss in nats per supervised token, gradient norm before clipping, count of launches.
+
+        Raises:
+            NotFinite: Loss or gradient is NaN or infinite; the weights are those before the step.
+            OutOfGpuMemory: One sequence does not fit.
+        """
+        while True:
+            loss, launched = retry_smaller(
+                partial(self._accumulate, batch, step=step, supervised=supervised),
+                budget=self._budget,
+                sequences=batch,
+                what="training",
+            )
+            norm = self._clip()
+            if isfinite(norm) or not isfinite(loss) or self._loss_scale == 1.0:
+                break
+            # fp16 overflowed, which says nothing about the training: the step is done again.
+            self._loss_scale /= 2
+        _check_finite(loss, norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss, norm, launched
+
+    def _accumulate(
+        self, batch: Sequence[Tokens], *, step: int, supervised: int, token_budget: int
+    ) -> tuple[float, int]:
+        """Leave the gradient of the whole batch in the parameters; return loss and launches."""
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(mix_seed(self._seed, step))
+        total, launched = torch.zeros((), device=self._loaded.device), 0
+        for launch in launches(batch, token_budget=token_budget, device=self._loaded.device):
+            loss = self._loaded.sum_of_losses(launch.arguments(), divisor=supervised)
+            (loss * self._loss_scale).backward()
+            total += loss.detach().float()
+            launched += 1
+        # Waits for the device, once a step: the guard needs the number before the update.
+        return total.item(), launched
+
+    def _clip(self) -> float:
+        """Undo the loss scale, clip, and return the norm before clipping."""
+        if self._loss_scale != 1.0:
+            for parameter in self._with_gradients():
+                parameter.grad.mul_(1 / self._loss_scale)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        return float(norm)
+
+    def _with_gradients(self) -> Iterable[Any]:
+        return (parameter for parameter in self._parameters if parameter.grad is not None)
+
+
+def mix_seed(seed: int, step: int) -> int:
+    """Return the seed of one step's dropout, below 2^63."""
+    digest = hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def _check_finite(loss: float, norm: float) -> None:
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if not isfinite(value):
+            raise NotFinite(f"{name} is {value}", reason="NotFinite")
