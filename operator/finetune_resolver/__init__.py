@@ -1,1 +1,44 @@
-"""Placeholder."""
+"""What is known of a language, in; every training parameter with its reason, out.
+
+In flow order: `catalogue` (what is known of a language before its text is seen) → `traits` (declared,
+guide, measured, evidence, default: which one counts) → `rules_guide` and `rules_default` (ordered
+rules over the traits) → `resolve` (rules and overrides into decisions) → `advice` (what a person may
+want to act on) → `build` (the plan's parts and status lists).
+
+Pure: nothing here does I/O but reading the package's own `languages.yaml` once. It knows neither a
+cluster nor a GPU.
+"""
+
+from finetune_resolver.build import build_training, decision_statuses, warning_statuses
+from finetune_resolver.errors import ResolverError, UnknownLanguageError, UnsupportedSpecError
+from finetune_resolver.measurement import LanguageMeasurement, Measurements
+from finetune_resolver.resolution import (
+    Advice,
+    Alternative,
+    Decision,
+    MethodChoice,
+    Resolution,
+    Superseded,
+)
+from finetune_resolver.resolve import resolve
+from finetune_resolver.traits import Axes, Trait
+
+__all__ = [
+    "Advice",
+    "Alternative",
+    "Axes",
+    "Decision",
+    "LanguageMeasurement",
+    "Measurements",
+    "MethodChoice",
+    "Resolution",
+    "ResolverError",
+    "Superseded",
+    "Trait",
+    "UnknownLanguageError",
+    "UnsupportedSpecError",
+    "build_training",
+    "decision_statuses",
+    "resolve",
+    "warning_statuses",
+]

@@ -1,0 +1,368 @@
+"""Traits: what decides the parameters, and where each one comes from.
+
+For every trait an ordered tuple of sources is asked; the first that knows decides: declared > the
+guide's own row > measured on the job's text > evidence row > script or word-order default. What no
+source knows stays unset, and the rules have a row for that. Several languages fold into one set.
+
+Pure. It knows the catalogue's rows and the measurements as values, and no parameter.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_api.resource import (
+    Corpus,
+    Documents,
+    GpuMemoryClass,
+    ModelDepth,
+    Morphology,
+    ResourceLevel,
+    SyntaxDistance,
+    TokenDensity,
+    TrainingStage,
+    Traits,
+)
+from finetune_resolver import measurement
+from finetune_resolver.catalogue import FoundLanguage, GuideLabels
+from finetune_resolver.measurement import LanguageMeasurement, Measurements
+
+ORTHOGRAPHIC_SCRIPTS = frozenset({"Hans", "Hant", "Jpan"})
+"""Logographic scripts: what is complex is the writing, not the word."""
+LIGHT_SCRIPTS = frozenset({"Latn", "Cyrl", "Grek"})
+"""Scripts that tokenizers cover in pieces of two and more characters; 12 of 12 labels agree."""
+WORD_ORDER_DISTANCE = {
+    "SVO": SyntaxDistance.NEAR,
+    "SOV": SyntaxDistance.FAR,
+    "VSO": SyntaxDistance.FAR,
+    "VOS": SyntaxDistance.FAR,
+}
+"""Distance from English, the main language of nearly every base model."""
+TOKENIZER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("llama2", re.compile(r"llama-?2(?![0-9.])|tinyllama")),
+    ("llama31", re.compile(r"llama-?3(\.[123])?(?![0-9.])")),
+    ("qwen3", re.compile(r"qwen-?(2|2\.5|3)(?![0-9.])")),
+    ("gemma3", re.compile(r"gemma-?3(?![0-9.])")),
+)
+"""Families whose tokens were counted, by a model's name. Names that do not tell match nothing."""
+
+
+class MorphologyKind(StrEnum):
+    """What makes a language complex: its words, or its writing."""
+
+    INFLECTIONAL = "Inflectional"
+    ORTHOGRAPHIC = "Orthographic"
+
+
+class TraitSource(StrEnum):
+    """Where a trait's value comes from."""
+
+    DECLARED = "Declared"
+    GUIDE = "Guide"
+    MEASURED = "Measured"
+    EVIDENCE = "Evidence"
+    SCRIPT = "Script"
+    DEFAULT = "Default"
+    DERIVED = "Derived"
+
+
+TraitValue = (
+    TokenDensity
+    | Morphology
+    | MorphologyKind
+    | Corpus
+    | ResourceLevel
+    | Documents
+    | SyntaxDistance
+    | ModelDepth
+    | GpuMemoryClass
+    | bool
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """One trait, its value and where it comes from."""
+
+    name: str
+    """As the resource spells it, such as tokenDensity."""
+    value: TraitValue
+    source: TraitSource
+    detail: str = ""
+    """The number or row behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """The ten axes that the rules read; None is unset."""
+
+    token_density: TokenDensity | None = None
+    morphology: Morphology | None = None
+    morphology_kind: MorphologyKind | None = None
+    corpus: Corpus | None = None
+    resource_level: ResourceLevel | None = None
+    documents: Documents | None = None
+    syntax_distance: SyntaxDistance | None = None
+    code_switching: bool | None = None
+    model_depth: ModelDepth | None = None
+    gpu_memory: GpuMemoryClass | None = None
+
+
+AXIS_NAMES: dict[str, str] = {
+    "token_density": "tokenDensity",
+    "morphology": "morphology",
+    "morphology_kind": "morphologyKind",
+    "corpus": "corpus",
+    "resource_level": "resourceLevel",
+    "documents": "documents",
+    "syntax_distance": "syntaxDistance",
+    "code_switching": "codeSwitching",
+    "model_depth": "modelDepth",
+    "gpu_memory": "gpuMemory",
+}
+"""Field of `Axes` to the name of its trait, in the order they are shown."""
+
+TraitSet = dict[str, Trait]
+"""Traits by the field of `Axes`; an unset one is absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything known of one language of one resource."""
+
+    declared: Traits
+    found: FoundLanguage
+    measured: LanguageMeasurement
+    stage: TrainingStage
+    family: str
+    """Tokenizer family of the base model, or empty."""
+
+    @property
+    def labels(self) -> GuideLabels:
+        """What the guide says of the language; nothing where it has no row."""
+        return self.found.row.guide if self.found.row else GuideLabels()
+
+
+Source = Callable[[Known], Trait | None]
+
+
+def tokenizer_family(uri: str) -> str:
+    """Return the tokenizer family that a model's name tells, or an empty text."""
+    name = uri.lower().rsplit("/", maxsplit=1)[-1]
+    return next((family for family, pattern in TOKENIZER_FAMILIES if pattern.search(name)), "")
+
+
+def resolve_language_traits(known: Known) -> TraitSet:
+    """Return one language's traits, each from the first source that knows it."""
+    traits: TraitSet = {}
+    for axis, sources in SOURCES.items():
+        trait = next((trait for source in sources if (trait := source(known))), None)
+        if trait is not None:
+            traits[axis] = trait
+    return traits
+
+
+def resolve_job_traits(
+    *, depth: ModelDepth | None, memory: GpuMemoryClass | None, measured: Measurements
+) -> TraitSet:
+    """Return the two traits that are the job's and not a language's."""
+    return {
+        "model_depth": _model_depth(depth, layers=measured.hidden_layers),
+        "gpu_memory": _gpu_memory(memory, measured=measured.gpu_memory_class),
+    }
+
+
+def build_axes(traits: TraitSet) -> Axes:
+    """Return the bare values that the rules read."""
+    return Axes(**{axis: trait.value for axis, trait in traits.items()})  # type: ignore[arg-type]
+
+
+# --- Declared and guide -------------------------------------------------------------------------
+
+
+def _declared(axis: str) -> Source:
+    name = AXIS_NAMES[axis]
+
+    def declared(known: Known) -> Trait | None:
+        value = getattr(known.declared, axis)
+        return None if value is None else Trait(name, value, TraitSource.DECLARED)
+
+    return declared
+
+
+def _guide(axis: str) -> Source:
+    name = AXIS_NAMES[axis]
+
+    def guide(known: Known) -> Trait | None:
+        value = getattr(known.labels, axis)
+        if value is None:
+            return None
+        detail = f"guide's row {known.found.row_tag} ({', '.join(known.labels.ids)})"
+        return Trait(name, value, TraitSource.GUIDE, detail)
+
+    return guide
+
+
+# --- Measured on the job's own text -------------------------------------------------------------
+
+
+def density_of(chars_per_token: float) -> TokenDensity:
+    """Return the density class of a number of characters a token."""
+    dense = chars_per_token < measurement.DENSE_BELOW
+    return TokenDensity.DENSE if dense else TokenDensity.LIGHT
+
+
+def _measured_density(known: Known) -> Trait | None:
+    chars = known.measured.chars_per_token
+    if chars is None:
+        return None
+    detail = f"{chars:.2f} characters a token"
+    return Trait("tokenDensity", density_of(chars), TraitSource.MEASURED, detail)
+
+
+def measured_morphology(known: Known) -> Trait | None:
+    """Return the morphology class of the job's own text, where enough of it was measured."""
+    ratio, words = known.measured.mattr500, known.measured.words or 0
+    if ratio is None or words < measurement.MATTR_MIN_WORDS:
+        return None
+    complex_ = ratio >= measurement.COMPLEX_FROM_MATTR
+    value = Morphology.COMPLEX if complex_ else Morphology.SIMPLE
+    detail = f"type-token ratio {ratio:.2f} over {words:,} words; weak evidence"
+    return Trait("morphology", value, TraitSource.MEASURED, detail)
+
+
+def _measured_corpus(known: Known) -> Trait | None:
+    size = known.measured.size(known.stage)
+    return None if size is None else corpus_trait(size, stage=known.stage)
+
+
+def corpus_trait(size: int, *, stage: TrainingStage) -> Trait:
+    """Return the corpus trait of a measured size."""
+    unit = "examples" if stage is TrainingStage.INSTRUCTION else "unique tokens"
+    value = measurement.corpus_class(size, stage=stage)
+    return Trait("corpus", value, TraitSource.MEASURED, f"{size:,} {unit}")
+
+
+def _measured_code_switching(known: Known) -> Trait | None:
+    index = known.measured.code_mixing_index
+    if index is None:
+        return None
+    value = index >= measurement.CODE_SWITCHING_FROM_CMI
+    return Trait(
+        "codeSwitching", value, TraitSource.MEASURED, f"mean code-mixing index {index:.1f}"
+    )
+
+
+# --- Evidence and defaults ----------------------------------------------------------------------
+
+
+def evidence_density(known: Known) -> Trait | None:
+    """Return the density counted for the base model's tokenizer family, where it is known."""
+    row = known.found.row
+    if row is None or known.family not in row.evidence.tokens:
+        return None
+    chars, premium = row.evidence.tokens[known.family]
+    # A printed 2.0 is rounded: it may lie on either side of the bound.
+    if chars == measurement.DENSE_BELOW:
+        return None
+    detail = f"{chars} characters a token with {known.family}'s tokenizer, {premium} times English's tokens"
+    return Trait("tokenDensity", density_of(chars), TraitSource.EVIDENCE, detail)
+
+
+def evidence_morphology(known: Known) -> Trait | None:
+    """Return the morphology class of WALS' number of cases, where it is known."""
+    cases = known.found.row.evidence.facts.cases if known.found.row else None
+    if cases is None:
+        return None
+    complex_ = cases >= measurement.COMPLEX_FROM_CASES
+    value = Morphology.COMPLEX if complex_ else Morphology.SIMPLE
+    text = known.found.row.evidence.facts.wals49_a if known.found.row else ""
+    return Trait(
+        "morphology", value, TraitSource.EVIDENCE, f"{text} cases (WALS 49A); weak evidence"
+    )
+
+
+def evidence_resource_level(known: Known) -> Trait | None:
+    """Return the resource level of the Joshi class; class 3 is neither."""
+    joshi = known.found.row.evidence.facts.joshi if known.found.row else None
+    if joshi is None or measurement.LOW_UP_TO_JOSHI < joshi < measurement.HIGH_FROM_JOSHI:
+        return None
+    low = joshi <= measurement.LOW_UP_TO_JOSHI
+    value = ResourceLevel.LOW if low else ResourceLevel.HIGH
+    return Trait("resourceLevel", value, TraitSource.EVIDENCE, f"resource class {joshi} of 0-5")
+
+
+def _word_order(known: Known) -> Trait | None:
+    order = known.found.row.evidence.facts.wals81_a if known.found.row else None
+    value = WORD_ORDER_DISTANCE.get(order or "")
+    if value is None:
+        return None
+    return Trait("syntaxDistance", value, TraitSource.EVIDENCE, f"word order {order} (WALS 81A)")
+
+
+def _script_density(known: Known) -> Trait | None:
+    script = known.found.script
+    if not script:
+        return None
+    value = TokenDensity.LIGHT if script in LIGHT_SCRIPTS else TokenDensity.DENSE
+    return Trait("tokenDensity", value, TraitSource.SCRIPT, f"script {script}")
+
+
+def _no_code_switching(_: Known) -> Trait:
+    return Trait("codeSwitching", value=False, source=TraitSource.DEFAULT)
+
+
+def _kind(known: Known) -> Trait | None:
+    script = known.found.script
+    if not script:
+        return None
+    orthographic = script in ORTHOGRAPHIC_SCRIPTS
+    value = MorphologyKind.ORTHOGRAPHIC if orthographic else MorphologyKind.INFLECTIONAL
+    return Trait("morphologyKind", value, TraitSource.DERIVED, f"script {script}")
+
+
+SOURCES: dict[str, tuple[Source, ...]] = {
+    "token_density": (
+        _declared("token_density"),
+        _guide("token_density"),
+        _measured_density,
+        evidence_density,
+        _script_density,
+    ),
+    "morphology": (
+        _declared("morphology"),
+        _guide("morphology"),
+        measured_morphology,
+        evidence_morphology,
+    ),
+    "morphology_kind": (_kind,),
+    "corpus": (_declared("corpus"), _measured_corpus),
+    "resource_level": (
+        _declared("resource_level"),
+        _guide("resource_level"),
+        evidence_resource_level,
+    ),
+    "documents": (_declared("documents"),),
+    "syntax_distance": (_declared("syntax_distance"), _guide("syntax_distance"), _word_order),
+    "code_switching": (_declared("code_switching"), _measured_code_switching, _no_code_switching),
+}
+"""Each trait's sources, the first that knows decides."""
+
+
+def _model_depth(declared: ModelDepth | None, *, layers: int | None) -> Trait:
+    if declared is not None:
+        return Trait("modelDepth", declared, TraitSource.DECLARED)
+    if layers is None:
+        return Trait("modelDepth", ModelDepth.STANDARD, TraitSource.DEFAULT)
+    deep = layers >= measurement.DEEP_FROM_LAYERS
+    value = ModelDepth.DEEP if deep else ModelDepth.STANDARD
+    return Trait("modelDepth", value, TraitSource.MEASURED, f"{layers} hidden layers")
+
+
+def _gpu_memory(declared: GpuMemoryClass | None, *, measured: GpuMemoryClass | None) -> Trait:
+    if declared is not None:
+        return Trait("gpuMemory", declared, TraitSource.DECLARED)
+    if measured is not None:
+        return Trait("gpuMemory", measured, TraitSource.MEASURED, "memory model")
+    return Trait("gpuMemory", GpuMemoryClass.AMPLE, TraitSource.DEFAULT)
