@@ -30,15 +30,18 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    only = {"action": "store_true", "help": "no node, no S3: nothing that runs pods"}
 
     def add(name: str, run: Command, about: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about)
         command.set_defaults(run=run)
         return command
 
-    add("tools", _tools, "install what `up` needs").add_argument("--control-plane", **only)
-    add("up", _up, "bring the lab up").add_argument("--control-plane", **only)
+    for name, run, about in (
+        ("tools", _tools, "install what `up` needs"),
+        ("up", _up, "bring the lab up"),
+    ):
+        only = "no node, no S3: nothing that runs pods"
+        add(name, run, about).add_argument("--control-plane", action="store_true", help=only)
     add("down", _down, "stop the lab and remove all that it made")
     add("status", _status, "tell what runs")
     add("env", _env, "print shell exports to find the lab by")
@@ -54,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     build.add_argument("--target", default="", help="stop at this stage")
     add("load-image", _load_image, "give a built image to the node").add_argument("name")
     add("images", _images, "list the node's images")
+    add("prune-images", _prune, "free the disk of what builds keep for the next build")
     return parser
 
 
@@ -118,6 +122,11 @@ def _load_image(chosen: argparse.Namespace, layout: Layout) -> None:
 
 def _images(_: argparse.Namespace, layout: Layout) -> None:
     print("\n".join(images.list_images(layout)))
+
+
+def _prune(_: argparse.Namespace, __: Layout) -> None:
+    _need_root()
+    images.prune()
 
 
 def _need_root() -> None:

@@ -98,13 +98,15 @@ def _make_service_account_keys(keys: Path) -> None:
 
 def _make_key(path: Path) -> None:
     # P-256: made in milliseconds, where RSA takes up to a second each
-    run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path])
+    curve = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+    run(["openssl", "genpkey", *curve, "-out", path])
 
 
 def _make_authority(keys: Path) -> None:
     _make_key(keys / "ca.key")
-    request = ["openssl", "req", "-x509", "-new", "-key", keys / "ca.key", "-out", keys / "ca.crt"]
-    run([*request, "-subj", "/CN=lab-ca", "-days", VALID_DAYS])
+    key, certificate = keys / "ca.key", keys / "ca.crt"
+    about = ("-subj", "/CN=lab-ca", "-days", VALID_DAYS)
+    run(["openssl", "req", "-x509", "-new", "-key", key, "-out", certificate, *about])
 
 
 def _sign(keys: Path, *, name: str, subject: str, names: tuple[str, ...] = ()) -> None:
@@ -114,6 +116,6 @@ def _sign(keys: Path, *, name: str, subject: str, names: tuple[str, ...] = ()) -
     extensions = keys / f"{name}.ext"
     usage = "extendedKeyUsage=serverAuth,clientAuth\n"
     extensions.write_text(usage + (f"subjectAltName={','.join(names)}\n" if names else ""))
-    authority = ["-CA", keys / "ca.crt", "-CAkey", keys / "ca.key", "-CAcreateserial"]
-    signed = ["-days", VALID_DAYS, "-extfile", extensions, "-out", certificate]
+    authority = ("-CA", f"{keys}/ca.crt", "-CAkey", f"{keys}/ca.key", "-CAcreateserial")
+    signed = ("-days", VALID_DAYS, "-extfile", str(extensions), "-out", str(certificate))
     run(["openssl", "x509", "-req", "-in", request, *authority, *signed])

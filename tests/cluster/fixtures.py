@@ -56,9 +56,13 @@ class Lab:
 
     def kubectl(self, *arguments: str, given: str = "", check: bool = True) -> str:
         """Run kubectl as the administrator and return what it printed."""
-        command = [self.kubectl_program, f"--kubeconfig={self.kubeconfig}", *arguments]
         done = subprocess.run(
-            command, input=given, capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT_S
+            [str(self.kubectl_program), f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=COMMAND_TIMEOUT_S,
         )
         if check and done.returncode != 0:
             pytest.fail(f"kubectl {' '.join(arguments)}: {done.stderr}")

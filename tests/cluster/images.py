@@ -27,6 +27,8 @@ BASE_PACKAGES = (
     "python3-venv",
 )
 DEBIAN_RELEASE = "bookworm"
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""As in the public Python images, so that the same Dockerfile finds the same commands."""
 
 STRIPPED = (
     "usr/share/doc/*",
@@ -74,7 +76,7 @@ def parse_arguments(given: Iterable[str]) -> dict[str, str]:
 
 def build_base() -> str:
     """Make the base image of Debian packages by debootstrap, unless it is there."""
-    inputs = _hash([DEBIAN_RELEASE, *BASE_PACKAGES, *STRIPPED])
+    inputs = _hash([DEBIAN_RELEASE, SEARCH_PATH, *BASE_PACKAGES, *STRIPPED])
     with only_one("images"):
         tools.install_packages(tools.IMAGE_PACKAGES)
         if image_inputs(BASE_IMAGE) == inputs:
@@ -83,7 +85,7 @@ def build_base() -> str:
             container = buildah("from", "scratch").strip()
             try:
                 _fill_base(container)
-                config = ("--env=PATH=/usr/local/bin:/usr/bin:/bin", f"--label={INPUTS_LABEL}={inputs}")
+                config = (f"--env=PATH={SEARCH_PATH}", f"--label={INPUTS_LABEL}={inputs}")
                 buildah("config", *config, "--cmd=/bin/sh", container)
                 buildah("commit", "--quiet", container, BASE_IMAGE)
             finally:
@@ -106,10 +108,18 @@ def build_image(build: Build) -> str:
             options += [f"--target={build.target}"] if build.target else []
             options += [f"--label={INPUTS_LABEL}={inputs}", f"--file={build.dockerfile}"]
             # Layers: dependencies stand in one of their own, and only the code's is built again.
-            fixed = ("--isolation=chroot", "--layers", "--pull-never", "--network=host")
+            fixed = ("--isolation=chroot", "--layers", "--force-rm", "--pull-never")
+            before = image_id(name)
             buildah("build", *fixed, *options, f"--tag={name}", str(build.context))
-            buildah("rmi", "--prune")
+            _forget_replaced(before, name=name)
     return name
+
+
+def prune() -> None:
+    """Remove what no image name leads to, layers kept for the next build included; frees the most disk."""
+    with only_one("images"):
+        buildah("rm", "--all")
+        buildah("rmi", "--prune", "--force")
 
 
 def load_image(name: str, *, layout: Layout) -> str:
@@ -174,6 +184,12 @@ def _inspect(name: str, template: str) -> str:
     except LabError:
         return ""
     return said.removeprefix("<no value>")
+
+
+def _forget_replaced(before: str, *, name: str) -> None:
+    # `rmi --prune` would also take the builder stage, whose layer of dependencies the next build needs.
+    if before and before != image_id(name):
+        buildah("rmi", "--force", before)
 
 
 def _fill_base(container: str) -> None:

@@ -11,7 +11,7 @@ from tests.cluster.control_plane import is_api_ready, start_control_plane
 from tests.cluster.layout import NODE_NAME, S3_REGION, Layout
 from tests.cluster.leftovers import remove_leftovers
 from tests.cluster.network import make_bridge, undo_network
-from tests.cluster.node import is_node_ready, start_node
+from tests.cluster.node import is_node_ready, start_containerd, start_node
 from tests.cluster.processes import running, stop
 from tests.cluster.record import load_record
 from tests.cluster.s3 import ENDPOINT, is_serving, load_keys, start_s3
@@ -20,9 +20,6 @@ from tests.cluster.steps import LabError, only_one, step
 CONTROL_PLANE = ("etcd", "apiserver", "controller-manager", "scheduler")
 NODE = ("containerd", "kubelet", "proxy", "coredns")
 S3 = "s3"
-
-STOPPING_ORDER = ("coredns", "proxy", "containerd", "s3", *reversed(CONTROL_PLANE))
-"""After the kubelet and the containers. Clients end before their server, so nobody waits for a drain."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +66,16 @@ def down(layout: Layout) -> bool:
             return False
         _check_ours(layout)
         record = load_record(layout.record)
-        processes = {process.name: process for process in record.processes}
         # The kubelet first: it would start again what is stopped here.
-        if "kubelet" in processes:
-            with step("stops the kubelet and its containers"):
-                stop(processes["kubelet"])
-                if running("containerd", layout=layout):
-                    remove_containers(layout)
+        kubelet = [process for process in record.processes if process.name == "kubelet"]
+        with step("stops the kubelet and its containers"):
+            stop(kubelet)
+            if record.process("containerd") is not None:
+                # Containers outlive a containerd that died; only a containerd can end them.
+                start_containerd(layout)
+                remove_containers(layout)
         with step("stops the other processes"):
-            for name in STOPPING_ORDER:
-                if name in processes:
-                    stop(processes[name])
+            stop(load_record(layout.record).processes)
         with step("removes mounts, links, rules and files"):
             undo_network(layout)
             remove_leftovers(layout)

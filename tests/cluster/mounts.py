@@ -9,9 +9,9 @@ MOUNTS = Path("/proc/self/mounts")
 
 
 def parse_mounts(text: str, *, below: str) -> list[str]:
-    """Return the mount points at or below a folder, last mounted first.
+    r"""Return the mount points at or below a folder, last mounted first.
 
-    NB: the kernel writes a space in a path as \\040.
+    NB: the kernel writes a space in a path as \040.
     """
     points = [line.split()[1].replace("\\040", " ") for line in text.splitlines()]
     return [point for point in reversed(points) if is_within(point, [below])]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tests.cluster import tools
 from tests.cluster.control_plane import answers, kubectl
-from tests.cluster.static_images import load_static_images
 from tests.cluster.layout import (
     BRIDGE,
     DNS_SERVICE_ADDRESS,
@@ -17,8 +16,9 @@ from tests.cluster.layout import (
     Layout,
 )
 from tests.cluster.network import allow_forwarding
-from tests.cluster.processes import Program, check_running, start
+from tests.cluster.processes import Program, build_flags, check_running, start
 from tests.cluster.record import load_record, save_record
+from tests.cluster.static_images import is_containerd_serving, load_static_images
 from tests.cluster.steps import LabError, step, wait_until
 
 READY_TIMEOUT_S = 90
@@ -42,8 +42,7 @@ def start_node(*, binary: Path, coredns: Path, layout: Layout) -> None:
     layout.volumes.mkdir(exist_ok=True)
     allow_forwarding(layout)
     with step("starts containerd and gives it the pause and busybox images"):
-        start(build_containerd(layout), layout=layout)
-        _wait_for_containerd(layout)
+        start_containerd(layout)
         load_static_images(layout)
     with step("starts kubelet, kube-proxy and DNS; waits for the node"):
         start(build_kubelet(binary, layout), layout=layout)
@@ -51,6 +50,17 @@ def start_node(*, binary: Path, coredns: Path, layout: Layout) -> None:
         _expose_dns(layout)
         start(build_coredns(coredns, layout), layout=layout)
         _wait_for_node(layout)
+
+
+def start_containerd(layout: Layout) -> None:
+    """Start containerd unless it runs, and wait until it answers; containers that lived on are its again."""
+    start(build_containerd(layout), layout=layout)
+
+    def is_ready() -> bool:
+        check_running("containerd", layout=layout)
+        return is_containerd_serving(layout)
+
+    wait_until(is_ready, what="containerd to answer")
 
 
 def build_containerd(layout: Layout) -> Program:
@@ -70,7 +80,7 @@ def build_kubelet(binary: Path, layout: Layout) -> Program:
         "root-dir": layout.state / "kubelet",
         "cert-dir": layout.state / "kubelet-keys",
     }
-    command = [binary, "kubelet", *(f"--{flag}={value}" for flag, value in flags.items())]
+    command = [binary, "kubelet", *build_flags(flags)]
     # Without /usr/sbin the kubelet finds no iptables and so makes no chains that `down` would have to
     # tell apart from other people's; kube-proxy here uses nftables.
     return Program(name="kubelet", command=command, environment={"PATH": "/usr/bin:/bin"})
@@ -299,14 +309,6 @@ def _expose_dns(layout: Layout) -> None:
     objects = json.dumps({"apiVersion": "v1", "kind": "List", "items": build_dns_objects()})
     program = tools.wheel_program(tools.KUBECTL)
     kubectl("apply", "--filename=-", layout=layout, program=program, given=objects)
-
-
-def _wait_for_containerd(layout: Layout) -> None:
-    def is_ready() -> bool:
-        check_running("containerd", layout=layout)
-        return layout.containerd_socket.is_socket()
-
-    wait_until(is_ready, what="containerd's socket")
 
 
 def _wait_for_node(layout: Layout) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tests.cluster.layout import Layout
 from tests.cluster.record import Process, load_record, save_record
-from tests.cluster.steps import LabError, wait_until
+from tests.cluster.steps import POLL_S, LabError, wait_until
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-STOP_TIMEOUT_S = 20
-"""The API server drains open watches on SIGTERM; after this long it is killed."""
+STOP_TIMEOUT_S = 3
+"""After this long a process is killed: it has nothing to save, for `down` deletes its data."""
 
 LOG_TAIL_BYTES = 2000
 
@@ -26,6 +26,11 @@ class Program:
     name: str
     command: Sequence[str | Path]
     environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_flags(flags: Mapping[str, object], *, dash: str = "--") -> list[str | Path]:
+    """Return command-line flags, each in one word with its value."""
+    return [f"{dash}{name}={value}" for name, value in flags.items()]
 
 
 def parse_stat(stat: str) -> tuple[str, int]:
@@ -96,25 +101,27 @@ def check_running(name: str, *, layout: Layout) -> None:
     raise LabError(f"{name} is not running; {log} ends with:\n{tail}")
 
 
-def stop(process: Process) -> None:
-    """End a process and wait until it is gone, and its ports with it."""
-    _signal(process, signal.SIGTERM)
+def stop(processes: Sequence[Process]) -> None:
+    """End processes, all at once, and wait until they are gone, and their ports with them."""
+    _signal(processes, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while is_running(process) and time.monotonic() < deadline:
+    while not _are_gone(processes) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    _signal(processes, signal.SIGKILL)
+    names = ", ".join(process.name for process in processes)
+    wait_until(lambda: _are_gone(processes), what=f"{names} to end")
+
+
+def _are_gone(processes: Sequence[Process]) -> bool:
+    for process in processes:
         _reap(process)
-        time.sleep(0.05)
-    _signal(process, signal.SIGKILL)
-    wait_until(lambda: _is_gone(process), what=f"{process.name} ({process.pid}) to end")
+    return not any(is_running(process) for process in processes)
 
 
-def _is_gone(process: Process) -> bool:
-    _reap(process)
-    return not is_running(process)
-
-
-def _signal(process: Process, number: signal.Signals) -> None:
-    if is_running(process):
-        os.kill(process.pid, number)
+def _signal(processes: Sequence[Process], number: signal.Signals) -> None:
+    for process in processes:
+        if is_running(process):
+            os.kill(process.pid, number)
 
 
 def _reap(process: Process) -> None:

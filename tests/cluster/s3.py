@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.cluster.layout import LOOPBACK, NODE_ADDRESS, S3_PORT, Layout
-from tests.cluster.processes import Program, check_running, start
+from tests.cluster.processes import Program, build_flags, check_running, start
 from tests.cluster.steps import step, wait_until
 
 ENDPOINT = f"http://{NODE_ADDRESS}:{S3_PORT}"
@@ -33,7 +33,8 @@ class Keys:
 def start_s3(*, weed: Path, layout: Layout) -> None:
     """Start S3 unless it runs, and wait until it answers."""
     make_identities(layout)
-    (layout.state / "s3").mkdir(exist_ok=True)
+    for folder in ("s3", "s3-tmp"):
+        (layout.state / folder).mkdir(exist_ok=True)
     start(build_weed(weed, layout), layout=layout)
     with step("starts S3"):
 
@@ -55,8 +56,7 @@ def build_weed(weed: Path, layout: Layout) -> Program:
         "s3.port": S3_PORT,
         "s3.config": layout.s3_identities,
         "s3.iam": "false",
-        # Only on the port that was asked for: no socket in /tmp, no catalogues.
-        "s3.localSocket": layout.state / "s3.sock",
+        # No catalogues: S3 alone.
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
         "master.volumeSizeLimitMB": 256,
@@ -64,8 +64,12 @@ def build_weed(weed: Path, layout: Layout) -> Program:
         # Each bucket takes several volumes, and tests make many buckets.
         "volume.max": 0,
     }
-    command = [weed, "server", *(f"-{flag}={value}" for flag, value in flags.items())]
-    return Program(name="s3", command=command)
+    server = [weed, "-logtostderr=true", "server", *build_flags(flags, dash="-")]
+    # SeaweedFS puts sockets in /tmp whose names hold nothing but its ports, where another one on this
+    # machine would take them for its own: give it a /tmp of its own. The process id stays across exec.
+    own_tmp = 'mount --bind "$0" /tmp && exec "$@"'
+    isolated = ("unshare", "--mount", "sh", "-c", own_tmp, str(layout.state / "s3-tmp"))
+    return Program(name="s3", command=[*isolated, *server])
 
 
 def make_identities(layout: Layout) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.cluster.layout import BUSYBOX_IMAGE, KUBERNETES_NAMESPACE, PAUSE_IMAGE, Layout
-from tests.cluster.steps import run
+from tests.cluster.steps import LabError, run
 
 BUSYBOX = Path("/bin/busybox")
 UNPRIVILEGED_USER = "65532:65532"
@@ -28,6 +28,15 @@ def load_static_images(layout: Layout) -> None:
     layer = build_layer(program=BUSYBOX.read_bytes(), applets=applets)
     archive = build_archive(layer=layer, names=[PAUSE_IMAGE, BUSYBOX_IMAGE])
     run([*ctr(layout), "images", "import", "-"], given=archive)
+
+
+def is_containerd_serving(layout: Layout) -> bool:
+    """Tell whether containerd answers; its socket alone may be that of a dead one."""
+    try:
+        run([*ctr(layout), "version"])
+    except LabError:
+        return False
+    return True
 
 
 def node_images(layout: Layout) -> set[str]:

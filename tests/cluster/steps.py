@@ -61,7 +61,8 @@ def run(
             check=False,
         )
     except FileNotFoundError as error:
-        raise LabError(f"{text[0]} is not installed; run `python -m tests.cluster tools`") from error
+        advice = "run `python -m tests.cluster tools`"
+        raise LabError(f"{text[0]} is not installed; {advice}") from error
     if done.returncode != 0:
         said = (done.stdout + done.stderr).decode(errors="replace").strip()
         raise LabError(f"`{' '.join(text)}` exited {done.returncode}:\n{said[-4000:]}")
