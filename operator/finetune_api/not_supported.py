@@ -81,7 +81,7 @@ NOT_SUPPORTED_YET: Final = (
         "spec.parameters.packing",
         cel="!self",
         what="packing true",
-        remedy="leave packing out; the trainer wastes no computation on padding anyway",
+        remedy="leave packing out",
         check=lambda packing: not packing,
     ),
     _not_yet(
@@ -164,7 +164,7 @@ NOT_SUPPORTED_YET: Final = (
         "spec.checkpoints",
         cel="false",
         what="checkpoints",
-        remedy="leave checkpoints out; an attempt after the first starts anew",
+        remedy="leave checkpoints out",
         check=_never,
     ),
     _not_yet(

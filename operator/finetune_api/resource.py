@@ -6,9 +6,9 @@ shapes and bounds only. Enum values are CamelCase and an unset trait means "Auto
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
 
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -22,6 +22,10 @@ DnsName = Annotated[
 StringMap = Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=32)]
 
 
+_JSON_TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int, float), float: (int, float)}
+"""What may stand in JSON for a field of a type; pydantic alone would take much more."""
+
+
 class Part(BaseModel):
     """Base of every part of the resource: camelCase outside, frozen inside, unknown fields refused."""
 
@@ -32,6 +36,18 @@ class Part(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_another_type(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take "8" for no number and "true" for no boolean, as the API server does."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        wanted = _JSON_TYPES.keys() & {annotation, *get_args(annotation)}
+        allowed = [kind for one in wanted for kind in _JSON_TYPES[one]]
+        if not wanted or value is None or type(value) in allowed:
+            return value
+        names = " or ".join("a boolean" if kind is bool else "a number" for kind in wanted)
+        raise ValueError(f"must be {names}, and is {value!r}; write it without quotes")
 
 
 class Morphology(StrEnum):
@@ -272,7 +288,9 @@ class Dataset(Part):
 
     uri: Uri
     """Where the text is: s3://bucket/prefix-or-file, hf://datasets/org/name or pvc://claim/path."""
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", min_length=64, max_length=64
+    )
     """Checksum of the file; required with https://."""
     format: DatasetFormat = DatasetFormat.AUTO
     """How a row is read; Auto looks at the columns. Files: jsonl, json, csv, parquet, txt; gz and zst."""
