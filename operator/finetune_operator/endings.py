@@ -221,7 +221,8 @@ def _evicted(ended: Ended) -> Diagnosis | None:
 
 
 def _disrupted(ended: Ended) -> Diagnosis | None:
-    if ended.pod.disruption is None:
+    # An exit code that fails the Job does so for a drained pod too: its own word comes first then.
+    if ended.pod.disruption is None or exit_code(ended.pod) in wire.USELESS_TO_RETRY:
         return None
     reason, what = _DISRUPTIONS.get(
         ended.pod.disruption.reason, (words.DISRUPTED, "was stopped by the cluster")
@@ -321,7 +322,7 @@ def _signalled(ended: Ended) -> Diagnosis | None:
 ENDED_CHECKS: Final = (
     _killed_for_memory,  # the kernel's word
     _evicted,  # the kubelet's; also where it sets DisruptionTarget
-    _disrupted,  # the cluster's: does not count, whatever the trainer managed to say
+    _disrupted,  # the cluster's: does not count
     _node_lost,  # its node's shutdown
     _own_outcome,  # the trainer's own
     _known_exit,  # its exit code alone

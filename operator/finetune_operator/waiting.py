@@ -95,7 +95,7 @@ def _gated(waiting: Waiting) -> Diagnosis | None:
     if unscheduled is None or unscheduled.reason != "SchedulingGated":
         return None
     return Diagnosis(
-        reason="SchedulingGated",
+        reason=words.SCHEDULING_GATED,
         message=(
             f"Pod {waiting.pod.name} waits behind a scheduling gate; whatever set the gate (a queue, "
             "a policy) removes it."

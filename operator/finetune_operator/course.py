@@ -1,0 +1,342 @@
+"""Where a run stands, by its Job and its pods: pending, running, suspended, complete or failed.
+
+An ordered list of small functions, the end of a run before its middle before its beginning; the
+first that applies has the answer. `decide` adds what comes before a Job and writes it all down. A
+course never depends on the resource's spec: what runs is what the Job says.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Final
+
+from finetune_api.outcome import Outcome
+from finetune_operator import conditions as words
+from finetune_operator.conditions import Claim
+from finetune_operator.context import DecisionContext
+from finetune_operator.diagnosis import Actor, Diagnosis, diagnose_missing_pod
+from finetune_operator.endings import (
+    Ended,
+    diagnose_ended,
+    diagnose_failed_job,
+    exit_code,
+    proved_outcome,
+)
+from finetune_operator.observation import JobEvent, ObservedCondition, ObservedJob, ObservedPod
+from finetune_operator.waiting import (
+    Waiting,
+    diagnose_waiting,
+    is_pull_timed_out,
+    seconds_to_recheck,
+)
+
+PENDING: Final = "Pending"
+RUNNING: Final = "Running"
+SUSPENDED: Final = "Suspended"
+STALLED: Final = "Stalled"
+COMPLETE: Final = "Complete"
+FAILED: Final = "Failed"
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where a run stands, and what follows from it."""
+
+    phase: str
+    """A word for people."""
+    message: str
+    claims: tuple[Claim, ...]
+    """Conditions from Running on."""
+    outcome: Outcome | None = None
+    """Of the pod that did the whole job."""
+    requeue_after_s: float | None = None
+    needs_job_events: bool = False
+    delete_job: bool = False
+    """Whether the Job still holds what nobody will use."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The Job of the current attempt, and its pods."""
+
+    job: ObservedJob
+    pods: tuple[ObservedPod, ...]
+    events: tuple[JobEvent, ...]
+    now: datetime
+    context: DecisionContext
+
+    @cached_property
+    def ended(self) -> tuple[ObservedPod, ...]:
+        """Pods that will never run again, in the order in which they ended."""
+        return tuple(sorted((pod for pod in self.pods if pod.ended), key=_moment))
+
+    @cached_property
+    def current(self) -> ObservedPod | None:
+        """The newest pod that has not ended; one that stays comes before one that goes."""
+        alive = [pod for pod in self.pods if not pod.ended]
+        return max(alive, key=lambda pod: (not pod.deleting, *_moment(pod)), default=None)
+
+    def waiting(self, pod: ObservedPod) -> Waiting:
+        """Return what is known of a pod that does not run yet."""
+        return Waiting(
+            job=self.job, pod=pod, events=self.events, now=self.now, context=self.context
+        )
+
+
+def decide_course(run: Run) -> Course:
+    """Return where the run stands."""
+    for step in STEPS:
+        course = step(run)
+        if course is not None:
+            return course
+    return _without_pod(run)
+
+
+def _moment(pod: ObservedPod) -> tuple[float, str]:
+    finished = pod.trainer.finished if pod.trainer is not None else None
+    moment = finished or pod.started or pod.created
+    return (moment.timestamp() if moment is not None else 0.0, pod.name)
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+def _succeeded(run: Run) -> Course | None:
+    proofs = (proved_outcome(pod, job=run.job) for pod in run.ended)
+    outcome = next((one for one in proofs if one is not None), None)
+    if outcome is None or outcome.published is None:
+        return None
+    where = outcome.published.uri
+    found = outcome.published.already_there
+    message = (
+        f"The adapter of this plan was found finished at {where}; nothing was trained again."
+        if found
+        else f"The adapter is published at {where}."
+    )
+    measured = Claim(
+        words.CORPUS_MEASURED,
+        "True",
+        words.MEASURED,
+        f"The trainer counted {sum(one.tokens for one in outcome.corpus):,} tokens in "
+        f"{sum(one.examples for one in outcome.corpus):,} examples.",
+    )
+    return Course(
+        phase=COMPLETE,
+        message=message,
+        outcome=outcome,
+        claims=(
+            Claim(words.RUNNING, "False", words.FINISHED, "The trainer has finished."),
+            *((measured,) if outcome.corpus else ()),
+            Claim(words.ADAPTER_UPLOADED, "True", words.PUBLISHED, message),
+            Claim(words.COMPLETE, "True", outcome_reason(outcome), message),
+        ),
+    )
+
+
+def outcome_reason(outcome: Outcome) -> str:
+    """Return the reason of Complete."""
+    already = outcome.published is not None and outcome.published.already_there
+    return "AlreadyDone" if already else "Done"
+
+
+def _ended_without_proof(run: Run) -> Course | None:
+    pod = next((one for one in run.ended if exit_code(one) == 0), None)
+    if pod is None:
+        return None
+    # A killed pod may hold exit code 0; the Job controller starts another, or gives up.
+    diagnosis = diagnose_ended(Ended(pod=pod, job=run.job))
+    if diagnosis.reason != words.OUTCOME_MISSING:
+        return None
+    return _fail(diagnosis)
+
+
+def _given_up(run: Run) -> Course | None:
+    failure = run.job.failure
+    if failure is None:
+        return None
+    if failure.reason != words.DEADLINE_EXCEEDED:
+        held = _hold_for_pods(run, end=failure)
+        if held is not None:
+            return held
+    return _fail(diagnose_failed_job(run.job, failure=failure, ended=run.ended))
+
+
+def _complete_without_proof(run: Run) -> Course | None:
+    complete = run.job.complete
+    if complete is None:
+        return None
+    held = _hold_for_pods(run, end=complete)
+    if held is not None:
+        return held
+    return _fail(
+        Diagnosis(
+            reason=words.OUTCOME_MISSING,
+            message=(
+                f"Job {run.job.name} is complete and its pod is gone, so nothing proves what was "
+                "published; delete the resource and apply it again: a finished adapter is found "
+                "and not trained again."
+            ),
+            actor=Actor.USER,
+            retry=False,
+        )
+    )
+
+
+def _hold_for_pods(run: Run, *, end: ObservedCondition) -> Course | None:
+    """Return a course that waits while the pods of an ended Job may still be on their way here."""
+    if run.ended and run.current is None:
+        return None
+    if end.time is None:
+        return None
+    left = run.context.outcome_grace_s - (run.now - end.time).total_seconds()
+    if left <= 0:
+        return None
+    message = f"Job {run.job.name} has ended; what its pod left is being read."
+    return Course(
+        phase=RUNNING,
+        message=message,
+        claims=(
+            Claim(words.RUNNING, "False", words.FINISHED, message),
+            Claim(words.RECONCILING, "True", words.FINISHED, message),
+        ),
+        requeue_after_s=left,
+    )
+
+
+def _fail(diagnosis: Diagnosis, *, delete_job: bool = False) -> Course:
+    reason, message = diagnosis.reason, diagnosis.message
+    return Course(
+        phase=FAILED,
+        message=message,
+        claims=(
+            Claim(words.RUNNING, "False", words.FINISHED, "No pod of the run is left."),
+            Claim(words.FAILED, "True", reason, message),
+            # kstatus, and so Flux, knows a failure by this one.
+            Claim(words.STALLED, "True", reason, message),
+        ),
+        delete_job=delete_job,
+    )
+
+
+def _image_never_came(run: Run) -> Course | None:
+    pod = run.current
+    if pod is None or not is_pull_timed_out(run.waiting(pod)):
+        return None
+    failing = diagnose_waiting(run.waiting(pod))
+    minutes = run.context.image_pull_timeout_s // 60
+    message = f"{failing.message} It was tried for {minutes} minutes; the GPU is free again."
+    return _fail(
+        Diagnosis(
+            reason=words.IMAGE_PULL_FAILED, message=message, actor=failing.actor, retry=False
+        ),
+        delete_job=True,
+    )
+
+
+# --- The middle -----------------------------------------------------------------------------------
+
+
+def _vanishing(run: Run) -> Course | None:
+    if not run.job.deleting:
+        return None
+    message = f"Job {run.job.name} is being deleted; once it is gone it is created again."
+    return _pending(words.JOB_DELETED, message)
+
+
+def _suspended(run: Run) -> Course | None:
+    if not run.job.suspended:
+        return None
+    message = (
+        f"Job {run.job.name} is suspended, by its queue or by hand; it goes on once it is resumed."
+    )
+    return Course(
+        phase=SUSPENDED,
+        message=message,
+        claims=(
+            Claim(words.RUNNING, "False", words.JOB_SUSPENDED, message),
+            Claim(words.SUSPENDED, "True", words.JOB_SUSPENDED, message),
+        ),
+    )
+
+
+def _training(run: Run) -> Course | None:
+    pod = run.current
+    if pod is None or pod.deleting or pod.trainer is None or pod.trainer.state != "running":
+        return None
+    message = f"Pod {pod.name} trains on node {pod.node}."
+    return Course(
+        phase=RUNNING,
+        message=message,
+        claims=(Claim(words.RUNNING, "True", words.TRAINING, message),),
+    )
+
+
+# --- The beginning --------------------------------------------------------------------------------
+
+
+def _with_waiting_pod(run: Run) -> Course | None:
+    pod = run.current
+    if pod is None:
+        return None
+    waiting = run.waiting(pod)
+    diagnosis = diagnose_waiting(waiting)
+    return _pending(
+        diagnosis.reason,
+        diagnosis.message,
+        requeue_after_s=seconds_to_recheck(waiting),
+        needs_job_events=diagnosis.needs_events,
+    )
+
+
+def _between_pods(run: Run) -> Course | None:
+    if not run.ended:
+        return None
+    last = diagnose_ended(Ended(pod=run.ended[-1], job=run.job))
+    return _pending(last.reason, f"{last.message} Another pod follows.")
+
+
+def _without_pod(run: Run) -> Course:
+    diagnosis = diagnose_missing_pod(run.job, events=run.events, now=run.now, context=run.context)
+    since = run.job.start or run.job.created
+    age = (run.now - since).total_seconds() if since is not None else 0.0
+    left = run.context.pod_missing_after_s - age
+    return _pending(
+        diagnosis.reason,
+        diagnosis.message,
+        requeue_after_s=left if left > 0 else float(run.context.pod_stuck_after_s),
+        needs_job_events=diagnosis.needs_events,
+    )
+
+
+def _pending(
+    reason: str,
+    message: str,
+    *,
+    requeue_after_s: float | None = None,
+    needs_job_events: bool = False,
+) -> Course:
+    return Course(
+        phase=PENDING,
+        message=message,
+        claims=(
+            Claim(words.RUNNING, "False", reason, message),
+            Claim(words.RECONCILING, "True", reason, message),
+        ),
+        requeue_after_s=requeue_after_s,
+        needs_job_events=needs_job_events,
+    )
+
+
+STEPS: Final[tuple[Callable[[Run], Course | None], ...]] = (
+    _succeeded,  # proof beats everything that came after it
+    _ended_without_proof,  # exit code 0 is not enough
+    _given_up,  # the Job controller starts no further pod
+    _complete_without_proof,  # it says done, and no pod tells what
+    _vanishing,  # somebody deletes the Job
+    _suspended,  # a queue or somebody holds it
+    _training,  # the trainer runs
+    _image_never_came,  # waiting longer is useless and holds a GPU
+    _with_waiting_pod,  # it does not run yet
+    _between_pods,  # one ended, the next is not there yet
+)

@@ -1,0 +1,354 @@
+"""Decide: the whole behaviour of the operator as one pure function.
+
+Between the shell that gathers and the shell that applies. `decide` is total: it answers for every
+resource, however old or broken, and the same for a new one, after a restart and after a failure. The
+steps are a list; the first that has an answer has the last word. Nothing here reads a cluster, a
+clock or a setting that was not passed in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Final
+
+from pydantic import ValidationError
+
+from finetune_api import wire
+from finetune_api.outcome import Outcome
+from finetune_api.resource import ObjectMeta
+from finetune_api.status import Attempt, LanguageFinetuneStatus
+from finetune_operator import conditions as words
+from finetune_operator.actions import Actions, Delete
+from finetune_operator.admission import Proposal, Refusal, propose
+from finetune_operator.conditions import Claim, is_terminal
+from finetune_operator.context import DecisionContext
+from finetune_operator.course import PENDING, STALLED, Run, decide_course
+from finetune_operator.diagnosis import diagnose_refusal
+from finetune_operator.manifests import build_run
+from finetune_operator.observation import Observed, ObservedJob, Rejection
+from finetune_operator.status import (
+    PlanReport,
+    Report,
+    build_attempts,
+    build_plan_status,
+    build_status,
+    changed_status,
+    find_condition,
+    parse_status,
+    with_generation,
+)
+from finetune_operator.transitions import build_events
+
+ACCEPTED_MESSAGE: Final = "The resource is valid and allowed."
+FIRST_ATTEMPT: Final = 1
+HIGHEST_RUN: Final = 1_000_000
+"""A larger number in a stored status was not written by us."""
+CONFLICT_RETRY_S: Final = 300.0
+"""A taken name is somebody else's to free; looking again costs one request."""
+REFUSED_RETRY_S: Final = 60.0
+"""Quotas get room when other work ends, which this operator does not watch."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything that the steps look at."""
+
+    observed: Observed
+    metadata: ObjectMeta
+    now: datetime
+    context: DecisionContext
+
+    @cached_property
+    def before(self) -> LanguageFinetuneStatus:
+        """The stored status, as far as it can be read."""
+        return parse_status(self.observed.body.get("status"))
+
+    @cached_property
+    def run(self) -> int:
+        """Number of the current run; Jobs know it where the status was lost."""
+        numbers = [self.before.run, *(job.run for job in self._jobs)]
+        return max((one for one in numbers if 1 <= one <= HIGHEST_RUN), default=1)
+
+    @cached_property
+    def job(self) -> ObservedJob | None:
+        """The training Job of the newest attempt of the current run."""
+        current = [job for job in self._jobs if job.run == self.run]
+        return max(current, key=lambda job: (job.attempt, job.name), default=None)
+
+    @property
+    def _jobs(self) -> list[ObservedJob]:
+        return [
+            job
+            for job in self.observed.jobs
+            if job.owner_uid == self.metadata.uid and job.role == wire.ROLE_TRAIN
+        ]
+
+    @cached_property
+    def proposal(self) -> Proposal | Refusal:
+        """What the spec resolves to now."""
+        return propose(self.observed.body, run=self.run, context=self.context)
+
+
+def decide(observed: Observed, *, now: datetime, context: DecisionContext) -> Actions:
+    """Return everything to do for one resource now."""
+    try:
+        metadata = ObjectMeta.model_validate(observed.body.get("metadata"))
+    except ValidationError:
+        return Actions()  # nothing can be written about what has no name
+    situation = Situation(observed=observed, metadata=metadata, now=now, context=context)
+    for step in STEPS:
+        actions = step(situation)
+        if actions is not None:
+            return actions
+    proposal = situation.proposal
+    if isinstance(proposal, Refusal):
+        return _refuse(situation, refusal=proposal)
+    return _begin(situation, proposal=proposal)
+
+
+def _leave_alone(situation: Situation) -> Actions | None:
+    """Do nothing about what goes or was never stored; owner references take the Job along."""
+    metadata = situation.metadata
+    return Actions() if metadata.deletion_timestamp or not metadata.uid else None
+
+
+def _keep_end(situation: Situation) -> Actions | None:
+    """Never touch a run that has ended: not after TTL, restart, relabelling or a lost Job."""
+    before, generation = situation.before, situation.metadata.generation
+    if not is_terminal(before.conditions):
+        return None
+    status = None
+    if before.observed_generation != generation:
+        kept = with_generation(before, generation=generation)
+        status = changed_status(kept, raw=situation.observed.body.get("status"))
+    failed = find_condition(before.conditions, words.FAILED)
+    job = situation.job
+    # The operator may have died between that status and this delete.
+    unused = failed is not None and failed.reason == words.IMAGE_PULL_FAILED
+    is_held = job is not None and not job.finished and not job.deleting
+    deletes = (_delete(job),) if job is not None and unused and is_held else ()
+    return Actions(status=status, deletes=deletes)
+
+
+def _follow_job(situation: Situation) -> Actions | None:
+    """Follow the Job that exists, whatever the spec says by now."""
+    job = situation.job
+    return None if job is None else _follow(situation, job=job)
+
+
+STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
+    _leave_alone,  # deleted: the garbage collector does the rest
+    _keep_end,  # ended: nothing, ever
+    _follow_job,  # begun: the Job is the truth, not the spec
+)
+
+
+def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
+    """Say what must be changed before anything can start; a change of the spec wakes it up."""
+    report = _report(
+        situation,
+        phase=STALLED,
+        message=refusal.message,
+        claims=(
+            Claim(words.ACCEPTED, "False", refusal.reason, refusal.message),
+            Claim(words.STALLED, "True", refusal.reason, refusal.message),
+        ),
+    )
+    return _write(situation, report=report)
+
+
+def _begin(situation: Situation, *, proposal: Proposal) -> Actions:
+    """Create plan and Job, or say why the last try to do so failed."""
+    names, rejected = situation.observed.name_conflicts, situation.observed.rejected
+    if names:
+        return _report_conflict(situation, proposal=proposal, names=names)
+    if rejected:
+        return _report_rejection(situation, proposal=proposal, rejection=rejected[0])
+    objects = build_run(
+        proposal.resource, plan=proposal.plan, attempt=FIRST_ATTEMPT, context=situation.context
+    )
+    # The status is the one that the created Job will give, so that it need not be written twice.
+    followed = _follow(situation, job=ObservedJob.from_object(objects.job), is_new=True)
+    return replace(followed, creates=(objects.config_map, objects.job))
+
+
+def _report_conflict(
+    situation: Situation, *, proposal: Proposal, names: tuple[str, ...]
+) -> Actions:
+    message = (
+        f"{', '.join(sorted(names))} in namespace {situation.metadata.namespace} belongs to "
+        "something else and has the name that this run needs; delete it, or give this resource "
+        "another name."
+    )
+    report = _report(
+        situation,
+        phase=STALLED,
+        message=message,
+        claims=(
+            *_accepted(proposal),
+            Claim(words.JOB_CREATED, "False", words.NAME_CONFLICT, message),
+            Claim(words.STALLED, "True", words.NAME_CONFLICT, message),
+        ),
+        plan=_plan_report(proposal, config_map=""),
+    )
+    return _write(situation, report=report, requeue_after_s=CONFLICT_RETRY_S)
+
+
+def _report_rejection(situation: Situation, *, proposal: Proposal, rejection: Rejection) -> Actions:
+    diagnosis = diagnose_refusal(rejection.message, what=f"{rejection.kind} {rejection.name}")
+    report = _report(
+        situation,
+        phase=PENDING,
+        message=diagnosis.message,
+        claims=(
+            *_accepted(proposal),
+            Claim(words.JOB_CREATED, "False", diagnosis.reason, diagnosis.message),
+            Claim(words.RECONCILING, "True", diagnosis.reason, diagnosis.message),
+        ),
+        plan=_plan_report(proposal, config_map=""),
+    )
+    return _write(situation, report=report, requeue_after_s=REFUSED_RETRY_S)
+
+
+def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> Actions:
+    pods = tuple(pod for pod in situation.observed.pods if job.uid and pod.job_uid == job.uid)
+    course = decide_course(
+        Run(
+            job=job,
+            pods=pods,
+            events=situation.observed.job_events,
+            now=situation.now,
+            context=situation.context,
+        )
+    )
+    resolved, plan = _obeyed_plan(situation, job=job)
+    report = _report(
+        situation,
+        phase=course.phase,
+        message=course.message,
+        claims=(
+            Claim(words.ACCEPTED, "True", words.VALID, ACCEPTED_MESSAGE),
+            resolved,
+            _created(situation, job=job, is_new=is_new),
+            *course.claims,
+        ),
+        plan=plan,
+        attempts=build_attempts(pods, job=job),
+        outcome=course.outcome,
+    )
+    return _write(
+        situation,
+        report=report,
+        deletes=(_delete(job),) if course.delete_job else (),
+        requeue_after_s=course.requeue_after_s,
+        needs_job_events=course.needs_job_events,
+    )
+
+
+# --- What the steps say ---------------------------------------------------------------------------
+
+
+def _accepted(proposal: Proposal) -> tuple[Claim, Claim]:
+    return Claim(words.ACCEPTED, "True", words.VALID, ACCEPTED_MESSAGE), _resolved(proposal)
+
+
+def _resolved(proposal: Proposal) -> Claim:
+    plan = proposal.plan
+    overrides = sum(one.source == "Override" for one in proposal.parameters)
+    message = (
+        f"{len(proposal.parameters)} parameters are resolved by policy {plan.policy.value}, "
+        f"{overrides} of them overridden; the plan is {plan.hash[:8]}."
+    )
+    return Claim(words.RESOLVED, "True", words.RULES_APPLIED, message)
+
+
+def _plan_report(proposal: Proposal, *, config_map: str) -> PlanReport:
+    return PlanReport(
+        plan=build_plan_status(proposal.plan, config_map=config_map),
+        parameters=proposal.parameters,
+        warnings=proposal.warnings,
+    )
+
+
+def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, PlanReport]:
+    """Return the plan that the Job obeys, which is not always what the spec resolves to now."""
+    proposal, before = situation.proposal, situation.before
+    if isinstance(proposal, Proposal) and proposal.plan.hash == job.plan_hash:
+        return _resolved(proposal), _plan_report(proposal, config_map=job.plan_config_map)
+    now = (
+        f"is refused now ({proposal.message})"
+        if isinstance(proposal, Refusal)
+        else f"resolves to plan {proposal.plan.hash[:8]} now"
+    )
+    message = (
+        f"Job {job.name} keeps the plan it began with, {job.plan_hash[:8]}, although the spec {now}; "
+        "create another resource to train by the new one."
+    )
+    kept = PlanReport()
+    if before.plan is not None and before.plan.hash == job.plan_hash:
+        kept = PlanReport(
+            plan=before.plan,
+            parameters=tuple(before.parameters),
+            warnings=tuple(before.warnings),
+        )
+    return Claim(words.RESOLVED, "True", words.PLAN_KEPT, message), kept
+
+
+def _created(situation: Situation, *, job: ObservedJob, is_new: bool) -> Claim:
+    earlier = find_condition(situation.before.conditions, words.JOB_CREATED)
+    is_again = earlier is not None and (
+        earlier.reason == words.RECREATED or (is_new and earlier.status == "True")
+    )
+    if is_again:
+        message = f"Job {job.name} had gone before the run's end and was created again."
+        return Claim(words.JOB_CREATED, "True", words.RECREATED, message)
+    return Claim(words.JOB_CREATED, "True", words.CREATED, f"Job {job.name} is created.")
+
+
+def _report(
+    situation: Situation,
+    *,
+    phase: str,
+    message: str,
+    claims: tuple[Claim, ...],
+    plan: PlanReport | None = None,
+    attempts: tuple[Attempt, ...] = (),
+    outcome: Outcome | None = None,
+) -> Report:
+    proposal = situation.proposal
+    languages = proposal.resource.spec.languages if isinstance(proposal, Proposal) else ()
+    return Report(
+        generation=situation.metadata.generation,
+        run=situation.run,
+        phase=phase,
+        message=message,
+        claims=claims,
+        languages_text=",".join(language.tag for language in languages),
+        plan=plan or PlanReport(),
+        attempts=attempts,
+        outcome=outcome,
+    )
+
+
+def _write(
+    situation: Situation,
+    *,
+    report: Report,
+    deletes: tuple[Delete, ...] = (),
+    requeue_after_s: float | None = None,
+    needs_job_events: bool = False,
+) -> Actions:
+    before = situation.before
+    after = build_status(report, before=before, now=situation.now)
+    return Actions(
+        deletes=deletes,
+        status=changed_status(after, raw=situation.observed.body.get("status")),
+        events=build_events(before.conditions, after=after.conditions),
+        requeue_after_s=requeue_after_s,
+        needs_job_events=needs_job_events,
+    )
+
+
+def _delete(job: ObservedJob) -> Delete:
+    return Delete(kind="Job", namespace=job.namespace, name=job.name, uid=job.uid)

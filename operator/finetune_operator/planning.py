@@ -1,0 +1,142 @@
+"""From a resource and its resolved parameters to the plan that the trainer obeys.
+
+Between `finetune_resolver`, which decides every number, and `manifests`, which puts the plan into a
+ConfigMap. Everything here is a renaming of what was decided; nothing is chosen.
+"""
+
+import json
+from decimal import Decimal
+from typing import Final
+
+from finetune_api import wire
+from finetune_api.plan import (
+    PlannedColumns,
+    PlannedDataset,
+    PlannedDecision,
+    PlannedModel,
+    PlannedOutput,
+    PlannedResources,
+    PlannedValidation,
+    RunIdentity,
+    TrainingPlan,
+)
+from finetune_api.resource import Dataset, Language, LanguageFinetune, Resources, SecretRef
+from finetune_api.status import ParameterStatus
+from finetune_resolver.build import build_training, decision_statuses
+from finetune_resolver.resolution import Resolution
+
+DEFAULT_FRACTION: Final = 0.05
+"""Share held out where the resource says nothing (API.md: 5 %)."""
+
+_SUFFIXES: Final = {
+    "m": Decimal("0.001"),
+    "k": Decimal(1000),
+    "M": Decimal(1000) ** 2,
+    "G": Decimal(1000) ** 3,
+    "T": Decimal(1000) ** 4,
+    "Ki": Decimal(1024),
+    "Mi": Decimal(1024) ** 2,
+    "Gi": Decimal(1024) ** 3,
+    "Ti": Decimal(1024) ** 4,
+}
+
+
+def build_plan(resource: LanguageFinetune, *, resolution: Resolution, run: int) -> TrainingPlan:
+    """Return the plan of run number `run`, its hash filled in."""
+    spec, metadata = resource.spec, resource.metadata
+    training, lora = build_training(resolution)
+    plan = TrainingPlan(
+        identity=RunIdentity(
+            namespace=metadata.namespace, name=metadata.name, uid=metadata.uid, run=run
+        ),
+        model=PlannedModel(
+            uri=spec.model.uri.rstrip("/"),
+            revision=spec.model.revision,
+            trust_remote_code=spec.model.trust_remote_code,
+            credentials=_use(wire.CREDENTIALS_MODEL, reference=spec.model.secret_ref),
+        ),
+        datasets=tuple(
+            _dataset(language, index=index) for index, language in enumerate(spec.languages)
+        ),
+        stage=spec.stage,
+        method=resolution.method.value,
+        policy=resolution.policy,
+        training=training,
+        lora=lora,
+        resources=_resources(spec.resources),
+        output=PlannedOutput(
+            uri=spec.output.uri.rstrip("/"),
+            formats=tuple(spec.output.formats),
+            credentials=_use(wire.CREDENTIALS_OUTPUT, reference=spec.output.secret_ref),
+        ),
+        decisions=tuple(_decision(one) for one in decision_statuses(resolution)),
+    )
+    return plan.with_hash()
+
+
+def quantity_bytes(text: str) -> int:
+    """Return the bytes that a Kubernetes quantity such as `80Gi` names.
+
+    Raises:
+        ValueError: the text is no quantity.
+    """
+    suffix = next(
+        (one for one in sorted(_SUFFIXES, key=len, reverse=True) if text.endswith(one)), ""
+    )
+    number = text.removesuffix(suffix)
+    if not number.replace(".", "", 1).isdigit():
+        message = f"{text!r} is no quantity; write a number with a suffix such as 80Gi"
+        raise ValueError(message)
+    return int(Decimal(number) * _SUFFIXES.get(suffix, Decimal(1)))
+
+
+def _dataset(language: Language, *, index: int) -> PlannedDataset:
+    dataset = language.dataset
+    use = wire.credentials_dataset(index)
+    columns = dataset.columns.model_dump() if dataset.columns else {}
+    return PlannedDataset(
+        tag=language.tag,
+        uri=dataset.uri,
+        sha256=dataset.sha256,
+        format=dataset.format,
+        columns=PlannedColumns(**columns),
+        split=dataset.split,
+        validation=_validation(dataset),
+        weight=language.weight,
+        credentials=_use(use, reference=dataset.secret_ref),
+    )
+
+
+def _validation(dataset: Dataset) -> PlannedValidation:
+    if dataset.validation is None:
+        return PlannedValidation(fraction=DEFAULT_FRACTION)
+    declared = dataset.validation
+    return PlannedValidation(
+        uri=declared.uri,
+        fraction=DEFAULT_FRACTION if declared.fraction is None else declared.fraction,
+        max_examples=declared.max_examples,
+    )
+
+
+def _resources(resources: Resources) -> PlannedResources:
+    memory = resources.gpu_memory
+    return PlannedResources(
+        gpus=resources.gpus,
+        nodes=resources.nodes,
+        gpu_memory_bytes=quantity_bytes(memory) if memory else None,
+    )
+
+
+def _decision(parameter: ParameterStatus) -> PlannedDecision:
+    return PlannedDecision(
+        name=parameter.name,
+        value=json.loads(parameter.value),
+        rule=parameter.rule,
+        guide_ids=tuple(parameter.guide_ids),
+        source=parameter.source,
+        message=parameter.message,
+    )
+
+
+def _use(use: str, *, reference: SecretRef | None) -> str | None:
+    return use if reference is not None else None

@@ -1,0 +1,271 @@
+"""The status of a resource: built whole, in one place, from what is known now.
+
+`decide` says where the run stands (`Report`); this module writes it down beside what must not be
+forgotten: times of transitions, earlier attempts, the plan that a running Job obeys. The same report
+on the same earlier status is always the same dict, so that nothing is written at rest. `progress`
+belongs to another field manager and is never written here.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from finetune_api.outcome import CorpusLanguage, Outcome
+from finetune_api.plan import TrainingPlan
+from finetune_api.status import (
+    Attempt,
+    Condition,
+    CorpusStatus,
+    GpuMemoryStatus,
+    LanguageEvaluation,
+    LanguageFinetuneStatus,
+    OutputStatus,
+    ParameterStatus,
+    PlanStatus,
+    TokenLengths,
+    WarningStatus,
+)
+from finetune_operator import conditions as words
+from finetune_operator.conditions import Claim, build_conditions, format_time
+from finetune_operator.endings import Ended, diagnose_ended, exit_code, proved_outcome
+from finetune_operator.observation import ObservedJob, ObservedPod
+from finetune_operator.observed_parameters import with_observations
+
+ATTEMPTS_LIMIT: Final = 10
+"""API.md section 2."""
+SENTENCE_LIMIT: Final = 4096
+ALL_LANGUAGES: Final = "*"
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """The plan that the run obeys, as status shows it."""
+
+    plan: PlanStatus | None = None
+    parameters: tuple[ParameterStatus, ...] = ()
+    warnings: tuple[WarningStatus, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known now; everything else in status is remembered."""
+
+    generation: int
+    run: int
+    phase: str
+    message: str
+    claims: tuple[Claim, ...]
+    languages_text: str = ""
+    plan: PlanReport = field(default_factory=PlanReport)
+    attempts: tuple[Attempt, ...] = ()
+    outcome: Outcome | None = None
+
+
+def parse_status(raw: object) -> LanguageFinetuneStatus:
+    """Return the stored status as far as it can be read.
+
+    A status may be older than its schema or written by somebody else; a part that does not fit is
+    forgotten and built anew, the others are kept.
+    """
+    if not isinstance(raw, Mapping):
+        return LanguageFinetuneStatus()
+    try:
+        return LanguageFinetuneStatus.model_validate(dict(raw))
+    except ValidationError:
+        return LanguageFinetuneStatus.model_validate(_readable(raw))
+
+
+def _readable(raw: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, info in LanguageFinetuneStatus.model_fields.items():
+        alias = info.alias or name
+        value = raw.get(alias)
+        if alias == "conditions" and isinstance(value, list):
+            value = [one for one in value if _fits("conditions", [one])]
+        if alias in raw and _fits(alias, value):
+            kept[alias] = value
+    return kept
+
+
+def _fits(alias: str, value: object) -> bool:
+    try:
+        LanguageFinetuneStatus.model_validate({alias: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def build_status(
+    report: Report, *, before: LanguageFinetuneStatus, now: datetime
+) -> LanguageFinetuneStatus:
+    """Return the whole status after `before`."""
+    conditions = build_conditions(
+        report.claims, before=before.conditions, generation=report.generation, now=now
+    )
+    status = before.model_copy(
+        update={
+            "observed_generation": report.generation,
+            "phase": report.phase,
+            "message": report.message[:SENTENCE_LIMIT],
+            "conditions": conditions,
+            "run": report.run,
+            "plan": report.plan.plan,
+            "parameters": list(report.plan.parameters),
+            "warnings": list(report.plan.warnings),
+            "attempts": _merge_attempts(before.attempts, seen=report.attempts),
+            "languages_text": report.languages_text or before.languages_text,
+            "progress": None,
+        }
+    )
+    return status if report.outcome is None else _with_outcome(status, outcome=report.outcome)
+
+
+def with_generation(status: LanguageFinetuneStatus, *, generation: int) -> LanguageFinetuneStatus:
+    """Return a status that says the same of a newer generation of the spec."""
+    conditions = [
+        one.model_copy(update={"observed_generation": generation}) for one in status.conditions
+    ]
+    return status.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": conditions,
+            "progress": None,
+        }
+    )
+
+
+def changed_status(status: LanguageFinetuneStatus, *, raw: object) -> dict[str, Any] | None:
+    """Return the object to apply, or None where the stored one already says so."""
+    after = status.to_object()
+    stored = dict(raw) if isinstance(raw, Mapping) else {}
+    stored.pop("progress", None)
+    return None if stored == after else after
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+
+def build_plan_status(plan: TrainingPlan, *, config_map: str) -> PlanStatus:
+    """Return the plan in short."""
+    devices = max(plan.resources.gpus, 1) * plan.resources.nodes
+    return PlanStatus(
+        hash=plan.hash,
+        policy=plan.policy.value,
+        method=plan.method.value,
+        effective_batch=plan.training.sequences_per_step * devices,
+        config_map=config_map[:128],
+    )
+
+
+def build_attempts(pods: Iterable[ObservedPod], *, job: ObservedJob) -> tuple[Attempt, ...]:
+    """Return an attempt for each pod that a node took."""
+    return tuple(_attempt(pod, job=job) for pod in pods if pod.started is not None or pod.ended)
+
+
+def _attempt(pod: ObservedPod, *, job: ObservedJob) -> Attempt:
+    trainer = pod.trainer
+    start = (trainer.started if trainer else None) or pod.started
+    end = trainer.finished if trainer else None
+    return Attempt(
+        job_name=job.name[:1024],
+        uid=pod.uid[:128],
+        reason=_ending(pod, job=job)[:128] if pod.ended else "",
+        exit_code=exit_code(pod),
+        node=pod.node[:1024],
+        start=format_time(start) if start else None,
+        end=format_time(end) if end else None,
+    )
+
+
+def _ending(pod: ObservedPod, *, job: ObservedJob) -> str:
+    outcome = proved_outcome(pod, job=job)
+    return outcome.reason if outcome else diagnose_ended(Ended(pod=pod, job=job)).reason
+
+
+def _merge_attempts(before: Iterable[Attempt], *, seen: Iterable[Attempt]) -> list[Attempt]:
+    """Return the newest attempts; one that ran and is seen no more was lost with its pod."""
+    merged = {
+        one.uid: one if one.reason else one.model_copy(update={"reason": words.POD_LOST})
+        for one in before
+    }
+    merged |= {one.uid: one for one in seen}
+    in_order = sorted(merged.values(), key=lambda one: (one.start or "", one.uid))
+    return in_order[-ATTEMPTS_LIMIT:]
+
+
+def _with_outcome(status: LanguageFinetuneStatus, *, outcome: Outcome) -> LanguageFinetuneStatus:
+    """Return the status with the figures of the finished run."""
+    update: dict[str, Any] = {
+        "corpus": [_corpus(one) for one in outcome.corpus] or status.corpus,
+        "model_revision": outcome.model_revision,
+        "parameters": with_observations(status.parameters, outcome=outcome),
+    }
+    if outcome.published is not None:
+        update["output"] = OutputStatus(
+            uri=outcome.published.uri,
+            manifest_sha256=outcome.published.manifest_sha256,
+            size_bytes=outcome.published.size_bytes,
+            files=outcome.published.files,
+        )
+    if outcome.evaluation is not None:
+        result = outcome.evaluation
+        update["evaluation"] = [
+            LanguageEvaluation(
+                tag=ALL_LANGUAGES,
+                base_loss=f"{result.base_loss:.4f}",
+                adapter_loss=f"{result.adapter_loss:.4f}",
+                base_bits_per_byte=f"{result.base_bits_per_byte:.4f}",
+                adapter_bits_per_byte=f"{result.adapter_bits_per_byte:.4f}",
+                examples=result.examples,
+            )
+        ]
+    if outcome.summary is not None and status.plan is not None:
+        update["plan"] = status.plan.model_copy(
+            update={
+                "total_steps": outcome.summary.total_steps,
+                "trainable_parameters": outcome.summary.trainable_parameters,
+            }
+        )
+    if outcome.summary is not None and outcome.summary.peak_gpu_memory_bytes is not None:
+        update["gpu_memory"] = GpuMemoryStatus(
+            predicted=status.gpu_memory.predicted if status.gpu_memory else None,
+            observed_peak=format_gib(outcome.summary.peak_gpu_memory_bytes),
+        )
+    return status.model_copy(update=update)
+
+
+def _corpus(language: CorpusLanguage) -> CorpusStatus:
+    warnings = []
+    if language.skipped:
+        warnings.append(
+            f"{language.skipped} examples have nothing to learn from and were left out."
+        )
+    return CorpusStatus(
+        tag=language.tag,
+        examples=language.examples,
+        tokens=language.tokens,
+        chars_per_token=_ratio(language.characters, language.tokens),
+        token_lengths=TokenLengths(
+            p50=language.p50, p95=language.p95, p99=language.p99, max=language.longest
+        ),
+        truncated_percent=_ratio(100 * language.truncated, language.examples),
+        supervised_tokens=language.supervised_tokens,
+        warnings=warnings,
+    )
+
+
+def _ratio(part: int, whole: int) -> str | None:
+    return f"{part / whole:.2f}" if whole > 0 else None
+
+
+def format_gib(size: int) -> str:
+    """Return bytes as a quantity in GiB with one digit."""
+    return f"{size / 1024**3:.1f}Gi"
+
+
+def find_condition(conditions: Iterable[Condition], wanted: str) -> Condition | None:
+    """Return the condition of type `wanted`, or None."""
+    return next((one for one in conditions if one.type == wanted), None)
