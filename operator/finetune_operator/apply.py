@@ -1,0 +1,179 @@
+"""Apply: carries out what `decide` answered, and nothing else.
+
+Every step may be the last one before the process dies: names are deterministic, an object that
+exists and is ours counts as created, and whoever comes next decides from what the cluster holds.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from finetune_api import wire
+from finetune_operator.actions import Actions, Delete, Event, Manifest
+from finetune_operator.api_client import ApiClient
+from finetune_operator.errors import (
+    AlreadyExistsError,
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+)
+from finetune_operator.kinds import EVENTS, FINETUNES, JOBS, kind_of
+from finetune_operator.observation import Rejection
+
+RawObject = Mapping[str, Any]
+
+CONTROLLER = f"{wire.GROUP}/{wire.APP_NAME}"
+"""Who reports events; the API asks for a qualified name."""
+NOTE_LIMIT = 1024
+"""Characters of an event's note."""
+NAME_ROOM = 200
+"""Characters of the resource's name in an event's name, so that the hash fits into 253."""
+
+
+class NameTakenError(ConflictError):
+    """A name that we need belongs to an object of somebody else."""
+
+
+class Applier:
+    """Writes to the cluster.
+
+    Args:
+        client: the API server.
+        remember_job: is given each Job as stored, so that the next look sees it.
+        remember_resource: is given each resource as stored.
+        identity: name of this replica, for events.
+        now: the present time.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: ApiClient,
+        remember_job: Callable[[RawObject], None],
+        remember_resource: Callable[[RawObject], None],
+        identity: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._remember_job = remember_job
+        self._remember_resource = remember_resource
+        self._identity = identity
+        self._now = now
+        self._log = structlog.get_logger()
+
+    async def create(self, manifest: Manifest) -> Rejection | None:
+        """Create one object, or take it as created where it exists and is ours.
+
+        Returns:
+            The API server's refusal, or None.
+
+        Raises:
+            NameTakenError: the name belongs to an object of somebody else.
+        """
+        kind = kind_of(manifest["apiVersion"], manifest["kind"])
+        metadata = manifest["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        try:
+            stored = await self._client.create(kind, namespace=namespace, manifest=manifest)
+            self._log.info("Created.", kind=kind.kind, namespace=namespace, name=name)
+        except AlreadyExistsError as error:
+            stored = await self._client.get(kind, namespace=namespace, name=name)
+            if _controller_uid(stored) != _controller_uid(manifest):
+                raise NameTakenError(str(error), code=error.code) from error
+        except (ForbiddenError, InvalidError) as error:
+            return Rejection(kind=kind.kind, name=name, message=error.answer)
+        if kind is JOBS:
+            self._remember_job(stored)
+        return None
+
+    async def apply_rest(self, body: RawObject, actions: Actions) -> None:
+        """Write the status, then delete, then tell; the creates must have succeeded."""
+        if actions.status is not None and needs_write(body, actions.status):
+            await self._apply_status(body, actions.status)
+        for delete in actions.deletes:
+            await self._delete(delete)
+        for event in actions.events:
+            await self._post_event(body, event)
+
+    async def _apply_status(self, body: RawObject, status: Mapping[str, Any]) -> None:
+        manifest = build_status_patch(body, status)
+        stored = await self._client.apply_status(
+            FINETUNES, manifest=manifest, field_manager=wire.FIELD_MANAGER
+        )
+        self._remember_resource(stored)
+
+    async def _delete(self, delete: Delete) -> None:
+        try:
+            await self._client.delete(
+                JOBS, namespace=delete.namespace, name=delete.name, uid=delete.uid
+            )
+        except (NotFoundError, ConflictError):
+            return  # gone already; another object of this name is not ours to touch
+        self._log.info("Deleted.", kind="Job", namespace=delete.namespace, name=delete.name)
+
+    async def _post_event(self, body: RawObject, event: Event) -> None:
+        manifest = build_event(body, event, identity=self._identity, now=self._now())
+        namespace = body["metadata"]["namespace"]
+        try:
+            await self._client.create(EVENTS, namespace=namespace, manifest=manifest)
+        except AlreadyExistsError:
+            return  # told before, perhaps by the process before this one
+        except ClusterError as error:
+            # NB: never retried. The status holds the truth; an event is only its echo.
+            self._log.warning("An event was not posted.", reason=event.reason, error=str(error))
+
+
+def needs_write(body: RawObject, status: Mapping[str, Any]) -> bool:
+    """Return whether the resource shows another status than this; progress belongs to somebody else."""
+    shown = {key: value for key, value in (body.get("status") or {}).items() if key != "progress"}
+    return shown != status
+
+
+def build_status_patch(body: RawObject, status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is applied: identity with uid, so that a successor of the same name is spared."""
+    metadata = body["metadata"]
+    return {
+        "apiVersion": wire.API_VERSION,
+        "kind": wire.KIND,
+        "metadata": {key: metadata[key] for key in ("namespace", "name", "uid")},
+        "status": dict(status),
+    }
+
+
+def build_event(body: RawObject, event: Event, *, identity: str, now: datetime) -> dict[str, Any]:
+    """Return an event about the resource; the same event of the same generation has the same name."""
+    metadata = body["metadata"]
+    told = (metadata["uid"], metadata.get("generation"), event.type, event.reason, event.message)
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return {
+        "apiVersion": EVENTS.api_version,
+        "kind": EVENTS.kind,
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": f"{metadata['name'][:NAME_ROOM].rstrip('-.')}.{digest}",
+        },
+        "eventTime": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": CONTROLLER,
+        "reportingInstance": identity[:128],
+        "action": event.reason,
+        "reason": event.reason,
+        "note": event.message[:NOTE_LIMIT],
+        "type": event.type,
+        "regarding": {
+            "apiVersion": wire.API_VERSION,
+            "kind": wire.KIND,
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        },
+    }
+
+
+def _controller_uid(manifest: RawObject) -> str:
+    owners = manifest["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), "")

@@ -1,0 +1,73 @@
+"""Gather: everything about one resource as one frozen value, read from memory.
+
+Between the stores, which the watches fill, and `decide`. The only request it ever makes is for the
+events of a Job that has had no pod for a while, and only when `decide` asks for them.
+"""
+
+from finetune_operator.api_client import ApiClient
+from finetune_operator.kinds import CORE_EVENTS
+from finetune_operator.observation import JobEvent, Observed, ObservedJob, ObservedPod
+from finetune_operator.resource_cache import ResourceCache
+from finetune_operator.store import Key, Store
+
+EVENT_LIMIT = 20
+"""Newest warnings that are looked at for each Job or Pod."""
+
+
+class Gatherer:
+    """Reads the stores.
+
+    Args:
+        client: fetches events.
+        resources: the LanguageFinetunes.
+        jobs: the Jobs.
+        pods: their Pods.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: ApiClient,
+        resources: ResourceCache,
+        jobs: Store[ObservedJob],
+        pods: Store[ObservedPod],
+    ) -> None:
+        self._client = client
+        self._resources = resources
+        self._jobs = jobs
+        self._pods = pods
+
+    def observe(self, key: Key) -> Observed | None:
+        """Return what is known of a resource, or None where it is gone or going.
+
+        What is going is left to Kubernetes' garbage collector, which follows the owner references.
+        """
+        body = self._resources.get(key)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            return None
+        jobs = [entry.value for entry in self._jobs.owned_by(body["metadata"]["uid"])]
+        pods = [entry.value for job in jobs for entry in self._pods.owned_by(job.uid)]
+        return Observed(
+            body=body,
+            jobs=tuple(sorted(jobs, key=lambda job: (job.run, job.attempt, job.name))),
+            pods=tuple(sorted(pods, key=lambda pod: pod.name)),
+        )
+
+    async def fetch_job_events(self, observed: Observed) -> tuple[JobEvent, ...]:
+        """Return the warnings about unfinished Jobs and their pods, oldest first."""
+        about = [job.uid for job in observed.jobs if not job.finished]
+        about += [pod.uid for pod in observed.pods if pod.job_uid in about]
+        namespace = observed.body["metadata"]["namespace"]
+        found: list[JobEvent] = []
+        for uid in about:
+            found += await self._warnings_about(uid, namespace=namespace)
+        return tuple(sorted(found, key=lambda one: one.time.timestamp() if one.time else 0.0))
+
+    async def _warnings_about(self, uid: str, *, namespace: str) -> list[JobEvent]:
+        selector = f"involvedObject.uid={uid},type=Warning"
+        events: list[JobEvent] = []
+        async for page in self._client.list_pages(
+            CORE_EVENTS, namespace=namespace, field_selector=selector
+        ):
+            events += [JobEvent.from_object(raw) for raw in page.items]
+        return events[-EVENT_LIMIT:]

@@ -1,0 +1,424 @@
+"""Puts the parts together and runs them, in the order in which they may start.
+
+    probes ─► the resource definition exists ─► certificate ─► status server, watches of Jobs and Pods
+      ─► lease ─► watches are synced ─► resources listed ─► workers, sweep, kopf's watch
+
+What stands before the lease runs on every replica, what follows on the leader alone. A part that ends
+ends the process, and the kubelet starts it anew: nothing is kept that the cluster does not hold.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+
+from finetune_api import wire
+from finetune_operator import decide, probes
+from finetune_operator.actions import Actions
+from finetune_operator.api_client import ApiClient
+from finetune_operator.apply import Applier
+from finetune_operator.certificate import (
+    CertificateKeeper,
+    CertificateSource,
+    FromFiles,
+    SelfManaged,
+)
+from finetune_operator.cluster import Connection, open_connector, open_session
+from finetune_operator.context import DecisionContext
+from finetune_operator.errors import (
+    CertificateError,
+    ClusterError,
+    LeaseLostError,
+    NotFoundError,
+)
+from finetune_operator.gather import Gatherer
+from finetune_operator.handlers import KopfSource
+from finetune_operator.kinds import FINETUNES, JOBS, PODS
+from finetune_operator.lease import LeaderLease
+from finetune_operator.metrics import Metrics
+from finetune_operator.observation import Observed, ObservedJob, ObservedPod
+from finetune_operator.progress_buffer import ProgressBuffer
+from finetune_operator.progress_writer import ProgressWriter
+from finetune_operator.rate_limit import TokenBucket
+from finetune_operator.reconciler import Reconciler
+from finetune_operator.reflector import Reflector
+from finetune_operator.resource_cache import ResourceCache
+from finetune_operator.settings import Settings
+from finetune_operator.status_server import StatusServer, serve
+from finetune_operator.store import Change, Entry, Key
+from finetune_operator.tokens import TokenVerifier
+from finetune_operator.work_queue import WorkQueue
+
+OWN_QPS, OWN_BURST = 20.0, 40
+"""Requests in a second for lease, certificate and tokens: never behind the workers' requests."""
+PROGRESS_WRITES_PER_S = 20.0
+RETRY_S = 5.0
+"""Seconds between two looks for what an administrator must still provide."""
+HARD_EXIT_S = 1.5
+"""Seconds that an orderly end may take once the lease is lost; another replica starts then."""
+MANAGED = f"{wire.LABEL_MANAGED_BY}={wire.APP_NAME}"
+DISCOVERY_PATH = f"/apis/{wire.API_VERSION}"
+
+
+@dataclass
+class Milestones:
+    """What has happened so far; /readyz tells of what has not."""
+
+    definition_found: bool = False
+
+
+class Runtime:
+    """The operator's parts.
+
+    Args:
+        settings: what the administrator set.
+        connection: the API server.
+        connector: the pool of connections to it.
+        session: an authorised session over the pool.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        connection: Connection,
+        connector: aiohttp.TCPConnector,
+        session: aiohttp.ClientSession,
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._connector = connector
+        self._log = structlog.get_logger()
+        self._stop = asyncio.Event()
+        self._milestones = Milestones()
+        self._namespaces: tuple[str | None, ...] = settings.namespaces or (None,)
+        self._own_namespace = settings.pod_namespace or connection.namespace or "default"
+        self._metrics = Metrics()
+        self._client = self._open_client(session, rate=settings.api_qps, burst=settings.api_burst)
+        self._own_client = self._open_client(session, rate=OWN_QPS, burst=OWN_BURST)
+        self._queue: WorkQueue[Key] = WorkQueue()
+        self._metrics.watch_queue(self._queue)
+        self._resources = ResourceCache(
+            client=self._client, queue=self._queue, namespaces=self._namespaces
+        )
+        self._jobs = Reflector(
+            lister=self._client,
+            kind=JOBS,
+            namespaces=self._namespaces,
+            label_selector=MANAGED,
+            project=ObservedJob.from_object,
+            on_change=self._on_job,
+        )
+        self._pods = Reflector(
+            lister=self._client,
+            kind=PODS,
+            namespaces=self._namespaces,
+            label_selector=MANAGED,
+            project=ObservedPod.from_object,
+            on_change=self._on_pod,
+        )
+        self._buffer = ProgressBuffer(jitter=random.SystemRandom().random)
+        self._keeper = CertificateKeeper(
+            source=self._certificate_source(), on_authority=self._on_authority
+        )
+        self._lease = LeaderLease(
+            client=self._own_client,
+            namespace=self._own_namespace,
+            name=settings.lease_name,
+            identity=settings.pod_name,
+        )
+        self._context = build_context(settings, ca_pem="")
+
+    async def run(self) -> None:
+        """Run until told to stop.
+
+        Raises:
+            LeaseLostError: another replica may lead.
+            ExceptionGroup: a part failed.
+        """
+        self._take_signals()
+        async with _serving(self._probe_application(), port=self._settings.probe_port):
+            work = asyncio.create_task(self._work())
+            stop = asyncio.create_task(self._stop.wait())
+            await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            await self._end(work)
+
+    async def _end(self, work: "asyncio.Task[None]") -> None:
+        """Stop deciding, give the lease back, and only then wait for the rest to end."""
+        if not work.done():
+            self._log.info("Stopping.")
+            work.cancel()
+            await asyncio.wait({work})
+        if work.cancelled():
+            return
+        if (error := work.exception()) is not None:
+            raise error
+
+    async def _work(self) -> None:
+        await self._wait_for_definition()
+        await self._wait_for_certificate()
+        server = self._status_server()
+        async with (
+            _serving(server.application(), port=self._settings.status_port, tls=self._keeper.tls),
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(self._keeper.run(), name="certificate")
+            group.create_task(self._jobs.run(), name="jobs")
+            group.create_task(self._pods.run(), name="pods")
+            group.create_task(self._progress_writer().run(), name="progress")
+            group.create_task(self._lead(), name="leader")
+
+    async def _lead(self) -> None:
+        await self._lease.acquire()
+        self._metrics.leading.set(1)
+        hold = asyncio.create_task(self._lease.hold(), name="lease")
+        decide_all = asyncio.create_task(self._decide_all(), name="decide")
+        try:
+            await asyncio.wait({hold, decide_all}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # NB: nothing may be decided once the lease is somebody else's, so this comes first and
+            # does not wait for kopf, which takes seconds to end.
+            self._metrics.leading.set(0)
+            if hold.done() and isinstance(hold.exception(), LeaseLostError):
+                asyncio.get_running_loop().call_later(HARD_EXIT_S, os._exit, 1)
+            hold.cancel()
+            decide_all.cancel()
+            await asyncio.wait({hold, decide_all})
+            await self._lease.release()
+        for task in (hold, decide_all):
+            if not task.cancelled():
+                task.result()
+
+    async def _decide_all(self) -> None:
+        await self._jobs.synced.wait()
+        await self._pods.synced.wait()
+        await self._resources.prime()
+        self._log.info("Listed everything.", resources=len(self._resources.store))
+        reconciler = self._reconciler()
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._settings.workers):
+                group.create_task(reconciler.work(), name=f"worker {number}")
+            group.create_task(self._sweep(), name="sweep")
+            group.create_task(self._watch_resources(), name="kopf")
+
+    async def _watch_resources(self) -> None:
+        source = KopfSource(
+            connection=self._connection,
+            connector=self._connector,
+            namespaces=self._namespaces,
+            stop=self._stop,
+            on_started=self._take_signals,
+        )
+        await source(self._resources.ingest)
+        self._stop.set()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.sweep_s)
+            try:
+                await self._resources.sweep()
+            except ClusterError as error:
+                self._log.warning("The sweep failed; the next one comes.", error=str(error))
+
+    async def _wait_for_definition(self) -> None:
+        while True:
+            try:
+                found = await self._own_client.get_path(DISCOVERY_PATH)
+                names = {resource["name"] for resource in found["resources"]}
+            except NotFoundError:
+                names = set()
+            except ClusterError as error:
+                self._log.warning("The API server does not answer; waiting.", error=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            if wire.PLURAL in names:
+                self._milestones.definition_found = True
+                return
+            self._log.warning(MISSING_DEFINITION)
+            await asyncio.sleep(RETRY_S)
+
+    async def _wait_for_certificate(self) -> None:
+        while not self._keeper.present:
+            try:
+                await self._keeper.refresh()
+            except (CertificateError, ClusterError) as error:
+                self._log.warning("There is no certificate yet.", error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    def _on_job(self, change: Change, entry: Entry[ObservedJob]) -> None:
+        if self._jobs.synced.is_set():
+            self._queue.add(Key(entry.namespace, entry.owner_name))
+        if change is Change.DELETED and not self._jobs.store.owned_by(entry.owner_uid):
+            self._buffer.forget(entry.owner_uid)
+
+    def _on_pod(self, _: Change, entry: Entry[ObservedPod]) -> None:
+        # A pod of a Job that is not known yet comes to notice with the Job.
+        job = self._jobs.store.get(entry.owner_uid)
+        if job is not None and self._pods.synced.is_set():
+            self._queue.add(Key(job.namespace, job.owner_name))
+
+    def _on_authority(self, ca_pem: str) -> None:
+        self._context = build_context(self._settings, ca_pem=ca_pem)
+
+    def _decide(self, observed: Observed, *, now: datetime) -> Actions:
+        return decide.decide(observed, now=now, context=self._context)
+
+    async def _lookup(self, key: Key) -> Mapping[str, Any]:
+        if (body := self._resources.get(key)) is not None:
+            return body
+        return await self._own_client.get(FINETUNES, namespace=key.namespace, name=key.name)
+
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+    def _open_client(self, session: aiohttp.ClientSession, *, rate: float, burst: int) -> ApiClient:
+        return ApiClient(
+            server=self._connection.server,
+            session=session,
+            bucket=TokenBucket(rate=rate, burst=burst),
+            count=self._metrics.count_request,
+        )
+
+    def _certificate_source(self) -> CertificateSource:
+        if self._settings.certificate_dir:
+            return FromFiles(Path(self._settings.certificate_dir))
+        return SelfManaged(
+            client=self._own_client,
+            namespace=self._own_namespace,
+            secret=self._settings.certificate_secret,
+            names=(self._settings.status_service,),
+            now=_now,
+        )
+
+    def _probe_application(self) -> aiohttp.web.Application:
+        return probes.build_application(
+            live=(
+                probes.silence_check("Jobs", self._jobs.silence_s),
+                probes.silence_check("Pods", self._pods.silence_s),
+                probes.worker_check(self._queue.longest_processing_s),
+            ),
+            ready=(
+                probes.flag_check(lambda: self._milestones.definition_found, MISSING_DEFINITION),
+                probes.flag_check(
+                    lambda: self._keeper.present, "There is no certificate for the status server."
+                ),
+                probes.flag_check(self._jobs.synced.is_set, "Jobs are not listed yet."),
+                probes.flag_check(self._pods.synced.is_set, "Pods are not listed yet."),
+            ),
+            registry=self._metrics.registry,
+        )
+
+    def _status_server(self) -> StatusServer:
+        return StatusServer(
+            verifier=TokenVerifier(client=self._own_client),
+            jobs=self._jobs.store,
+            pods=self._pods.store,
+            buffer=self._buffer,
+            metrics=self._metrics,
+        )
+
+    def _progress_writer(self) -> ProgressWriter:
+        return ProgressWriter(
+            buffer=self._buffer,
+            client=self._client,
+            lookup=self._lookup,
+            bucket=TokenBucket(rate=PROGRESS_WRITES_PER_S, burst=int(PROGRESS_WRITES_PER_S)),
+            metrics=self._metrics,
+        )
+
+    def _reconciler(self) -> Reconciler:
+        return Reconciler(
+            queue=self._queue,
+            gatherer=Gatherer(
+                client=self._client,
+                resources=self._resources,
+                jobs=self._jobs.store,
+                pods=self._pods.store,
+            ),
+            decide=self._decide,
+            applier=Applier(
+                client=self._client,
+                remember_job=self._jobs.remember,
+                remember_resource=self._resources.remember,
+                identity=self._settings.pod_name,
+                now=_now,
+            ),
+            metrics=self._metrics,
+            now=_now,
+        )
+
+
+MISSING_DEFINITION = (
+    f"The CustomResourceDefinition {wire.PLURAL}.{wire.GROUP} ({wire.VERSION}) is not installed; "
+    "install the chart with crds.enabled, or kubectl apply -f crds/. The operator waits for it."
+)
+
+
+def build_context(settings: Settings, *, ca_pem: str) -> DecisionContext:
+    """Return the administrator's choices as the decisions need them."""
+    return DecisionContext(
+        trainer_image=settings.trainer_image,
+        image_pull_policy=settings.trainer_image_pull_policy,
+        image_pull_secrets=settings.trainer_image_pull_secrets,
+        status_url=build_status_url(settings.status_service, settings.status_port),
+        ca_pem=ca_pem,
+        allow_trust_remote_code=settings.allow_trust_remote_code,
+        allow_image_override=settings.allow_image_override,
+        allowed_service_accounts=frozenset(settings.allowed_service_accounts),
+        default_requests=settings.default_requests,
+        default_limits=settings.default_limits,
+        trainer_env=settings.trainer_env,
+        termination_grace_s=settings.termination_grace_s,
+        image_pull_timeout_s=settings.image_pull_timeout_s,
+    )
+
+
+def build_status_url(host: str, port: int) -> str:
+    """Return where pods report; an IPv6 address stands in brackets."""
+    try:
+        is_v6 = ipaddress.ip_address(host).version == 6
+    except ValueError:
+        is_v6 = False
+    return f"https://[{host}]:{port}" if is_v6 else f"https://{host}:{port}"
+
+
+async def run(settings: Settings, connection: Connection) -> None:
+    """Run the operator until told to stop."""
+    connector = open_connector(connection)
+    try:
+        async with open_session(connection, connector) as session:
+            runtime = Runtime(
+                settings=settings, connection=connection, connector=connector, session=session
+            )
+            await runtime.run()
+    finally:
+        await connector.close()
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    application: aiohttp.web.Application, *, port: int, tls: Any = None
+) -> AsyncIterator[None]:
+    runner = await serve(application, port=port, tls=tls)
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(time.time(), UTC)

@@ -1,0 +1,229 @@
+"""Which resource is looked at next: one key is in one worker at a time, and none is forgotten.
+
+Changes come from the resource cache and the reflectors, workers take. `KeyQueue` is the pure part: it
+is told the time and never waits. `WorkQueue` lets workers wait for it. Neither knows what a key means.
+"""
+
+import asyncio
+import heapq
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+PRIORITY_CHANGE = 0
+"""A new resource, a changed spec, a child's change."""
+PRIORITY_PROGRESS = -50
+"""A status that others wrote, such as progress."""
+PRIORITY_RESYNC = -100
+"""The first list, and what a sweep found."""
+AGEING_PER_S = 1.0
+"""Priority gained by waiting: a resync is passed by changes for 100 s at most and never starves."""
+
+RETRY_FIRST_S = 0.2
+RETRY_LIMIT_S = 300.0
+JITTER_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Generic[K]):
+    """A key that a worker has."""
+
+    key: K
+    waited_s: float
+    """Seconds in the queue."""
+
+
+@dataclass
+class _Waiting:
+    score: float
+    priority: int
+    added_at: float
+
+
+@dataclass
+class KeyQueue(Generic[K]):
+    """The queue as a value that changes by calls; `now` is monotonic seconds.
+
+    Since all keys age at the same rate, their order never changes while they wait: the heap is sorted
+    by when a key would have been added had it priority 0.
+    """
+
+    jitter: Callable[[], float] = random.SystemRandom().random
+    """A number in [0, 1)."""
+    retries: int = 0
+    """Back-offs so far, for the metrics."""
+    _waiting: dict[K, _Waiting] = field(default_factory=dict)
+    _heap: list[tuple[float, int, K]] = field(default_factory=list)
+    _processing: dict[K, float] = field(default_factory=dict)
+    _again: dict[K, int] = field(default_factory=dict)
+    _due: dict[K, tuple[float, int]] = field(default_factory=dict)
+    _timers: list[tuple[float, int, K]] = field(default_factory=list)
+    _failures: dict[K, int] = field(default_factory=dict)
+    _serial: int = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, key: K, *, now: float, priority: int = PRIORITY_CHANGE) -> None:
+        """Enqueue a key; one in a worker comes back when the worker is done with it."""
+        if key in self._processing:
+            self._again[key] = max(priority, self._again.get(key, priority))
+            return
+        waiting = self._waiting.get(key)
+        if waiting is not None and waiting.priority >= priority:
+            return
+        added_at = waiting.added_at if waiting is not None else now
+        score = added_at - priority / AGEING_PER_S
+        self._waiting[key] = _Waiting(score=score, priority=priority, added_at=added_at)
+        heapq.heappush(self._heap, (score, self._next_serial(), key))
+
+    def schedule(
+        self, key: K, *, now: float, delay_s: float | None, priority: int = PRIORITY_CHANGE
+    ) -> None:
+        """Enqueue a key later, in place of what was scheduled before; None cancels that."""
+        if delay_s is None:
+            self._due.pop(key, None)
+            return
+        due = now + delay_s
+        self._due[key] = (due, priority)
+        heapq.heappush(self._timers, (due, self._next_serial(), key))
+
+    def retry(self, key: K, *, now: float) -> float:
+        """Enqueue a key after its back-off and return the seconds until then."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        self.retries += 1
+        plain_s = min(RETRY_FIRST_S * float(2 ** min(failures, 16)), RETRY_LIMIT_S)
+        delay_s = plain_s * (1 + JITTER_SHARE * (2 * self.jitter() - 1))
+        self.schedule(key, now=now, delay_s=delay_s)
+        return delay_s
+
+    def forget(self, key: K) -> None:
+        """Forget a key's failures: it went well."""
+        self._failures.pop(key, None)
+
+    def pop(self, *, now: float) -> Taken[K] | None:
+        """Give the most urgent key to a worker, or None where nothing waits."""
+        self._add_due(now)
+        while self._heap:
+            score, _, key = heapq.heappop(self._heap)
+            waiting = self._waiting.get(key)
+            if waiting is None or waiting.score != score:
+                continue  # it was added again with more priority
+            del self._waiting[key]
+            self._processing[key] = now
+            return Taken(key=key, waited_s=now - waiting.added_at)
+        return None
+
+    def done(self, key: K, *, now: float) -> None:
+        """Take a key back from its worker."""
+        del self._processing[key]
+        if (priority := self._again.pop(key, None)) is not None:
+            self.add(key, now=now, priority=priority)
+
+    def next_due(self) -> float | None:
+        """Return when the next scheduled key comes, or None."""
+        while self._timers:
+            due, _, key = self._timers[0]
+            if self._due.get(key, (None, 0))[0] == due:
+                return due
+            heapq.heappop(self._timers)
+        return None
+
+    def longest_processing_s(self, *, now: float) -> float:
+        """Return for how long the slowest worker has been at its key."""
+        return now - min(self._processing.values(), default=now)
+
+    def unfinished_s(self, *, now: float) -> float:
+        """Return the seconds that all workers together have spent on what they have not finished."""
+        return sum(now - since for since in self._processing.values())
+
+    def _add_due(self, now: float) -> None:
+        while (due := self.next_due()) is not None and due <= now:
+            _, _, key = heapq.heappop(self._timers)
+            _, priority = self._due.pop(key)
+            self.add(key, now=now, priority=priority)
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+
+class WorkQueue(Generic[K]):
+    """A `KeyQueue` for which workers can wait.
+
+    Args:
+        clock: monotonic seconds; must be the event loop's own pace.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.keys: KeyQueue[K] = KeyQueue()
+        self._clock = clock
+        self._idle: deque[asyncio.Future[Taken[K]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, key: K, *, priority: int = PRIORITY_CHANGE) -> None:
+        """Enqueue a key."""
+        self.keys.add(key, now=self._clock(), priority=priority)
+        self._dispatch()
+
+    def schedule(self, key: K, *, delay_s: float | None) -> None:
+        """Enqueue a key later, in place of what was scheduled before; None cancels that."""
+        self.keys.schedule(key, now=self._clock(), delay_s=delay_s)
+        self._dispatch()
+
+    def retry(self, key: K) -> float:
+        """Enqueue a key after its back-off and return the seconds until then."""
+        delay_s = self.keys.retry(key, now=self._clock())
+        self._dispatch()
+        return delay_s
+
+    def forget(self, key: K) -> None:
+        """Forget a key's failures: it went well."""
+        self.keys.forget(key)
+
+    async def take(self) -> Taken[K]:
+        """Wait for the most urgent key."""
+        future: asyncio.Future[Taken[K]] = asyncio.get_running_loop().create_future()
+        self._idle.append(future)
+        self._dispatch()
+        return await future
+
+    def done(self, key: K) -> None:
+        """Take a key back from its worker."""
+        self.keys.done(key, now=self._clock())
+        self._dispatch()
+
+    def longest_processing_s(self) -> float:
+        """Return for how long the slowest worker has been at its key."""
+        return self.keys.longest_processing_s(now=self._clock())
+
+    def unfinished_s(self) -> float:
+        """Return the seconds that all workers together have spent on what they have not finished."""
+        return self.keys.unfinished_s(now=self._clock())
+
+    def _dispatch(self) -> None:
+        while self._idle:
+            if self._idle[0].done():  # its worker was cancelled
+                self._idle.popleft()
+                continue
+            taken = self.keys.pop(now=self._clock())
+            if taken is None:
+                break
+            self._idle.popleft().set_result(taken)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self.keys.next_due()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is None or not self._idle:
+            return  # a worker that becomes idle comes by here
+        delay_s = max(0.0, due - self._clock())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._dispatch)
