@@ -14,7 +14,7 @@ from tests.cluster.network import make_bridge, undo_network
 from tests.cluster.node import is_node_ready, start_containerd, start_node
 from tests.cluster.processes import running, stop
 from tests.cluster.record import load_record
-from tests.cluster.s3 import ENDPOINT, is_serving, load_keys, start_s3
+from tests.cluster.s3 import ENDPOINT, is_serving, load_keys, start_s3, wait_for_s3
 from tests.cluster.steps import LabError, only_one, step
 
 CONTROL_PLANE = ("etcd", "apiserver", "controller-manager", "scheduler")
@@ -42,11 +42,13 @@ def up(layout: Layout, *, control_plane_only: bool) -> bool:
         binary = tools.kubernetes()
         layout.state.mkdir(parents=True, exist_ok=True)
         make_bridge(layout)
+        if not control_plane_only:
+            start_s3(weed=tools.wheel_program(tools.WEED), layout=layout)
         start_control_plane(binary=binary, layout=layout)
         if control_plane_only:
             return True
-        start_s3(weed=tools.wheel_program(tools.WEED), layout=layout)
         start_node(binary=binary, coredns=tools.go_program(tools.COREDNS), layout=layout)
+        wait_for_s3(layout)
     return True
 
 
@@ -57,6 +59,7 @@ def up_s3(layout: Layout) -> None:
         layout.state.mkdir(parents=True, exist_ok=True)
         make_bridge(layout)
         start_s3(weed=weed, layout=layout)
+        wait_for_s3(layout)
 
 
 def down(layout: Layout) -> bool:

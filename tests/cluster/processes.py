@@ -71,7 +71,7 @@ def start(program: Program, *, layout: Layout) -> bool:
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=layout.state,
-            env={**os.environ, **program.environment},
+            env={**build_environment(os.environ), **program.environment},
             start_new_session=True,
         )
     _, started = parse_stat(Path(f"/proc/{child.pid}/stat").read_text())
@@ -81,6 +81,15 @@ def start(program: Program, *, layout: Layout) -> bool:
     # The lab outlives this command: tell Popen not to warn that its child still runs.
     child.returncode = 0
     return True
+
+
+def build_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Return what a process of the lab gets of the caller's environment: where programs and home are.
+
+    Not the rest: SeaweedFS makes an identity of AWS_ACCESS_KEY_ID, so an earlier lab's keys would get into
+    this one's S3, and a proxy's address would lead requests for the bridge astray.
+    """
+    return {name: own[name] for name in ("PATH", "HOME") if name in own}
 
 
 def log_of(name: str, *, layout: Layout) -> Path:

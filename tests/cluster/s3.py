@@ -18,6 +18,8 @@ from tests.cluster.steps import step, wait_until
 ENDPOINT = f"http://{NODE_ADDRESS}:{S3_PORT}"
 """The same for host and pods. Clients use path-style addresses, as boto3 does for any bare address."""
 
+MASTER = f"http://{LOOPBACK}:9333"
+
 ADMIN_ACTIONS = ["Admin", "Read", "Write", "List", "Tagging"]
 READER_ACTIONS = ["Read", "List"]
 
@@ -31,17 +33,21 @@ class Keys:
 
 
 def start_s3(*, weed: Path, layout: Layout) -> None:
-    """Start S3 unless it runs, and wait until it answers."""
+    """Start S3 unless it runs. It takes seconds to be ready: start it first and wait for it last."""
     make_identities(layout)
     for folder in ("s3", "s3-tmp"):
         (layout.state / folder).mkdir(exist_ok=True)
     start(build_weed(weed, layout), layout=layout)
-    with step("starts S3"):
 
-        def is_ready() -> bool:
-            check_running("s3", layout=layout)
-            return is_serving()
 
+def wait_for_s3(layout: Layout) -> None:
+    """Wait until S3 takes and gives objects."""
+
+    def is_ready() -> bool:
+        check_running("s3", layout=layout)
+        return is_serving()
+
+    with step("waits for S3"):
         wait_until(is_ready, what="S3 to answer")
 
 
@@ -61,15 +67,17 @@ def build_weed(weed: Path, layout: Layout) -> Program:
         "s3.port.lance": 0,
         "master.volumeSizeLimitMB": 256,
         "master.telemetry": "false",
-        # Each bucket takes several volumes, and tests make many buckets.
-        "volume.max": 0,
+        # A bucket takes a volume of its own, and tests make many buckets; volumes grow as they are filled.
+        "volume.max": 5000,
     }
     server = [weed, "-logtostderr=true", "server", *build_flags(flags, dash="-")]
     # SeaweedFS puts sockets in /tmp whose names hold nothing but its ports, where another one on this
     # machine would take them for its own: give it a /tmp of its own. The process id stays across exec.
     own_tmp = 'mount --bind "$0" /tmp && exec "$@"'
     isolated = ("unshare", "--mount", "sh", "-c", own_tmp, str(layout.state / "s3-tmp"))
-    return Program(name="s3", command=[*isolated, *server])
+    # At first use of a bucket, one volume and not the seven that spread load over real disks.
+    settings = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+    return Program(name="s3", command=[*isolated, *server], environment=settings)
 
 
 def make_identities(layout: Layout) -> None:
@@ -115,15 +123,29 @@ def describe(layout: Layout) -> dict[str, object]:
 
 
 def is_serving() -> bool:
-    """Tell whether the S3 gateway answers; that it refuses the nameless is an answer."""
+    """Tell whether S3 takes objects: the gateway answers, and there is a disk behind it.
+
+    NB: the gateway answers seconds before the volume server has joined, and writes fail until then.
+    """
+    return _fetch(ENDPOINT) is not None and has_free_volume(_fetch(f"{MASTER}/dir/status") or "{}")
+
+
+def has_free_volume(status: str) -> bool:
+    """Tell of the master's status whether a volume server has joined and has room."""
+    topology = json.loads(status).get("Topology", {})
+    return bool(topology.get("Free", 0) or topology.get("Layouts"))
+
+
+def _fetch(url: str) -> str | None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(ENDPOINT, timeout=2):
-            return True
+        with opener.open(url, timeout=2) as answer:
+            return str(answer.read().decode())
     except urllib.error.HTTPError as refusal:
-        return refusal.code == 403
+        # The gateway refuses the nameless; that, too, is an answer.
+        return "" if refusal.code == 403 else None
     except OSError:
-        return False
+        return None
 
 
 def _identity(name: str, keys: Keys, *, actions: list[str]) -> dict[str, object]:

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.containers import parse_network_namespace, parse_running_tasks
 from tests.cluster.credentials import USERS, build_kubeconfig, build_token_file
 from tests.cluster.lab import build_exports
 from tests.cluster.mounts import parse_mounts
-from tests.cluster.s3 import Keys, build_identities, parse_identities
+from tests.cluster.s3 import Keys, build_identities, has_free_volume, parse_identities
 
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
@@ -48,6 +50,19 @@ def test_reader_may_not_write() -> None:
     identities = build_identities(admin=Keys("a", "1"), reader=Keys("r", "2"))
     actions = {one["name"]: one["actions"] for one in identities["identities"]}  # type: ignore[attr-defined]
     assert actions["reader"] == ["Read", "List"]
+
+
+@pytest.mark.parametrize(
+    ("status", "has_room"),
+    [
+        pytest.param("{}", False, id="master not there yet"),
+        pytest.param('{"Topology": {"Max": 0, "Free": 0}}', False, id="no volume server yet"),
+        pytest.param('{"Topology": {"Max": 9, "Free": 9}}', True, id="volume server with room"),
+        pytest.param('{"Topology": {"Free": 0, "Layouts": [{}]}}', True, id="volumes in use"),
+    ],
+)
+def test_s3_needs_a_disk_behind_the_gateway(status: str, has_room: bool) -> None:
+    assert has_free_volume(status) is has_room
 
 
 def test_token_file_names_the_node_as_the_node_authorizer_expects() -> None:

@@ -11,6 +11,7 @@ from tests.cluster.layout import Layout
 from tests.cluster.processes import (
     BOOT_ID,
     Program,
+    build_environment,
     build_flags,
     check_running,
     is_running,
@@ -98,6 +99,11 @@ def test_program_deaf_to_sigterm_is_killed(tmp_path: Path) -> None:
     start(Program(name="deaf", command=["sh", "-c", deaf]), layout=layout)
     stop(load_record(layout.record).processes)
     assert not running("deaf", layout=layout)
+
+
+def test_keys_of_the_caller_do_not_reach_the_lab() -> None:
+    own = {"PATH": "/bin", "AWS_ACCESS_KEY_ID": "x", "HTTPS_PROXY": "y"}
+    assert build_environment(own) == {"PATH": "/bin"}
 
 
 def test_dead_program_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
