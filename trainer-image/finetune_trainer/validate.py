@@ -1,0 +1,259 @@
+"""Validate: every row is read and understood before any model is loaded.
+
+Second of the stages, after fetch and before tokenization. Faults are told with file, line and rule,
+several at once. Rows are read again when they are tokenised: in between only their hashes are kept,
+so memory does not grow with the text. The held-out part is chosen by those hashes: the same data
+always splits the same way, in whatever order, and equal rows stay on one side.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from finetune_api.plan import PlannedDataset
+from finetune_trainer.data_files import DataFile, FetchedDataset
+from finetune_trainer.errors import DataInvalid
+from finetune_trainer.examples import (
+    ALLOWED_COLUMNS,
+    Example,
+    Reading,
+    build_example,
+    decide_reading,
+)
+from finetune_trainer.records import Fault, Row, read_records
+
+MAX_FAULTS = 5
+"""Faults told at once: enough to see a pattern, few enough for one sentence."""
+HASH_BYTES = 16
+"""Of a row's content: two of a billion rows meet with a chance of 1 in 10^20."""
+
+
+@dataclass(frozen=True)
+class ValidDataset:
+    """One language's text, understood and split; its rows are read anew each time."""
+
+    dataset: PlannedDataset
+    fetched: FetchedDataset
+    train_examples: int
+    """Rows to learn from, empty ones not counted."""
+    validation_examples: int
+    empty: int
+    """Rows without anything to learn, told and not trained."""
+    duplicates: int
+    """Rows whose content stands in an earlier row."""
+    warnings: tuple[str, ...]
+    held_out: frozenset[bytes] = frozenset()
+    """Hashes of the held-out rows, where the held-out part is a fraction."""
+
+    def read_train(self) -> Iterator[Example]:
+        """Yield the rows to train on, in the order of files and lines."""
+        for example in _read_examples(self.dataset, self.fetched.train):
+            if hash_example(example) not in self.held_out:
+                yield example
+
+    def read_validation(self) -> Iterator[Example]:
+        """Yield the held-out rows."""
+        if self.fetched.validation:
+            yield from _read_examples(self.dataset, self.fetched.validation)
+            return
+        for example in _read_examples(self.dataset, self.fetched.train):
+            if hash_example(example) in self.held_out:
+                yield example
+
+
+@dataclass
+class _Survey:
+    """What one pass over files found."""
+
+    hashes: list[bytes]
+    empty: int = 0
+    first_empty: str = ""
+
+
+def validate_dataset(dataset: PlannedDataset, fetched: FetchedDataset) -> ValidDataset:
+    """Read every row once and decide which are held out.
+
+    Raises:
+        DataInvalid: A row breaks a rule, or there is too little to learn from.
+    """
+    train = _survey(dataset, fetched.train)
+    distinct = set(train.hashes)
+    duplicates = len(train.hashes) - len(distinct)
+    if fetched.validation:
+        held_out: frozenset[bytes] = frozenset()
+        held_out_examples = len(_survey(dataset, fetched.validation).hashes)
+        _check_size(dataset, distinct=len(distinct), rows=len(train.hashes), least=1)
+    else:
+        _check_size(dataset, distinct=len(distinct), rows=len(train.hashes), least=2)
+        held_out = decide_held_out(
+            train.hashes,
+            fraction=dataset.validation.fraction,
+            max_examples=dataset.validation.max_examples,
+        )
+        held_out_examples = sum(1 for each in train.hashes if each in held_out)
+    return ValidDataset(
+        dataset=dataset,
+        fetched=fetched,
+        train_examples=len(train.hashes) - (0 if fetched.validation else held_out_examples),
+        validation_examples=held_out_examples,
+        empty=train.empty,
+        duplicates=duplicates,
+        warnings=tuple(_describe_survey(dataset, train, duplicates=duplicates)),
+        held_out=held_out,
+    )
+
+
+def decide_held_out(
+    hashes: Sequence[bytes], *, fraction: float, max_examples: int
+) -> frozenset[bytes]:
+    """Return which contents are held out: the ones with the smallest hashes.
+
+    At least one content and never all; at most `max_examples` rows, unless the first content alone
+    has more copies.
+    """
+    copies: dict[bytes, int] = {}
+    for each in hashes:
+        copies[each] = copies.get(each, 0) + 1
+    wanted = min(max(1, round(len(hashes) * fraction)), max_examples)
+    chosen: set[bytes] = set()
+    rows = 0
+    for each in sorted(copies)[:-1]:
+        if rows == wanted:
+            break
+        if not chosen or rows + copies[each] <= wanted:
+            chosen.add(each)
+            rows += copies[each]
+    return frozenset(chosen)
+
+
+def hash_example(example: Example) -> bytes:
+    """Return a hash of the content alone, not of where it stands."""
+    return hashlib.sha256(example.canonical().encode()).digest()[:HASH_BYTES]
+
+
+# --- One pass -----------------------------------------------------------------------------------
+
+
+def _survey(dataset: PlannedDataset, files: Sequence[DataFile]) -> _Survey:
+    survey = _Survey(hashes=[])
+
+    def note_empty(example: Example) -> None:
+        survey.empty += 1
+        survey.first_empty = survey.first_empty or example.source
+
+    survey.hashes += [
+        hash_example(example) for example in _read_examples(dataset, files, on_empty=note_empty)
+    ]
+    if not survey.hashes:
+        raise _build_nothing_to_learn(dataset, survey)
+    return survey
+
+
+def _read_examples(
+    dataset: PlannedDataset,
+    files: Sequence[DataFile],
+    *,
+    on_empty: Callable[[Example], None] = lambda _: None,
+) -> Iterator[Example]:
+    """Yield what can be learned; faults are collected over all files and raised together."""
+    faults: list[tuple[DataFile, Fault]] = []
+    for file in files:
+        for found in _read_file(dataset, file):
+            if isinstance(found, Fault):
+                faults.append((file, found))
+                if len(faults) == MAX_FAULTS:
+                    raise _build_fault(faults)
+            elif found.is_empty:
+                on_empty(found)
+            else:
+                yield found
+    if faults:
+        raise _build_fault(faults)
+
+
+def _read_file(dataset: PlannedDataset, file: DataFile) -> Iterator[Example | Fault]:
+    reading: Reading | None = None
+    for record in read_records(file.path):
+        if isinstance(record, Fault):
+            yield record
+            continue
+        reading = reading or _decide_file_reading(dataset, file, record)
+        yield build_example(record, reading, uri=file.source)
+
+
+def _decide_file_reading(dataset: PlannedDataset, file: DataFile, row: Row) -> Reading:
+    columns = sorted(row.values)
+    reading = decide_reading(columns, wanted=dataset.format, named=dataset.columns)
+    if reading is not None:
+        return reading
+    wanted = _describe_wanted(dataset)
+    raise DataInvalid(
+        f"The dataset of {dataset.tag} in {file.source} has the columns {', '.join(columns)}:"
+        f" expected {wanted}; rename the columns or set dataset.format and dataset.columns, and"
+        " apply again.",
+        reason="ColumnsUnknown",
+    )
+
+
+def _describe_wanted(dataset: PlannedDataset) -> str:
+    named = dataset.columns.model_dump(exclude_none=True)
+    if named:
+        return ", ".join(f"{name!r} as {part}" for part, name in named.items())
+    if dataset.format != "Auto":
+        return f"those of the format {dataset.format}, out of {ALLOWED_COLUMNS}"
+    return ALLOWED_COLUMNS
+
+
+# --- What is told -------------------------------------------------------------------------------
+
+
+def _build_fault(faults: Sequence[tuple[DataFile, Fault]]) -> DataInvalid:
+    """Return one sentence about the first fault that counts the others."""
+    file, first = faults[0]
+    where = f"{file.source} line {first.line}" if first.line else file.source
+    others = [
+        f"line {fault.line}" if other == file else f"{other.source} line {fault.line}"
+        for other, fault in faults[1:]
+    ]
+    more = ""
+    if others:
+        at_least = "at least " if len(faults) == MAX_FAULTS else ""
+        more = f" (and {at_least}{len(others)} more: {', '.join(others)})"
+    return DataInvalid(
+        f"{where} {first.problem}; {first.rule} and apply again{more}.", reason="MalformedRow"
+    )
+
+
+def _build_nothing_to_learn(dataset: PlannedDataset, survey: _Survey) -> DataInvalid:
+    if survey.empty:
+        return DataInvalid(
+            f"The dataset of {dataset.tag} at {dataset.uri} has only empty answers or texts"
+            f" ({survey.empty} rows, the first at {survey.first_empty}): expected rows with something"
+            " to learn; fill them and apply again.",
+            reason="NothingToLearn",
+        )
+    return DataInvalid(
+        f"The dataset of {dataset.tag} at {dataset.uri} has no rows: expected at least 2; add text"
+        " and apply again.",
+        reason="DatasetEmpty",
+    )
+
+
+def _check_size(dataset: PlannedDataset, *, distinct: int, rows: int, least: int) -> None:
+    if distinct < least:
+        raise DataInvalid(
+            f"The dataset of {dataset.tag} at {dataset.uri} has {rows} rows with {distinct} different"
+            f" content: expected at least {least}, one to train on and one to hold out; add rows or"
+            " set dataset.validation.uri, and apply again.",
+            reason="TooFewExamples",
+        )
+
+
+def _describe_survey(dataset: PlannedDataset, survey: _Survey, *, duplicates: int) -> Iterator[str]:
+    if survey.empty:
+        yield (
+            f"{survey.empty} rows of {dataset.tag} have nothing to learn and are not trained on; the"
+            f" first is {survey.first_empty}."
+        )
+    if duplicates:
+        yield f"{duplicates} of {len(survey.hashes)} rows of {dataset.tag} repeat an earlier row."
