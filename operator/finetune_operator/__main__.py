@@ -33,6 +33,9 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings, connection))
+    except SettingsError as error:
+        log.error("The settings do not work here.", error=str(error))  # noqa: TRY400 - no traceback helps
+        return MISCONFIGURED
     except Exception:
         log.exception("The operator failed and ends.")
         return FAILED

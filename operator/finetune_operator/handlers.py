@@ -19,6 +19,9 @@ from finetune_operator.resource_cache import Ingest
 FINALIZER = f"{wire.GROUP}/never-set"
 """kopf sets none, for there is no delete handler; were there ever one, it would stand under our name."""
 
+SIGNALS_AFTER_S = 0.5
+"""Seconds after kopf's login when the process' signals are taken back; until then kopf has them."""
+
 
 class NoDiffBase(kopf.DiffBaseStorage):
     """Keeps no copy of what was last handled: we compare the cluster with the spec, not two specs."""
@@ -63,7 +66,7 @@ class KopfSource:
         connector: the pool that kopf's requests share.
         namespaces: what is watched; (None,) is everything.
         stop: ends the watch.
-        on_started: is called once kopf has taken over the process' signals, to take them back.
+        on_login: is called once kopf has taken over the process' signals, to take them back.
     """
 
     def __init__(
@@ -73,13 +76,13 @@ class KopfSource:
         connector: aiohttp.TCPConnector,
         namespaces: Sequence[str | None],
         stop: asyncio.Event,
-        on_started: Callable[[], None],
+        on_login: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._connector = connector
         self._namespaces = [name for name in namespaces if name is not None]
         self._stop = stop
-        self._on_started = on_started
+        self._on_login = on_login
 
     async def __call__(self, ingest: Ingest) -> None:
         """Watch until told to stop."""
@@ -95,12 +98,11 @@ class KopfSource:
     def _build_registry(self, ingest: Ingest) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
-        @kopf.on.startup(registry=registry)
-        async def take_signals_back(**_: Any) -> None:
-            self._on_started()
-
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
+            # NB: kopf would answer a signal by waiting 5 s for every task of the process before it
+            # returns. It sets its handlers in the same turn of the loop as the first login.
+            asyncio.get_running_loop().call_later(SIGNALS_AFTER_S, self._on_login)
             return kopf.AiohttpSession(
                 server=self._connection.server,
                 aiohttp_session=open_session(self._connection, self._connector),

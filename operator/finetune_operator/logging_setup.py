@@ -62,7 +62,8 @@ def _configuration(*, form: str, level: str, shared: list[Any]) -> dict[str, Any
 
 def _renderers(form: str) -> list[Any]:
     if form == "console":
-        return [structlog.dev.ConsoleRenderer()]
+        # NB: the pretty traceback would show local variables, and with them tokens and keys.
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),

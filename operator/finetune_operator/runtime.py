@@ -219,7 +219,7 @@ class Runtime:
             connector=self._connector,
             namespaces=self._namespaces,
             stop=self._stop,
-            on_started=self._take_signals,
+            on_login=self._take_signals,
         )
         await source(self._resources.ingest)
         self._stop.set()

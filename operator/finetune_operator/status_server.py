@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from finetune_api import wire
 from finetune_api.progress import ProgressReport
-from finetune_operator.errors import ClusterError, TokenRefusedError
+from finetune_operator.errors import ClusterError, SettingsError, TokenRefusedError
 from finetune_operator.metrics import Metrics
 from finetune_operator.observation import ObservedJob, ObservedPod
 from finetune_operator.progress_buffer import ProgressBuffer, RunKey
@@ -162,10 +162,21 @@ class StatusServer:
 async def serve(
     application: web.Application, *, port: int, tls: ssl.SSLContext | None
 ) -> web.AppRunner:
-    """Serve an application on all addresses; the caller cleans the runner up."""
+    """Serve an application on all addresses; the caller cleans the runner up.
+
+    Raises:
+        SettingsError: the port is taken.
+    """
     runner = web.AppRunner(application, access_log=None, handle_signals=False)
     await runner.setup()
-    await web.TCPSite(runner, port=port, ssl_context=tls, reuse_address=True).start()
+    try:
+        await web.TCPSite(runner, port=port, ssl_context=tls, reuse_address=True).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise SettingsError(
+            f"Port {port} cannot be served: {error.strerror}. Set FINETUNE_STATUS_PORT and "
+            "FINETUNE_PROBE_PORT to ports that are free."
+        ) from error
     return runner
 
 
