@@ -15,7 +15,12 @@ from finetune_api.outcome import Outcome
 from finetune_operator import conditions as words
 from finetune_operator.conditions import Claim
 from finetune_operator.context import DecisionContext
-from finetune_operator.diagnosis import Actor, Diagnosis, diagnose_missing_pod
+from finetune_operator.diagnosis import (
+    Actor,
+    Diagnosis,
+    diagnose_missing_pod,
+    diagnose_refused_pod,
+)
 from finetune_operator.endings import (
     Ended,
     diagnose_ended,
@@ -54,6 +59,11 @@ class Course:
     needs_job_events: bool = False
     delete_job: bool = False
     """Whether the Job still holds what nobody will use."""
+
+    @property
+    def failed_for(self) -> str:
+        """Reason of the failure, or empty."""
+        return next((one.reason for one in self.claims if one.type == words.FAILED), "")
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,17 @@ def decide_course(run: Run) -> Course:
 
 
 def _moment(pod: ObservedPod) -> tuple[float, str]:
-    finished = pod.trainer.finished if pod.trainer is not None else None
-    moment = finished or pod.started or pod.created
+    moment = _end(pod)
     return (moment.timestamp() if moment is not None else 0.0, pod.name)
+
+
+def _end(pod: ObservedPod) -> datetime | None:
+    finished = pod.trainer.finished if pod.trainer is not None else None
+    return finished or pod.started or pod.created
+
+
+def _seconds_left(run: Run, *, since: datetime | None, limit_s: int) -> float:
+    return limit_s - ((run.now - since).total_seconds() if since is not None else 0.0)
 
 
 # --- The end --------------------------------------------------------------------------------------
@@ -189,7 +207,7 @@ def _hold_for_pods(run: Run, *, end: ObservedCondition) -> Course | None:
         return None
     if end.time is None:
         return None
-    left = run.context.outcome_grace_s - (run.now - end.time).total_seconds()
+    left = _seconds_left(run, since=end.time, limit_s=run.context.outcome_grace_s)
     if left <= 0:
         return None
     message = f"Job {run.job.name} has ended; what its pod left is being read."
@@ -292,15 +310,23 @@ def _with_waiting_pod(run: Run) -> Course | None:
 def _between_pods(run: Run) -> Course | None:
     if not run.ended:
         return None
+    refused = diagnose_refused_pod(run.job, events=run.events)
     last = diagnose_ended(Ended(pod=run.ended[-1], job=run.job))
-    return _pending(last.reason, f"{last.message} Another pod follows.")
+    told = last.message if last.actor is Actor.NOBODY else f"{last.message} Another pod follows."
+    # The Job controller waits longer before each pod; a refusal stands in its events alone.
+    left = _seconds_left(run, since=_end(run.ended[-1]), limit_s=run.context.pod_missing_after_s)
+    return _pending(
+        refused.reason if refused else last.reason,
+        refused.message if refused else told,
+        requeue_after_s=left if left > 0 else float(run.context.pod_stuck_after_s),
+        needs_job_events=left <= 0,
+    )
 
 
 def _without_pod(run: Run) -> Course:
     diagnosis = diagnose_missing_pod(run.job, events=run.events, now=run.now, context=run.context)
     since = run.job.start or run.job.created
-    age = (run.now - since).total_seconds() if since is not None else 0.0
-    left = run.context.pod_missing_after_s - age
+    left = _seconds_left(run, since=since, limit_s=run.context.pod_missing_after_s)
     return _pending(
         diagnosis.reason,
         diagnosis.message,

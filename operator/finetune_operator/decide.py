@@ -6,7 +6,7 @@ steps are a list; the first that has an answer has the last word. Nothing here r
 clock or a setting that was not passed in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -42,6 +42,8 @@ from finetune_operator.transitions import build_events
 
 ACCEPTED_MESSAGE: Final = "The resource is valid and allowed."
 FIRST_ATTEMPT: Final = 1
+TEXT_LIMIT: Final = 1024
+"""Characters of a text in status."""
 HIGHEST_RUN: Final = 1_000_000
 """A larger number in a stored status was not written by us."""
 CONFLICT_RETRY_S: Final = 300.0
@@ -234,7 +236,7 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
             *course.claims,
         ),
         plan=plan,
-        attempts=build_attempts(pods, job=job),
+        attempts=build_attempts(pods, job=job, failed=course.failed_for),
         outcome=course.outcome,
     )
     return _write(
@@ -273,7 +275,11 @@ def _plan_report(proposal: Proposal, *, config_map: str) -> PlanReport:
 
 def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, PlanReport]:
     """Return the plan that the Job obeys, which is not always what the spec resolves to now."""
-    proposal, before = situation.proposal, situation.before
+    before = situation.before
+    settled = _settled(situation, job=job)
+    if settled is not None:
+        return settled, _remembered(before)
+    proposal = situation.proposal
     if isinstance(proposal, Proposal) and proposal.plan.hash == job.plan_hash:
         return _resolved(proposal), _plan_report(proposal, config_map=job.plan_config_map)
     now = (
@@ -285,14 +291,33 @@ def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, Plan
         f"Job {job.name} keeps the plan it began with, {job.plan_hash[:8]}, although the spec {now}; "
         "create another resource to train by the new one."
     )
-    kept = PlanReport()
-    if before.plan is not None and before.plan.hash == job.plan_hash:
-        kept = PlanReport(
-            plan=before.plan,
-            parameters=tuple(before.parameters),
-            warnings=tuple(before.warnings),
-        )
+    is_known = before.plan is not None and before.plan.hash == job.plan_hash
+    kept = _remembered(before) if is_known else PlanReport()
     return Claim(words.RESOLVED, "True", words.PLAN_KEPT, message), kept
+
+
+def _settled(situation: Situation, *, job: ObservedJob) -> Claim | None:
+    """Return what was said of the plan before, where nothing has changed since.
+
+    Resolving costs more than all the rest, and a run keeps its reasons when the operator is upgraded.
+    """
+    before = situation.before
+    if before.plan is None or before.plan.hash != job.plan_hash or not before.parameters:
+        return None
+    if before.observed_generation != situation.metadata.generation:
+        return None
+    said = find_condition(before.conditions, words.RESOLVED)
+    if said is None or said.status != "True":
+        return None
+    return Claim(words.RESOLVED, "True", said.reason, said.message)
+
+
+def _remembered(before: LanguageFinetuneStatus) -> PlanReport:
+    return PlanReport(
+        plan=before.plan,
+        parameters=tuple(before.parameters),
+        warnings=tuple(before.warnings),
+    )
 
 
 def _created(situation: Situation, *, job: ObservedJob, is_new: bool) -> Claim:
@@ -316,19 +341,26 @@ def _report(
     attempts: tuple[Attempt, ...] = (),
     outcome: Outcome | None = None,
 ) -> Report:
-    proposal = situation.proposal
-    languages = proposal.resource.spec.languages if isinstance(proposal, Proposal) else ()
     return Report(
         generation=situation.metadata.generation,
         run=situation.run,
         phase=phase,
         message=message,
         claims=claims,
-        languages_text=",".join(language.tag for language in languages),
+        languages_text=_languages_text(situation),
         plan=plan or PlanReport(),
         attempts=attempts,
         outcome=outcome,
     )
+
+
+def _languages_text(situation: Situation) -> str:
+    """Return the tags as the spec names them, also where the rest of it cannot be read."""
+    spec = situation.observed.body.get("spec")
+    languages = spec.get("languages") if isinstance(spec, Mapping) else None
+    entries = languages if isinstance(languages, list) else []
+    tags = [one["tag"] for one in entries if isinstance(one, Mapping) and "tag" in one]
+    return ",".join(tag for tag in tags if isinstance(tag, str))[:TEXT_LIMIT]
 
 
 def _write(

@@ -48,10 +48,9 @@ def diagnose_missing_pod(
     job: ObservedJob, *, events: tuple[JobEvent, ...], now: datetime, context: DecisionContext
 ) -> Diagnosis:
     """Return why a Job has no pod: refusals stand in its events and nowhere else."""
-    refusals = (one for one in newest(events) if one.reason == "FailedCreate")
-    refusal = next(refusals, None)
-    if refusal is not None:
-        return diagnose_refusal(refusal.message, what=f"the pod of Job {job.name}")
+    refused = diagnose_refused_pod(job, events=events)
+    if refused is not None:
+        return refused
     since = job.start or job.created
     late = since is not None and (now - since).total_seconds() >= context.pod_missing_after_s
     if not late:
@@ -71,6 +70,15 @@ def diagnose_missing_pod(
         retry=True,
         needs_events=True,
     )
+
+
+def diagnose_refused_pod(job: ObservedJob, *, events: tuple[JobEvent, ...]) -> Diagnosis | None:
+    """Return why the newest try to create a pod was refused, if it was."""
+    refusals = (one for one in newest(events) if one.reason == "FailedCreate")
+    refusal = next(refusals, None)
+    if refusal is None:
+        return None
+    return diagnose_refusal(refusal.message, what=f"the pod of Job {job.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +158,7 @@ def plain_words(text: str) -> str:
     # `pods "swahili-1-train-1-x7k2p" is forbidden: …`: the name is another one each time.
     said = re.sub(r"^.*? is forbidden: ", "", " ".join(text.split()))
     # What is used of a quota changes with every other pod of the namespace.
-    said = re.sub(r", used: [^ ]+", "", said)
+    said = re.sub(r", used: \S+?(?=, |$)", "", said)
     return said.rstrip(".")[:600]
 
 

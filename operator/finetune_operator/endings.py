@@ -144,8 +144,8 @@ def diagnose_failed_job(
         return Diagnosis(
             reason=words.DEADLINE_EXCEEDED,
             message=(
-                f"The run took longer than its {job.deadline_s} seconds; raise "
-                "spec.activeDeadlineSeconds in a new run, which resumes from nothing published."
+                f"The run took longer than its {job.deadline_s} seconds; create it anew with a "
+                "longer spec.activeDeadlineSeconds."
             ),
             actor=Actor.USER,
             retry=False,

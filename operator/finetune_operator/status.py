@@ -116,7 +116,7 @@ def build_status(
             "parameters": list(report.plan.parameters),
             "warnings": list(report.plan.warnings),
             "attempts": _merge_attempts(before.attempts, seen=report.attempts),
-            "languages_text": report.languages_text or before.languages_text,
+            "languages_text": report.languages_text,
             "progress": None,
         }
     )
@@ -160,19 +160,28 @@ def build_plan_status(plan: TrainingPlan, *, config_map: str) -> PlanStatus:
     )
 
 
-def build_attempts(pods: Iterable[ObservedPod], *, job: ObservedJob) -> tuple[Attempt, ...]:
-    """Return an attempt for each pod that a node took."""
-    return tuple(_attempt(pod, job=job) for pod in pods if pod.started is not None or pod.ended)
+def build_attempts(
+    pods: Iterable[ObservedPod], *, job: ObservedJob, failed: str
+) -> tuple[Attempt, ...]:
+    """Return an attempt for each pod that a node took.
+
+    Where the run has `failed` for a reason, that ends the pod that never ended by itself too.
+    """
+    return tuple(
+        _attempt(pod, job=job, ending=_ending(pod, job=job) if pod.ended else failed)
+        for pod in pods
+        if pod.started is not None or pod.ended
+    )
 
 
-def _attempt(pod: ObservedPod, *, job: ObservedJob) -> Attempt:
+def _attempt(pod: ObservedPod, *, job: ObservedJob, ending: str) -> Attempt:
     trainer = pod.trainer
     start = (trainer.started if trainer else None) or pod.started
     end = trainer.finished if trainer else None
     return Attempt(
         job_name=job.name[:1024],
         uid=pod.uid[:128],
-        reason=_ending(pod, job=job)[:128] if pod.ended else "",
+        reason=ending[:128],
         exit_code=exit_code(pod),
         node=pod.node[:1024],
         start=format_time(start) if start else None,

@@ -1,0 +1,136 @@
+"""Reads a golden case: a resource, what the cluster shows of it, and what the operator answers.
+
+`resource.yaml` may be left out where the case is about the smallest one. `observed.yaml` is short: the
+Job is the one that the operator itself creates for the resource, and only what is special of it and
+of its pods is written down.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_operator.actions import Actions
+from finetune_operator.context import DecisionContext
+from finetune_operator.decide import decide
+from finetune_operator.observation import JobEvent, Observed, ObservedJob, ObservedPod, Rejection
+
+CASES = Path(__file__).parents[1] / "cases" / "operator"
+START = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
+JOB_UID = "5b1f0a34-0000-4000-8000-00000000000b"
+CONTEXT = DecisionContext(
+    trainer_image="registry.example/language-finetune-trainer:0.1.0",
+    status_url="https://language-finetune-status.finetune-system.svc:8443",
+    ca_pem="-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+    default_requests={"cpu": "2", "memory": "8Gi"},
+    default_limits={"memory": "32Gi"},
+    trainer_env={"HF_HUB_DISABLE_TELEMETRY": "1"},
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A case as it was decided."""
+
+    observed: Observed
+    actions: Actions
+    now: datetime
+
+
+class TextLoader(yaml.SafeLoader):
+    """Keeps times as text, as JSON has them."""
+
+
+TextLoader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:timestamp"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    loaded = yaml.load(path.read_text(), Loader=TextLoader)
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def tell(name: str) -> Told:
+    """Decide the case called `name`."""
+    folder = CASES / name
+    resource_file = folder / "resource.yaml"
+    resource = read_yaml(resource_file if resource_file.exists() else CASES / "new/resource.yaml")
+    observed_file = folder / "observed.yaml"
+    seen = read_yaml(observed_file) if observed_file.exists() else {}
+    resource["metadata"] |= seen.get("metadata", {})
+    resource["spec"] |= seen.get("spec", {})
+    resource |= stored_status(seen)
+    now = datetime.fromisoformat(seen["now"]) if "now" in seen else START
+    observed = build_observed(resource, seen)
+    return Told(observed, decide(observed, now=now, context=CONTEXT), now)
+
+
+def stored_status(seen: Mapping[str, Any]) -> dict[str, Any]:
+    if "status" in seen:
+        return {"status": seen["status"]}
+    if "after" not in seen:
+        return {}
+    before = tell(seen["after"])
+    return {"status": before.actions.status or before.observed.body.get("status")}
+
+
+def build_observed(resource: Mapping[str, Any], seen: Mapping[str, Any]) -> Observed:
+    job = build_raw_job(seen["job"]) if "job" in seen else None
+    return Observed(
+        body=resource,
+        jobs=(ObservedJob.from_object(job),) if job else (),
+        pods=tuple(
+            ObservedPod.from_object(build_raw_pod(pod, job=job)) for pod in seen.get("pods", ())
+        ),
+        job_events=tuple(JobEvent.from_object(event) for event in seen.get("events", ())),
+        name_conflicts=tuple(seen.get("nameConflicts", ())),
+        rejected=tuple(Rejection(**one) for one in seen.get("rejected", ())),
+    )
+
+
+def build_raw_job(special: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the Job that the operator creates for a resource, with what is special of it."""
+    resource = read_yaml(CASES / special.get("of", "new") / "resource.yaml")
+    _, job = decide(Observed(body=resource), now=START, context=CONTEXT).creates
+    raw: dict[str, Any] = json.loads(json.dumps(job))
+    raw["metadata"] |= {"uid": JOB_UID, "creationTimestamp": "2026-01-05T10:00:00Z"}
+    raw["metadata"] |= special.get("metadata", {})
+    raw["spec"] |= special.get("spec", {})
+    raw["status"] = special.get("status", {"active": 1, "startTime": "2026-01-05T10:00:00Z"})
+    return raw
+
+
+def build_raw_pod(special: Mapping[str, Any], *, job: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a pod of the Job; an `outcome` beside an exit code is what the trainer left."""
+    assert job is not None, "a pod needs the case's job"
+    name = job["metadata"]["name"]
+    status = json.loads(json.dumps(special.get("status", {})))
+    for container in status.get("containerStatuses", ()):
+        terminated = container.get("state", {}).get("terminated", {})
+        if "outcome" in terminated:
+            terminated["message"] = json.dumps(_outcome(terminated.pop("outcome"), job=job))
+    return {
+        "metadata": {
+            "name": f"{name}-{special.get('suffix', 'x7k2p')}",
+            "namespace": job["metadata"]["namespace"],
+            "uid": special.get("uid", "9c2e0000-0000-4000-8000-000000000001"),
+            "labels": {"batch.kubernetes.io/job-name": name},
+            "ownerReferences": [{"kind": "Job", "name": name, "uid": JOB_UID, "controller": True}],
+            "creationTimestamp": "2026-01-05T10:00:00Z",
+            **special.get("metadata", {}),
+        },
+        "spec": {"nodeName": special.get("node", "")},
+        "status": status,
+    }
+
+
+def _outcome(special: dict[str, Any], *, job: Mapping[str, Any]) -> dict[str, Any]:
+    plan_hash = job["metadata"]["annotations"]["langops.dev/plan-hash"]
+    return {"schemaVersion": 1, "planHash": plan_hash, **special}
