@@ -105,7 +105,7 @@ class Reading:
     columns: PlannedColumns
 
 
-class BrokenRule(Exception):
+class BrokenRuleError(Exception):
     """A row breaks a rule; validate collects these and tells several at once."""
 
     def __init__(self, problem: str, rule: str) -> None:
@@ -194,7 +194,7 @@ def build_example(row: Row, reading: Reading, *, uri: str) -> Example | Fault:
                 return Example(source=source, text=_text(row.values, reading.columns.text or ""))
             case _:
                 return _build_pair(row.values, reading, source=source)
-    except BrokenRule as broken:
+    except BrokenRuleError as broken:
         return Fault(line=row.line, problem=broken.problem, rule=broken.rule)
 
 
@@ -225,7 +225,7 @@ def _present(values: Mapping[str, Any], column: str) -> Any:
     value = values.get(column)
     if value is None:
         found = ", ".join(sorted(values)) or "none"
-        raise BrokenRule(
+        raise BrokenRuleError(
             f"has no value in column {column!r} (columns: {found})",
             "every row must have it; fill it or drop the row",
         )
@@ -239,14 +239,14 @@ def _text(values: Mapping[str, Any], column: str) -> str:
 def check_text(value: Any, *, where: str) -> str:
     """Return the value where it is a text that can be trained on, unchanged."""
     if not isinstance(value, str):
-        raise BrokenRule(
+        raise BrokenRuleError(
             f"has {type(value).__name__} in {where}", "it must be text; correct the row"
         )
     try:
         value.encode()
     except UnicodeEncodeError as fault:
         code = ord(value[fault.start])
-        raise BrokenRule(
+        raise BrokenRuleError(
             f"has half a character in {where} (\\u{code:04x} at character {fault.start + 1})",
             "a surrogate must have its other half; correct the row",
         ) from fault
@@ -260,7 +260,7 @@ def parse_messages(value: Any, *, where: str) -> tuple[Message, ...]:
     """Return the messages of a list, or of JSON text that holds one."""
     parsed = _parse_json_text(value, where=where)
     if not isinstance(parsed, list) or not parsed:
-        raise BrokenRule(
+        raise BrokenRuleError(
             f"has no list of messages in {where}",
             "it must be a list of messages that is not empty, or JSON text of one; correct the row",
         )
@@ -269,11 +269,11 @@ def parse_messages(value: Any, *, where: str) -> tuple[Message, ...]:
 
 def _parse_message(value: Any, number: int) -> Message:
     if not isinstance(value, dict):
-        raise BrokenRule(f"has no object as message {number}", _MESSAGE)
+        raise BrokenRuleError(f"has no object as message {number}", _MESSAGE)
     spoken = value.get("role", value.get("from"))
     role = ROLES.get(str(spoken).lower())
     if role is None:
-        raise BrokenRule(
+        raise BrokenRuleError(
             f"has the role {spoken!r} in message {number}",
             "a role must be system, user, assistant or tool; correct the message",
         )
@@ -289,7 +289,7 @@ def _parse_content(value: Mapping[str, Any], number: int, *, is_optional: bool) 
     if content is None and (is_optional or "content" in value or "value" in value):
         return ""
     if content is None:
-        raise BrokenRule(f"has no content in message {number}", _MESSAGE)
+        raise BrokenRuleError(f"has no content in message {number}", _MESSAGE)
     if isinstance(content, list):
         content = "".join(_part_text(part, number) for part in content)
     return check_text(content, where=f"message {number}")
@@ -300,7 +300,7 @@ def _part_text(part: Any, number: int) -> str:
         return part
     if isinstance(part, dict) and isinstance(part.get("text"), str):
         return str(part["text"])
-    raise BrokenRule(
+    raise BrokenRuleError(
         f"has a part without text in message {number}",
         "only text can be trained on; drop pictures and sounds",
     )
@@ -310,7 +310,7 @@ def _parse_tool_calls(value: Mapping[str, Any], number: int) -> tuple[Mapping[st
     """Return the calls in one form, whether they and their arguments were objects or JSON text."""
     calls = _parse_json_text(value.get("tool_calls") or [], where=f"message {number}")
     if not isinstance(calls, list):
-        raise BrokenRule(f"has no list of tool calls in message {number}", _CALL)
+        raise BrokenRuleError(f"has no list of tool calls in message {number}", _CALL)
     return tuple(_parse_call(call, number) for call in calls)
 
 
@@ -321,10 +321,10 @@ def _parse_call(call: Any, number: int) -> Mapping[str, Any]:
     call = _parse_json_text(call, where=f"message {number}")
     inner = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
-        raise BrokenRule(f"has a tool call without a name in message {number}", _CALL)
+        raise BrokenRuleError(f"has a tool call without a name in message {number}", _CALL)
     arguments = _parse_json_text(inner.get("arguments") or {}, where=f"message {number}")
     if not isinstance(arguments, dict):
-        raise BrokenRule(f"has arguments that are no object in message {number}", _CALL)
+        raise BrokenRuleError(f"has arguments that are no object in message {number}", _CALL)
     result: dict[str, Any] = {
         "type": "function",
         "function": {"name": inner["name"], "arguments": arguments},
@@ -338,7 +338,7 @@ def _parse_tools(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         return ()
     parsed = _parse_json_text(tools, where="column 'tools'")
     if not isinstance(parsed, list):
-        raise BrokenRule(
+        raise BrokenRuleError(
             "has no list in column 'tools'", "it must be a list of functions; correct the row"
         )
     parsed = [_parse_json_text(tool, where="column 'tools'") for tool in parsed]
@@ -351,7 +351,7 @@ def _parse_json_text(value: Any, *, where: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as fault:
-        raise BrokenRule(
+        raise BrokenRuleError(
             f"has text in {where} that is not JSON",
             "it must be a list, or JSON text of one; correct the row",
         ) from fault
@@ -363,14 +363,14 @@ def check_order(messages: Sequence[Message]) -> None:
     for number, message in enumerate(messages, start=1):
         role = message.role
         if role not in _MAY_FOLLOW[before]:
-            raise BrokenRule(
+            raise BrokenRuleError(
                 f"has the role {role!r} in message {number} {_AFTER[before]}",
                 "a chat must begin with user, or with system and then user, and alternate between"
                 " user and assistant, with tool answers after a tool call; reorder the messages",
             )
         before = "call" if message.tool_calls else role
     if not any(message.role == "assistant" for message in messages):
-        raise BrokenRule(
+        raise BrokenRuleError(
             "has no assistant message",
             "a chat must hold an answer to learn; add it or drop the row",
         )

@@ -53,7 +53,7 @@ class Fault:
     """What is allowed, and what to do."""
 
 
-class _Broken(Exception):
+class _BrokenFileError(Exception):
     """The file cannot be read further."""
 
     def __init__(self, fault: Fault) -> None:
@@ -74,7 +74,7 @@ def read_records(path: Path) -> Iterator[Row | Fault]:
     }
     try:
         yield from readers[kind](path)
-    except _Broken as broken:
+    except _BrokenFileError as broken:
         yield broken.fault
 
 
@@ -88,7 +88,7 @@ def _open(path: Path) -> io.BufferedReader:
         return io.BufferedReader(gzip.GzipFile(path, "rb"), CHUNK_BYTES)
     if suffix == ".zst":
         return io.BufferedReader(_ZstdReader(path), CHUNK_BYTES)
-    return path.open("rb", CHUNK_BYTES)
+    return io.BufferedReader(path.open("rb", 0), CHUNK_BYTES)
 
 
 class _ZstdReader(io.RawIOBase):
@@ -140,7 +140,7 @@ def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(file, start=1):
                 yield number, line.removeprefix(BOM) if number == 1 else line
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as fault:
-        raise _Broken(_describe_compression(fault, after=number)) from fault
+        raise _BrokenFileError(_describe_compression(fault, after=number)) from fault
 
 
 def _describe_compression(fault: Exception, *, after: int) -> Fault:
@@ -236,14 +236,14 @@ def _read_array(path: Path) -> Iterator[Row | Fault]:
     except (ValueError, RecursionError) as fault:
         message = fault.msg if isinstance(fault, json.JSONDecodeError) else str(fault)
         problem = f"is not valid JSON: {_lower(message)}"
-        raise _Broken(Fault(line=reader.line, problem=problem, rule=_ARRAY)) from fault
+        raise _BrokenFileError(Fault(line=reader.line, problem=problem, rule=_ARRAY)) from fault
 
 
 def _decoded_lines(path: Path) -> Iterator[str]:
     for number, raw in _byte_lines(path):
         text = _decode(number, raw)
         if isinstance(text, Fault):
-            raise _Broken(text)
+            raise _BrokenFileError(text)
         yield text
 
 
@@ -346,7 +346,7 @@ def _read_csv(path: Path) -> Iterator[Row | Fault]:
                 yield _build_csv_row(header, fields, line=line)
             line = reader.line_num + 1
     except csv.Error as fault:
-        raise _Broken(
+        raise _BrokenFileError(
             Fault(line=reader.line_num, problem=f"is not valid CSV: {fault}", rule=_CSV)
         ) from fault
 
@@ -380,7 +380,7 @@ def _read_parquet(path: Path) -> Iterator[Row | Fault]:
                 line += 1
                 yield Row(values={name: _prune(value) for name, value in values.items()}, line=line)
     except (pyarrow.ArrowException, OSError, EOFError, zlib.error, zstandard.ZstdError) as fault:
-        raise _Broken(
+        raise _BrokenFileError(
             Fault(
                 line=line,
                 problem=f"is the last row that can be read: {str(fault).splitlines()[0]}",
