@@ -35,6 +35,8 @@ from finetune_trainer.s3_faults import S3Location, parse_s3_uri
 from finetune_trainer.s3_transfer import download, measure_file
 from finetune_trainer.waits import Waits
 
+__all__ = ["FetchedDataset", "FetchedModel", "Surroundings", "fetch_dataset", "fetch_model"]
+
 PARALLEL_FILES = 4
 """Files under way at once: enough to fill the network from a store of many spindles."""
 ALLOWED_SCHEMES = "s3://bucket/prefix, pvc://claim/path or hf://"

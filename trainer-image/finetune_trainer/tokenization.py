@@ -1,54 +1,33 @@
-"""Tokenization: examples become token ids with the labels of what is learned.
+"""Tokenization: each language's rows become sequences, and what was seen of them is summed up.
 
-Third of the stages, after validate and before the model is loaded; the tokenizer is handed in. A
-chat is rendered by the model's own template and only its answers carry loss; a text carries loss
-whole. Labels come from where characters stand and never from padding, so a tokenizer whose padding
-equals its EOS does no harm. Ids are kept as machine integers in the order of the rows: memory grows
-by eight bytes a token.
+Third of the stages, after validate and before the model is loaded. The tokenizer is handed in;
+`sequences` does the work on one example. Ids are kept as machine integers in the order
+of the rows, so memory grows by eight bytes a token and a run sees the same data every time.
 """
 
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.outcome import CorpusLanguage
-from finetune_trainer.chat_rendering import (
-    RenderedChat,
-    Span,
-    TemplateRefusalError,
-    render_chat,
-)
 from finetune_trainer.errors import DataInvalid
-from finetune_trainer.examples import Example, Message
-from finetune_trainer.stops import Stop, Token, decide_stop
+from finetune_trainer.examples import Example
+from finetune_trainer.sequences import (
+    MAX_REFUSALS,
+    Sequencer,
+    Tally,
+    TokenizationRules,
+    TokenizedExample,
+)
+from finetune_trainer.stops import Stop
 
-IGNORED = -100
-"""The label of a token without loss, as PyTorch's cross entropy has it."""
-BATCH = 256
-"""Examples tokenised at once: enough for the tokenizer's threads."""
-MAX_REFUSALS = 5
-"""Rows told at once that the template does not take."""
-
-
-@dataclass(frozen=True)
-class TokenizedExample:
-    """One sequence to train on."""
-
-    input_ids: "array[int]"
-    labels: "array[int]"
-    """As long as `input_ids`; -100 where there is no loss."""
-    supervised_bytes: int
-    """UTF-8 bytes of the text that carries loss; what ends a turn is no text."""
-    supervised_characters: int
-    source: str
-    """Where the row stands, for messages."""
-
-    @property
-    def supervised_tokens(self) -> int:
-        """Tokens that carry loss. The first of a sequence is never predicted."""
-        return sum(1 for label in self.labels[1:] if label != IGNORED)
+__all__ = [
+    "CorpusTokenizer",
+    "TokenizationRules",
+    "TokenizedCorpus",
+    "TokenizedExample",
+    "TokenizedLanguage",
+]
 
 
 @dataclass(frozen=True)
@@ -89,48 +68,6 @@ class TokenizedCorpus:
         return tuple(dict.fromkeys(every))
 
 
-@dataclass(frozen=True)
-class TokenizationRules:
-    """What the plan says of tokenization."""
-
-    max_seq_length: int
-    """Longest sequence, in tokens."""
-    completion_only: bool = True
-    """Answers alone carry loss; else the whole sequence."""
-    splits_long_texts: bool = False
-    """Long plain texts go on in another sequence instead of being cut: continued pretraining."""
-
-
-@dataclass(frozen=True)
-class _Written:
-    """An example as text, with what is learned of it."""
-
-    source: str
-    text: str
-    learned: tuple[Span, ...]
-    said: tuple[Span, ...]
-    """`learned` without what ends a turn."""
-    needs_stop: bool
-    """Whether the stop token is to be appended."""
-    is_splittable: bool = False
-    adds_special_tokens: bool = True
-
-
-@dataclass
-class _Tally:
-    """What is counted while one language is tokenised."""
-
-    lengths: list[int] = field(default_factory=list)
-    characters: int = 0
-    skipped: int = 0
-    first_skipped: str = ""
-    truncated: int = 0
-    dropped: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """What templates left out: how often, and where first."""
-    refusals: list[tuple[str, str]] = field(default_factory=list)
-    """Rows that the template does not take, with its words."""
-
-
 class CorpusTokenizer:
     """A tokenizer with its template, under the plan's rules."""
 
@@ -138,16 +75,12 @@ class CorpusTokenizer:
         self, tokenizer: Any, *, rules: TokenizationRules, generation: Mapping[str, Any]
     ) -> None:
         """Take a transformers tokenizer and the model's generation config, empty where it has none."""
-        self._tokenizer = tokenizer
-        self._rules = rules
-        self._has_template = bool(tokenizer.chat_template)
-        self._generation = _read_tokens(tokenizer, generation.get("eos_token_id"))
-        self.stop: Stop = decide_stop(
-            of_template=self._find_turn_end(),
-            of_tokenizer=_read_token(tokenizer, tokenizer.eos_token_id),
-            of_generation=self._generation,
-        )
+        self._sequencer = Sequencer(tokenizer, rules=rules, generation=generation)
+
+    @property
+    def stop(self) -> Stop:
         """What ends an answer, for generation and for the published tokenizer."""
+        return self._sequencer.stop
 
     def tokenize_language(
         self, tag: str, *, train: Iterable[Example], validation: Iterable[Example]
@@ -158,242 +91,62 @@ class CorpusTokenizer:
             DataInvalid: Chats without a chat template, a chat that the template does not take, or
                 nothing left to learn.
         """
-        tally, held_out = _Tally(), _Tally()
-        sequences = tuple(self._tokenize(train, tally))
-        validated = tuple(self._tokenize(validation, held_out))
+        tally, held_out = Tally(), Tally()
+        sequences = tuple(self._sequencer.read(train, tally))
+        validated = tuple(self._sequencer.read(validation, held_out))
         refusals = (tally.refusals + held_out.refusals)[:MAX_REFUSALS]
         if refusals:
             raise _build_refusal(refusals)
         if not sequences or not validated:
-            raise self._build_nothing_left(tag, held_out if sequences else tally)
+            lacking = held_out if sequences else tally
+            raise _build_nothing_left(self._sequencer.rules, tag, lacking)
         return TokenizedLanguage(
             train=sequences,
             validation=validated,
             corpus=_summarise(tag, sequences, validated, tally),
-            warnings=tuple(self._describe(tag, tally)),
-        )
-
-    # --- From an example to text ---
-
-    def _tokenize(self, examples: Iterable[Example], tally: _Tally) -> Iterator[TokenizedExample]:
-        iterator = iter(examples)
-        while batch := list(islice(iterator, BATCH)):
-            written = [self._write(example, tally) for example in batch]
-            if len(tally.refusals) >= MAX_REFUSALS:
-                return
-            known = [each for each in written if each is not None]
-            for each, encoding in zip(known, self._encode(known), strict=True):
-                yield from self._label(each, encoding, tally)
-
-    def _write(self, example: Example, tally: _Tally) -> _Written | None:
-        if example.text is not None:
-            whole = (Span(0, len(example.text)),)
-            return _Written(
-                source=example.source,
-                text=example.text,
-                learned=whole,
-                said=whole,
-                needs_stop=True,
-                is_splittable=self._rules.splits_long_texts,
-            )
-        if example.messages or self._has_template:
-            return self._write_chat(_as_chat(example), tally)
-        asked = f"{example.prompt}{example.separator}"
-        text = f"{asked}{example.completion}"
-        answer = (Span(len(asked) if self._rules.completion_only else 0, len(text)),)
-        return _Written(example.source, text, answer, answer, needs_stop=True)
-
-    def _write_chat(self, example: Example, tally: _Tally) -> _Written | None:
-        if not self._has_template:
-            raise DataInvalid(
-                f"{example.source} is a chat, but the model's tokenizer has no chat template:"
-                " expected a template, or rows with prompt and completion or text; name the"
-                " instruction-tuned model, add chat_template.jinja to the model, or change the rows,"
-                " and apply again.",
-                reason="ChatTemplateMissing",
-            )
-        try:
-            rendered = render_chat(self._tokenizer, example)
-        except TemplateRefusalError as refusal:
-            tally.refusals.append((example.source, str(refusal)))
-            return None
-        for what in rendered.dropped:
-            count, first = tally.dropped.get(what, (0, example.source))
-            tally.dropped[what] = (count + 1, first)
-        return self._cut_chat(example, rendered)
-
-    def _cut_chat(self, example: Example, rendered: RenderedChat) -> _Written:
-        """Let the chat end where its last answer ends: what follows teaches nothing."""
-        end = rendered.answers[-1].end if rendered.answers else len(rendered.text)
-        learned, said = rendered.answers, rendered.said
-        if not self._rules.completion_only:
-            learned = said = (Span(0, end),)
-        return _Written(
-            source=example.source,
-            text=rendered.text[:end],
-            learned=learned,
-            said=said,
-            needs_stop=rendered.turn_end is None and bool(learned),
-            # The template writes the BOS itself.
-            adds_special_tokens=False,
-        )
-
-    # --- From text to ids ---
-
-    def _encode(self, written: Sequence[_Written]) -> Iterator[tuple[list[int], list[Span]]]:
-        """Yield ids and where each token stands; rows that are encoded alike go together."""
-        for adds in (True, False):
-            if written and all(each.adds_special_tokens is adds for each in written):
-                yield from self._encode_alike([each.text for each in written], adds=adds)
-                return
-        for each in written:
-            yield from self._encode_alike([each.text], adds=each.adds_special_tokens)
-
-    def _encode_alike(
-        self, texts: Sequence[str], *, adds: bool
-    ) -> Iterator[tuple[list[int], list[Span]]]:
-        if not texts:
-            return
-        encoded = self._tokenizer(
-            list(texts),
-            add_special_tokens=adds,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            truncation=False,
-            padding=False,
-        )
-        for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            yield ids, [Span(start, end) for start, end in offsets]
-
-    def _label(
-        self, written: _Written, encoding: tuple[list[int], list[Span]], tally: _Tally
-    ) -> Iterator[TokenizedExample]:
-        """Yield the sequences of one example: one, or several where a long text is split."""
-        ids, offsets = encoding
-        labels = label_tokens(ids, offsets, learned=written.learned)
-        stop = self.stop.token
-        if written.needs_stop and stop is not None:
-            if ids and ids[-1] == stop.id:
-                labels[-1] = stop.id
-            else:
-                ids, labels = [*ids, stop.id], [*labels, stop.id]
-                offsets = [*offsets, Span(len(written.text), len(written.text))]
-        longest = self._rules.max_seq_length
-        tally.lengths.append(len(ids))
-        tally.characters += len(written.text)
-        tally.truncated += len(ids) > longest
-        ends = len(ids) if written.is_splittable else min(len(ids), longest)
-        made = False
-        for first in range(0, ends, longest):
-            part = slice(first, first + longest)
-            example = _build(written, ids[part], labels[part], offsets[part])
-            if example.supervised_tokens:
-                made = True
-                yield example
-        if not made:
-            tally.skipped += 1
-            tally.first_skipped = tally.first_skipped or written.source
-
-    # --- What ends a turn ---
-
-    def _find_turn_end(self) -> Token | None:
-        """Return the special token with which the template ends an answer, from a chat of our own."""
-        if not self._has_template:
-            return None
-        probe = Example(
-            source="", messages=(Message("user", "Habari?"), Message("assistant", "Nzuri."))
-        )
-        try:
-            rendered = render_chat(self._tokenizer, probe)
-        except TemplateRefusalError:
-            # It may want a system message or tools; the rows will tell.
-            return None
-        if rendered.turn_end is None:
-            return None
-        return _read_token(
-            self._tokenizer, self._tokenizer.convert_tokens_to_ids(rendered.turn_end)
-        )
-
-    # --- What is told ---
-
-    def _describe(self, tag: str, tally: _Tally) -> Iterator[str]:
-        if self.stop.warning:
-            yield self.stop.warning
-        for what, (count, first) in tally.dropped.items():
-            yield (
-                f"The chat template leaves out {what} in {count} rows of {tag}, first in {first}."
-            )
-        if tally.truncated and not self._rules.splits_long_texts:
-            yield (
-                f"{tally.truncated} of {len(tally.lengths)} rows of {tag} are longer than"
-                f" {self._rules.max_seq_length} tokens and lose their end; the longest has"
-                f" {max(tally.lengths)}."
-            )
-        if tally.skipped:
-            yield (
-                f"{tally.skipped} rows of {tag} have no token to learn within"
-                f" {self._rules.max_seq_length} tokens and are not trained on; the first is"
-                f" {tally.first_skipped}."
-            )
-
-    def _build_nothing_left(self, tag: str, tally: _Tally) -> DataInvalid:
-        longest = max(tally.lengths, default=0)
-        return DataInvalid(
-            f"None of the {len(tally.lengths)} rows of {tag} has a token to learn within"
-            f" {self._rules.max_seq_length} tokens (the longest has {longest}, the first is"
-            f" {tally.first_skipped}): expected answers that begin earlier; raise"
-            " parameters.maxSeqLength or shorten the prompts, and apply again.",
-            reason="NothingToLearn",
+            warnings=tuple(_describe(self._sequencer, tag, tally)),
         )
 
 
-def label_tokens(
-    ids: Sequence[int], offsets: Sequence[Span], *, learned: Sequence[Span]
-) -> list[int]:
-    """Return the labels: a token's own id where it reaches into a learned stretch, else -100."""
-    labels = [IGNORED] * len(ids)
-    spans = iter(learned)
-    span = next(spans, None)
-    for place, token in enumerate(offsets):
-        while span is not None and token.start >= span.end:
-            span = next(spans, None)
-        if span is None:
-            break
-        # A token without width is none of the text: a BOS, or what a normaliser swallowed.
-        if token.start < token.end and token.end > span.start:
-            labels[place] = ids[place]
-    return labels
+def _describe(sequencer: Sequencer, tag: str, tally: Tally) -> Iterator[str]:
+    rules = sequencer.rules
+    if sequencer.stop.warning:
+        yield sequencer.stop.warning
+    for what, (count, first) in tally.dropped.items():
+        yield (f"The chat template leaves out {what} in {count} rows of {tag}, first in {first}.")
+    if tally.truncated and not rules.splits_long_texts:
+        yield (
+            f"{tally.truncated} of {len(tally.lengths)} rows of {tag} are longer than"
+            f" {rules.max_seq_length} tokens and lose their end; the longest has"
+            f" {max(tally.lengths)}."
+        )
+    if tally.skipped:
+        yield (
+            f"{tally.skipped} rows of {tag} have no token to learn within"
+            f" {rules.max_seq_length} tokens and are not trained on; the first is"
+            f" {tally.first_skipped}."
+        )
 
 
-def _build(
-    written: _Written, ids: Sequence[int], labels: Sequence[int], offsets: Sequence[Span]
-) -> TokenizedExample:
-    """Return one sequence, counting the text that its tokens cover."""
-    reach = Span(offsets[0].start, max(offset.end for offset in offsets)) if offsets else Span(0, 0)
-    parts = [
-        written.text[max(span.start, reach.start) : min(span.end, reach.end)]
-        for span in written.said
-        if span.start < reach.end and span.end > reach.start
-    ]
-    return TokenizedExample(
-        input_ids=array("i", ids),
-        labels=array("i", labels),
-        supervised_bytes=sum(len(part.encode()) for part in parts),
-        supervised_characters=sum(len(part) for part in parts),
-        source=written.source,
+def _build_nothing_left(rules: TokenizationRules, tag: str, tally: Tally) -> DataInvalid:
+    longest = max(tally.lengths, default=0)
+    return DataInvalid(
+        f"None of the {len(tally.lengths)} rows of {tag} has a token to learn within"
+        f" {rules.max_seq_length} tokens (the longest has {longest}, the first is"
+        f" {tally.first_skipped}): expected answers that begin earlier; raise"
+        " parameters.maxSeqLength or shorten the prompts, and apply again.",
+        reason="NothingToLearn",
     )
 
 
-def _as_chat(example: Example) -> Example:
-    """Return prompt and completion as the two turns that a template renders."""
-    if example.messages:
-        return example
-    return Example(
-        source=example.source,
-        messages=(
-            Message("user", example.prompt or ""),
-            Message("assistant", example.completion or ""),
-        ),
+def _build_refusal(refusals: Sequence[tuple[str, str]]) -> DataInvalid:
+    source, words = refusals[0]
+    others = ", ".join(source for source, _ in refusals[1:])
+    more = f" (and {len(refusals) - 1} more: {others})" if others else ""
+    return DataInvalid(
+        f"{source} is not taken by the model's chat template ({words.rstrip('.')}): expected roles"
+        f" and fields that this model knows; change the row and apply again{more}.",
+        reason="ChatTemplateRefused",
     )
 
 
@@ -401,7 +154,7 @@ def _summarise(
     tag: str,
     train: Sequence[TokenizedExample],
     validation: Sequence[TokenizedExample],
-    tally: _Tally,
+    tally: Tally,
 ) -> CorpusLanguage:
     lengths = sorted(tally.lengths)
     return CorpusLanguage(
@@ -424,29 +177,3 @@ def _percentile(ordered: Sequence[int], percent: int) -> int:
     """Return the smallest length that at least `percent` of all do not exceed."""
     place = -(-len(ordered) * percent // 100)
     return ordered[max(0, place - 1)]
-
-
-def _build_refusal(refusals: Sequence[tuple[str, str]]) -> DataInvalid:
-    source, words = refusals[0]
-    others = ", ".join(source for source, _ in refusals[1:])
-    more = f" (and {len(refusals) - 1} more: {others})" if others else ""
-    return DataInvalid(
-        f"{source} is not taken by the model's chat template ({words.rstrip('.')}): expected roles"
-        f" and fields that this model knows; change the row and apply again{more}.",
-        reason="ChatTemplateRefused",
-    )
-
-
-def _read_token(tokenizer: Any, token_id: int | None) -> Token | None:
-    if token_id is None:
-        return None
-    return Token(id=int(token_id), text=str(tokenizer.convert_ids_to_tokens(int(token_id))))
-
-
-def _read_tokens(tokenizer: Any, ids: int | Sequence[int] | None) -> tuple[Token, ...]:
-    """Return generation_config's EOS, which is one id or several."""
-    if ids is None:
-        return ()
-    every = [ids] if isinstance(ids, int) else list(ids)
-    tokens = (_read_token(tokenizer, each) for each in every if 0 <= each < len(tokenizer))
-    return tuple(token for token in tokens if token is not None)
