@@ -22,9 +22,9 @@ from finetune_api import wire
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_api.validation import ALL_RULES, check_spec
 from tests.cluster.fixtures import Lab
+from tests.integration.definition import apply_definition
 
 ROOT = Path(__file__).parents[2]
-CRD = ROOT / "crds/langops.dev_languagefinetunes.yaml"
 INVALID = sorted((ROOT / "tests/integration/invalid").glob("*.yaml"))
 BROKEN_RULES = [file for file in INVALID if file.read_text().startswith("# refused: ")]
 BROKEN_SCHEMA = [file for file in INVALID if file.read_text().startswith("# schema: ")]
@@ -90,10 +90,7 @@ class Resources:
 @pytest.fixture(scope="module")
 def established(control_plane: Lab) -> Lab:
     """The lab with the CRD of this checkout served."""
-    control_plane.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRD}")
-    control_plane.kubectl(
-        "wait", "--for=condition=Established", f"crd/{wire.PLURAL}.{wire.GROUP}", "--timeout=30s"
-    )
+    apply_definition(control_plane)
     return control_plane
 
 
