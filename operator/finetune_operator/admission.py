@@ -50,8 +50,10 @@ class Refusal:
 
 def propose(body: RawObject, *, run: int, context: DecisionContext) -> Proposal | Refusal:
     """Return the plan of run number `run`, or why there is none."""
+    # The status may be older than its schema; that never makes a spec invalid.
+    declared = {key: value for key, value in body.items() if key != "status"}
     try:
-        resource = LanguageFinetune.from_object(dict(body))
+        resource = LanguageFinetune.from_object(declared)
     except ValidationError as error:
         return Refusal(reason=words.INVALID_SPEC, message=_malformed(body, error=error))
     for check in CHECKS:
