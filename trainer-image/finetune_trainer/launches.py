@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from finetune_api.plan import TrainingParameters
 from finetune_trainer.errors import OutOfGpuMemory
 
 IGNORED = -100
@@ -74,6 +75,12 @@ class TokenBudget:
         """Remember that the present budget did not fit."""
         self.tokens = max(1, self.tokens // 2)
         self.halvings += 1
+
+
+def decide_token_budget(training: TrainingParameters, *, device: torch.device) -> int:
+    """Return the tokens of one launch: what the plan's micro-batch holds at most, fewer on a CPU."""
+    micro_batch = training.per_device_train_batch_size * training.max_seq_length
+    return min(micro_batch, CPU_TOKENS) if device.type == "cpu" else micro_batch
 
 
 def count_supervised(sequence: Tokens) -> int:

@@ -15,31 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from finetune_api.plan import LoraPlan, TrainingPlan
 from finetune_api.resource import Bias, Method
 
-from finetune_trainer.errors import EnvironmentUnfit, PlanInvalid
+from finetune_trainer.errors import DataInvalid, EnvironmentUnfit, OutOfGpuMemory, PlanInvalid
 from finetune_trainer.network import LoadedModel
 
 ALL_LINEAR = "AllLinear"
 BIASES = {Bias.NONE: "none", Bias.ALL: "all", Bias.LORA_ONLY: "lora_only"}
 """The plan's words and PEFT's, which is a string and never None."""
+LOADING_FAULTS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+"""What transformers and Unsloth raise for a model that is broken, foreign or incomplete."""
 
 
 def load(plan: TrainingPlan, *, folder: Path) -> LoadedModel:
     """Load the base model from `folder` and put a fresh adapter on it.
 
     Raises:
-        PlanInvalid: A target module does not exist in this model, or the method is not supported.
+        PlanInvalid: A target module does not exist in this model.
         EnvironmentUnfit: What was loaded is not what was asked for.
     """
-    if plan.method is Method.FULL:
-        raise PlanInvalid(
-            "The plan's method Full is not supported yet: expected LoRA or QLoRA; set spec.method and"
-            " apply again.",
-            reason="MethodNotSupported",
-        )
     device, dtype = _decide_device(plan), _decide_dtype(plan)
     if device.type == "cpu":
         torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -60,6 +57,36 @@ def load(plan: TrainingPlan, *, folder: Path) -> LoadedModel:
 
 
 def _load_base(plan: TrainingPlan, *, folder: Path, dtype: torch.dtype) -> Any:
+    """Load the base model; what the library says of a broken one is told as a fault of the model."""
+    try:
+        base = _call_loader(plan, folder=folder, dtype=dtype)
+    except torch.OutOfMemoryError as fault:
+        raise OutOfGpuMemory(
+            f"The GPU's memory does not hold the model {plan.model.uri}: choose method QLoRA, a"
+            " smaller model, or a GPU with more memory.",
+            reason="ModelTooLarge",
+        ) from fault
+    except LOADING_FAULTS as fault:
+        said = str(fault).strip().partition("\n")[0].replace(str(folder), plan.model.uri)[:300]
+        raise DataInvalid(
+            f"The model {plan.model.uri} cannot be loaded ({type(fault).__name__}: {said}): expected a"
+            " causal language model in transformers' format with safetensors weights; correct"
+            " spec.model and apply again.",
+            reason="ModelInvalid",
+        ) from fault
+    quantized = plan.method is Method.QLORA
+    is_quantized = any(type(module).__name__ == "Linear4bit" for module in base.modules())
+    if is_quantized != quantized:
+        raise EnvironmentUnfit(
+            f"The model {plan.model.uri} was loaded {'in' if is_quantized else 'without'} 4 bit, the"
+            f" plan's method {plan.method.value} needs the opposite: check that bitsandbytes works in"
+            " the trainer image, or choose another method.",
+            reason="QuantizationDiffers",
+        )
+    return base
+
+
+def _call_loader(plan: TrainingPlan, *, folder: Path, dtype: torch.dtype) -> Any:
     quantized = plan.method is Method.QLORA
     base, _ = unsloth.FastLanguageModel.from_pretrained(
         model_name=str(folder),
@@ -80,14 +107,6 @@ def _load_base(plan: TrainingPlan, *, folder: Path, dtype: torch.dtype) -> Any:
         random_state=plan.training.seed,
         max_lora_rank=plan.lora.r,
     )
-    is_quantized = any(type(module).__name__ == "Linear4bit" for module in base.modules())
-    if is_quantized != quantized:
-        raise EnvironmentUnfit(
-            f"The model {plan.model.uri} was loaded {'in' if is_quantized else 'without'} 4 bit, the"
-            f" plan's method {plan.method.value} needs the opposite: check that bitsandbytes works in"
-            " the trainer image, or choose another method.",
-            reason="QuantizationDiffers",
-        )
     return base
 
 

@@ -5,11 +5,10 @@ Between `model` and `export`. The plan's numbers decide everything that changes 
 is kept. The loop runs them and tells of each step; it evaluates and reports only through its hooks.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +23,7 @@ from finetune_trainer.optimizer import Stepper
 from finetune_trainer.order import DataOrder
 from finetune_trainer.schedule import Keep, Schedule, build_schedule
 from finetune_trainer.selection import EarlyStopping, Selection
+from finetune_trainer.steps import StepReport
 
 ROWS_NAMED = 5
 """Rows that a message about a bad step names."""
@@ -37,29 +37,6 @@ class Row(Tokens, Protocol):
     @property
     def source(self) -> str:
         """Where the row came from, for messages: `train.jsonl:37`."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one optimizer step did; a line of metrics.jsonl."""
-
-    step: int
-    """Steps done, this one included."""
-    total_steps: int
-    epoch: float
-    loss: float
-    """Nats per supervised token of the step, before its update."""
-    grad_norm: float
-    """Before clipping."""
-    learning_rate: float
-    sequences: int
-    tokens: int
-    """Without padding."""
-    supervised_tokens: int
-    launches: int
-    seconds: float
-    """Of the step itself, evaluation excluded."""
-    eval_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +125,7 @@ def train(
                 state=loaded.adapter_state,
             )
             history.append(report)
-            metrics.write(json.dumps(asdict(report)) + "\n")
+            metrics.write(report.to_line())
             hooks.report(report)
             if stopping.is_over:
                 log.info("Training stopped early", extra={"step": report.step})

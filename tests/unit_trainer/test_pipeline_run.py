@@ -1,0 +1,155 @@
+"""`python -m finetune_trainer` as the pod starts it: a real S3, a tiny model, one plan, one outcome."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.outcome import Outcome
+from finetune_api.plan import TrainingPlan
+from tests.unit_trainer.conftest import Bucket, make_bucket
+from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
+from tests.unit_trainer.tiny import build_plan, write_model
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+pytest.importorskip("torch")
+
+GREETINGS = ("asubuhi", "mchana", "jioni", "usiku", "leo", "kesho", "sana", "rafiki")
+
+
+def chats(count: int) -> str:
+    lines = []
+    for number in range(count):
+        word = GREETINGS[number % len(GREETINGS)]
+        messages = [
+            {"role": "user", "content": f"Habari ya {word} {number}?"},
+            {"role": "assistant", "content": f"Nzuri sana, {word} njema."},
+        ]
+        lines.append(json.dumps({"messages": messages}))
+    return "\n".join(lines) + "\n"
+
+
+@dataclass
+class Pod:
+    """A place where the trainer runs as a process of its own."""
+
+    bucket: Bucket
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def plan(self, **changes: Any) -> TrainingPlan:
+        where = {
+            "model__uri": f"s3://{self.bucket.name}/model",
+            "model__credentials": "MODEL",
+            "datasets": [
+                {"tag": "sw", "uri": f"s3://{self.bucket.name}/text/", "credentials": "DATASET_0"}
+            ],
+            "output__uri": f"s3://{self.bucket.name}/adapters",
+            "output__credentials": "OUTPUT",
+        }
+        return build_plan(**where | changes)
+
+    def start(self, plan: TrainingPlan) -> "subprocess.Popen[str]":
+        content = plan.to_json().encode()
+        (self.folder / "plan.json").write_bytes(content)
+        keys = {
+            f"FINETUNE_{use}_{name}": value
+            for use in ("MODEL", "DATASET_0", "OUTPUT")
+            for name, value in (
+                ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+                ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+                ("AWS_ENDPOINT_URL_S3", self.bucket.endpoint),
+            )
+        }
+        places = {
+            "FINETUNE_PLAN_PATH": str(self.folder / "plan.json"),
+            "FINETUNE_PLAN_SHA256": hashlib.sha256(content).hexdigest(),
+            "FINETUNE_WORK_DIR": str(self.folder / "work"),
+            "FINETUNE_TERMINATION_PATH": str(self.folder / "outcome.json"),
+            "FINETUNE_IMAGE": "registry/trainer@sha256:1",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "finetune_trainer"],
+            env=os.environ | keys | places | self.environ,
+            stdout=subprocess.PIPE,
+            stderr=(self.folder / "stderr.log").open("w"),
+            text=True,
+        )
+
+    def run(self, plan: TrainingPlan) -> tuple[Outcome, list[dict[str, Any]]]:
+        """Run to the end; return the outcome and the log, every line of which is JSON."""
+        (self.folder / "outcome.json").unlink(missing_ok=True)
+        process = self.start(plan)
+        said, _ = process.communicate(timeout=240)
+        outcome = Outcome.from_termination_message((self.folder / "outcome.json").read_text())
+        assert outcome is not None
+        assert process.returncode == outcome.exit_code
+        return outcome, [json.loads(line) for line in said.splitlines()]
+
+    def published(self) -> dict[str, int]:
+        stored = self.bucket.store.list(self.bucket.at("adapters/"))
+        return {each.location.key: each.size for each in stored}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def pod(seaweed: SeaweedFS, model: Path, tmp_path: Path) -> Pod:
+    bucket = make_bucket(seaweed.endpoint)
+    for path in model.iterdir():
+        bucket.put(f"model/{path.name}", path.read_bytes())
+    bucket.put("text/chats.jsonl", chats(60))
+    return Pod(bucket, tmp_path)
+
+
+def test_a_plan_becomes_a_published_adapter_and_is_never_trained_twice(pod: Pod) -> None:
+    plan = pod.plan(training__num_train_epochs=3.0, training__max_seq_length=64)
+    outcome, log = pod.run(plan)
+    assert (outcome.exit_code, outcome.reason) == (0, "Done"), outcome.message
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.adapter_loss < outcome.evaluation.base_loss
+    before = pod.published()
+    folder = f"adapters/ml/tiny/runs/1-{plan.hash[:8]}/"
+    names = {key.removeprefix(folder) for key in before}
+    assert names == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "chat_template.jinja",
+        "environment.json",
+        "manifest.json",
+        "metrics.jsonl",
+        "parameters.json",
+        "profile.json",
+        "README.md",
+        "report.html",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "adapters/ml/tiny/latest.json",
+    }
+    stages = [line["stage"] for line in log if line["message"] == "Stage begins"]
+    assert stages == [
+        "Fetch", "Validate", "Tokenize", "Model", "Train", "Evaluate", "Export", "Publish"
+    ]  # fmt: skip
+
+    # Another run number, another uid: the same plan by its hash.
+    again, log = pod.run(
+        plan.model_copy(update={"identity": plan.identity.model_copy(update={"run": 2})})
+    )
+    assert (again.exit_code, again.reason) == (0, "AlreadyDone")
+    assert again.published is not None
+    assert outcome.published is not None
+    assert again.published == outcome.published.model_copy(update={"already_there": True})
+    assert pod.published() == before
+    assert [line["message"] for line in log] == ["The run is done"]

@@ -1,0 +1,152 @@
+"""The entry point: one plan, one outcome, whatever happens.
+
+Sets up the log, the signal and the progress, runs the pipeline and writes the outcome to the
+termination message. The only place that catches everything: what escapes here is a bug of ours, and
+even then the operator must be told in words.
+"""
+
+import errno
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+
+from finetune_api import wire
+from finetune_api.outcome import MESSAGE_LIMIT, Outcome, Stage
+from finetune_api.plan import TrainingPlan
+from finetune_trainer import logs
+from finetune_trainer.errors import Interrupted, TrainerError
+from finetune_trainer.pipeline import Pod, run
+from finetune_trainer.plan_check import load_plan
+from finetune_trainer.report import Progress, Pusher, find_server
+
+ENDS_BY_ITSELF = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT, Stage.PUBLISH)
+"""Stages in which a signal only raises a flag: a step is finished, an upload is not cut in half."""
+
+log = logging.getLogger("finetune_trainer")
+
+
+class Goodbye:
+    """Remembers that the pod was asked to go; before training it ends the run at once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.was_asked = False
+
+    def is_asked(self) -> bool:
+        """Whether the pod was asked to go."""
+        return self.was_asked
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Take the signal.
+
+        Raises:
+            Interrupted: Nothing is under way that must be finished.
+        """
+        del frame
+        self.was_asked = True
+        stage = self._progress.stage
+        log.warning("The pod is asked to go", extra={"signal": number, "stage": stage.value})
+        if stage not in ENDS_BY_ITSELF:
+            raise Interrupted(
+                f"The pod was asked to go in the stage {stage.value}, before the first step: the next"
+                " attempt starts again."
+            )
+
+
+def main() -> int:
+    """Run the trainer; return its exit code."""
+    environ = os.environ
+    logs.configure(sys.stdout)
+    server = find_server(environ)
+    progress = Progress(Pusher(server.send) if server else None)
+    goodbye = Goodbye(progress)
+    signal.signal(signal.SIGTERM, goodbye.hear)
+    plan: TrainingPlan | None = None
+
+    def work() -> Outcome:
+        nonlocal plan
+        plan = load_plan(
+            Path(environ.get(wire.ENV_PLAN_PATH, wire.PLAN_PATH)),
+            expected_sha256=environ.get(wire.ENV_PLAN_SHA256, ""),
+        )
+        pod = Pod(environ, Path(environ.get(wire.ENV_WORK_DIR, wire.WORK_DIR)), goodbye.is_asked)
+        return run(plan, pod=pod, progress=progress)
+
+    outcome = conclude(
+        work, stage=lambda: progress.stage, plan_hash=lambda: plan.hash if plan else ""
+    )
+    if outcome.exit_code == wire.ExitCode.DONE:
+        progress.finish()
+    write_outcome(outcome, environ)
+    progress.close()
+    return outcome.exit_code
+
+
+def conclude(
+    work: Callable[[], Outcome], *, stage: Callable[[], Stage], plan_hash: Callable[[], str]
+) -> Outcome:
+    """Do the work; return its outcome, or the one that says why there is none."""
+    try:
+        outcome = work()
+    except TrainerError as error:
+        log.warning("The run ended", extra={"reason": error.reason, "why": error.message})
+        outcome = _build_failure(
+            error.exit_code, error.reason, error.message, stage=stage(), plan_hash=plan_hash()
+        )
+    except Exception as fault:
+        log.exception("The run ended unexpectedly")
+        code, reason, message = diagnose(fault)
+        outcome = _build_failure(code, reason, message, stage=stage(), plan_hash=plan_hash())
+    else:
+        log.info("The run is done", extra={"reason": outcome.reason, "why": outcome.message})
+    return outcome
+
+
+def diagnose(fault: Exception) -> tuple[wire.ExitCode, str, str]:
+    """Return exit code, reason and one sentence for what no stage expected: a full disk, or a bug."""
+    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = (
+            f"The scratch volume is full ({fault.filename or 'unnamed file'}): raise the pod's"
+            " ephemeral-storage in resources.limits and apply again."
+        )
+        return wire.ExitCode.ENVIRONMENT_UNFIT, "DiskFull", message
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    text = f"{type(fault).__name__}: {fault}"[:300]
+    message = (
+        f"The trainer met a fault it does not know: {text} ({Path(last.filename).name}:{last.lineno}"
+        f" in {last.name}). The log holds the traceback; please report it."
+    )
+    return wire.ExitCode.BUG, "Bug", message
+
+
+def write_outcome(outcome: Outcome, environ: Mapping[str, str]) -> None:
+    """Write the termination message; where that cannot be done the log has it too."""
+    text = outcome.to_termination_message()
+    path = Path(environ.get(wire.ENV_TERMINATION_PATH, wire.TERMINATION_PATH))
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as fault:
+        log.warning(
+            "The outcome could not be written", extra={"fault": str(fault), "outcome": text}
+        )
+
+
+def _build_failure(
+    code: wire.ExitCode, reason: str, message: str, *, stage: Stage, plan_hash: str
+) -> Outcome:
+    return Outcome(
+        exit_code=code,
+        reason=reason,
+        stage=stage,
+        message=message[:MESSAGE_LIMIT],
+        plan_hash=plan_hash,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

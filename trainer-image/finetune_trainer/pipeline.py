@@ -1,0 +1,251 @@
+"""The run on one screen: which stage follows which, and what one hands to the next.
+
+Called by `__main__`. Stages do not know each other; only this module knows their order. Those that
+need torch are imported when their turn comes, so that a fault in the data ends a run in a second.
+"""
+
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.outcome import Evaluation, Outcome, Published, RunSummary, Stage
+from finetune_api.plan import TrainingPlan
+from finetune_api.resource import TrainingStage
+from finetune_api.wire import ExitCode
+from finetune_trainer import environment
+from finetune_trainer.account import DatasetIdentity, RunAccount
+from finetune_trainer.credentials import load_credentials
+from finetune_trainer.data_files import FetchedDataset
+from finetune_trainer.errors import AccessDenied, ServiceUnavailable
+from finetune_trainer.fetch import FetchedModel, Surroundings, fetch_dataset, fetch_model
+from finetune_trainer.plan_check import check_supported
+from finetune_trainer.publish import Finished, OutputPlace, find_finished, publish
+from finetune_trainer.report import Progress
+from finetune_trainer.s3 import S3Store, connect
+from finetune_trainer.s3_faults import parse_s3_uri
+from finetune_trainer.steps import METRICS_FILE
+from finetune_trainer.tokenization import CorpusTokenizer, TokenizationRules, TokenizedCorpus
+from finetune_trainer.validate import validate_dataset
+
+if TYPE_CHECKING:
+    from finetune_trainer.evaluate import HeldOutLoss
+    from finetune_trainer.network import LoadedModel
+    from finetune_trainer.train import TrainResult
+
+
+@dataclass(frozen=True)
+class Pod:
+    """What surrounds the run."""
+
+    environ: MutableMapping[str, str]
+    work: Path
+    """Scratch space; everything that is written goes below it."""
+    is_stopping: Callable[[], bool]
+    """Whether the pod was asked to go."""
+
+
+def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
+    """Do what the plan says and return how it ended well.
+
+    Raises:
+        TrainerError: It ended otherwise.
+    """
+    check_supported(plan)
+    environment.prepare_environment(plan.resources, work=pod.work, environ=pod.environ)
+    environment.check_accelerators(plan.resources)
+    store, place = connect_output(plan, pod)
+    if (finished := find_finished(store, place, plan)) is not None:
+        return build_already_done(plan, finished)
+    # A refused upload is told now, not after hours of training.
+    store.check_writable(place.folder)
+
+    progress.enter(Stage.FETCH)
+    surroundings = Surroundings(environ=pod.environ)
+    base = fetch_model(plan.model, pod.work / "model", surroundings=surroundings)
+    fetched = [
+        fetch_dataset(dataset, pod.work / "data" / str(number), surroundings=surroundings)
+        for number, dataset in enumerate(plan.datasets)
+    ]
+    environment.go_offline(pod.environ)
+
+    progress.enter(Stage.VALIDATE)
+    valid = [
+        validate_dataset(dataset, each)
+        for dataset, each in zip(plan.datasets, fetched, strict=True)
+    ]
+
+    progress.enter(Stage.TOKENIZE)
+    # Unsloth before everything that imports transformers.
+    from finetune_trainer import model
+
+    tokenizer = build_tokenizer(plan, base)
+    corpus = TokenizedCorpus(
+        tuple(
+            tokenizer.tokenize_language(
+                each.dataset.tag, train=each.read_train(), validation=each.read_validation()
+            )
+            for each in valid
+        )
+    )
+
+    progress.enter(Stage.MODEL)
+    from finetune_trainer.evaluate import evaluate, evaluate_base
+    from finetune_trainer.launches import TokenBudget, decide_token_budget
+
+    loaded = model.load(plan, folder=base.path)
+    budget = TokenBudget(decide_token_budget(plan.training, device=loaded.device))
+    measure = partial(evaluate, loaded, corpus.validation, budget=budget)
+    # Before training: trained biases cannot be switched off.
+    before = evaluate_base(loaded, corpus.validation, budget=budget)
+
+    progress.enter(Stage.TRAIN)
+    from finetune_trainer.train import Hooks, train
+
+    folder = pod.work / "adapter"
+    folder.mkdir(parents=True, exist_ok=True)
+    result = train(
+        loaded,
+        corpus.train,
+        training=plan.training,
+        held_out=len(corpus.validation),
+        budget=budget,
+        hooks=Hooks(
+            evaluate=lambda: measure().loss,
+            report=progress.tell_step,
+            is_stopping=pod.is_stopping,
+        ),
+        metrics_path=folder / METRICS_FILE,
+    )
+
+    progress.enter(Stage.EVALUATE)
+    after = measure()
+
+    progress.enter(Stage.EXPORT)
+    from finetune_trainer.export import export
+
+    account = RunAccount(
+        plan=plan,
+        base_name=base.public_id,
+        model_revision=base.revision,
+        datasets=_identify_datasets(plan, fetched),
+        corpus=corpus.corpus,
+        warnings=(*(text for each in valid for text in each.warnings), *corpus.warnings),
+        evaluation=build_evaluation(before, after),
+        summary=build_summary(result, loaded),
+        history=result.history,
+        environment=environment.describe_environment(pod.environ),
+    )
+    files = export(loaded, account, stop=tokenizer.stop, model_folder=base.path, folder=folder)
+
+    progress.enter(Stage.PUBLISH)
+    try:
+        published = publish(store, place, account, files=files)
+    except AccessDenied as refusal:
+        raise _build_refused_late(refusal) from refusal
+    return build_done(account, published)
+
+
+def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:
+    """Return the model's tokenizer under the plan's rules."""
+    from finetune_trainer.tokenizer_files import load_generation_config, load_tokenizer
+
+    return CorpusTokenizer(
+        load_tokenizer(plan.model, folder=base.path),
+        rules=TokenizationRules(
+            max_seq_length=plan.training.max_seq_length,
+            completion_only=plan.training.completion_only_loss,
+            splits_long_texts=plan.stage is TrainingStage.CONTINUED_PRETRAINING,
+        ),
+        generation=load_generation_config(base.path),
+    )
+
+
+def connect_output(plan: TrainingPlan, pod: Pod) -> tuple[S3Store, OutputPlace]:
+    """Return the store of the output and the place of this run in it."""
+    credentials = load_credentials(plan.output.credentials, environ=pod.environ)
+    output = parse_s3_uri(plan.output.uri)
+    return connect(credentials, subject="the output"), OutputPlace.of(plan, output)
+
+
+def build_already_done(plan: TrainingPlan, finished: Finished) -> Outcome:
+    """Return the outcome where an earlier run has published the same plan."""
+    return Outcome(
+        exit_code=ExitCode.DONE,
+        reason="AlreadyDone",
+        stage=Stage.START,
+        message=f"The adapter of this plan is already at {finished.published.uri}; nothing was trained.",
+        plan_hash=plan.hash,
+        model_revision=finished.manifest.model_revision,
+        published=finished.published,
+        evaluation=finished.manifest.evaluation,
+        summary=finished.manifest.summary,
+        corpus=finished.manifest.corpus,
+    )
+
+
+def build_done(account: RunAccount, published: Published) -> Outcome:
+    """Return the outcome of a run that trained and published."""
+    return Outcome(
+        exit_code=ExitCode.DONE,
+        reason="Done",
+        stage=Stage.PUBLISH,
+        message=f"Trained {account.summary.steps} steps; the adapter is at {published.uri}.",
+        plan_hash=account.plan.hash,
+        model_revision=account.model_revision,
+        published=published,
+        evaluation=account.evaluation,
+        summary=account.summary,
+        corpus=account.corpus,
+    )
+
+
+def build_evaluation(before: "HeldOutLoss", after: "HeldOutLoss") -> Evaluation | None:
+    """Return base against adapter, or None where nothing was held out."""
+    if not after.examples:
+        return None
+    return Evaluation(
+        base_loss=before.loss,
+        adapter_loss=after.loss,
+        base_bits_per_byte=before.bits_per_byte,
+        adapter_bits_per_byte=after.bits_per_byte,
+        examples=after.examples,
+    )
+
+
+def build_summary(result: "TrainResult", loaded: "LoadedModel") -> RunSummary:
+    """Return the figures of a run for status."""
+    last = result.last
+    return RunSummary(
+        steps=last.step,
+        total_steps=last.total_steps,
+        epochs=last.epoch,
+        final_loss=last.loss,
+        best_eval_loss=result.best_eval_loss,
+        best_step=result.best_step,
+        stopped_early=result.stopped_early,
+        train_seconds=result.train_seconds,
+        tokens=result.tokens,
+        trainable_parameters=loaded.trainable_parameters,
+        peak_gpu_memory_bytes=result.peak_gpu_memory_bytes,
+        attention=loaded.attention,
+    )
+
+
+def _identify_datasets(
+    plan: TrainingPlan, fetched: Sequence[FetchedDataset]
+) -> tuple[DatasetIdentity, ...]:
+    return tuple(
+        DatasetIdentity(dataset.tag, dataset.uri, revision=each.revision, sha256=each.sha256)
+        for dataset, each in zip(plan.datasets, fetched, strict=True)
+    )
+
+
+def _build_refused_late(refusal: AccessDenied) -> ServiceUnavailable:
+    """Return an error that is tried again: the key worked before, and the next pod reads the new one."""
+    return ServiceUnavailable(
+        f"The key of the output was refused after the training, though it was accepted before: it was"
+        f" rotated or withdrawn. The next attempt reads the Secret anew. ({refusal.message})",
+        reason="KeyRefusedLate",
+    )

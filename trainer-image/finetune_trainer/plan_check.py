@@ -1,0 +1,105 @@
+"""The plan as it is mounted: read, proved to be the operator's own, and within what is supported.
+
+First thing in the pod, before any byte is fetched. What is not supported is refused by name: a
+parameter that was silently ignored would make another adapter than the one that was promised.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_api import wire
+from finetune_api.plan import TrainingPlan, plan_hash
+from finetune_api.resource import Method, OutputFormat
+from finetune_trainer.errors import PlanInvalid
+
+
+def load_plan(path: Path, *, expected_sha256: str) -> TrainingPlan:
+    """Read the plan and see that nobody changed it.
+
+    Args:
+        path: The plan's file.
+        expected_sha256: Of the file's bytes, in hex; empty where nobody said.
+
+    Raises:
+        PlanInvalid: It is absent, malformed, or not the one that was resolved.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as fault:
+        raise PlanInvalid(
+            f"The plan {path} cannot be read ({fault.strerror}): expected the plan of the operator's"
+            " ConfigMap there; mount it, or name it in"
+            f" {wire.ENV_PLAN_PATH}.",
+            reason="PlanMissing",
+        ) from fault
+    found = hashlib.sha256(content).hexdigest()
+    if expected_sha256 and found != expected_sha256:
+        raise PlanInvalid(
+            f"The plan {path} has SHA-256 {found[:12]}… and the Job expects"
+            f" {expected_sha256[:12]}…: the ConfigMap was replaced; delete the ConfigMap and the Job,"
+            " and the operator makes both anew.",
+            reason="PlanTampered",
+        )
+    return parse_plan(content)
+
+
+def parse_plan(content: bytes) -> TrainingPlan:
+    """Return the plan that the bytes hold.
+
+    Raises:
+        PlanInvalid: They hold none, or its hash is not the one it carries.
+    """
+    try:
+        plan = TrainingPlan.model_validate_json(content)
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise PlanInvalid(
+            f"The plan is malformed at {where}: {first['msg']} ({fault.error_count()} problems in"
+            " all); operator and trainer must be of one release.",
+            reason="PlanMalformed",
+        ) from fault
+    found = plan_hash(plan)
+    if plan.hash != found:
+        raise PlanInvalid(
+            f"The plan of {plan.identity.namespace}/{plan.identity.name} says its hash is"
+            f" {plan.hash[:12] or 'empty'}, its content has {found[:12]}: it was changed after it"
+            " was resolved; delete its ConfigMap and the operator makes it anew.",
+            reason="PlanTampered",
+        )
+    return plan
+
+
+def check_supported(plan: TrainingPlan) -> None:
+    """See that this trainer can do all that the plan asks for.
+
+    Raises:
+        PlanInvalid: It cannot.
+    """
+    problems = list(_find_unsupported(plan))
+    if problems:
+        raise PlanInvalid(
+            f"The plan asks for what is not supported yet: {'; '.join(problems)}. Change the resource"
+            " and apply again.",
+            reason="NotSupported",
+        )
+
+
+def _find_unsupported(plan: TrainingPlan) -> Iterator[str]:
+    if plan.method not in (Method.LORA, Method.QLORA):
+        yield f"method {plan.method.value} (LoRA and QLoRA are)"
+    if plan.method is Method.QLORA and plan.resources.gpus == 0:
+        yield "method QLoRA without a GPU (LoRA is)"
+    if plan.resources.gpus > 1 or plan.resources.nodes > 1:
+        yield (
+            f"{plan.resources.nodes} nodes with {plan.resources.gpus} GPUs each (one node with one GPU"
+            " or none is)"
+        )
+    others = [each.value for each in plan.output.formats if each is not OutputFormat.ADAPTER]
+    if others:
+        yield f"output format {', '.join(others)} (Adapter is)"
+    if plan.training.packing:
+        yield "parameters.packing (false is)"

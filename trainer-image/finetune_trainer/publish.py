@@ -1,0 +1,258 @@
+"""The way to S3: every file verified, the manifest last, the pointer after it.
+
+After `export`, and at the very start, when a finished manifest of the same plan means that there is
+nothing to do. A reader trusts only what a manifest lists, so a crash at any point leaves either the
+old state or the new one.
+
+    runs/<run>-<plan8>/…files…  →  HEAD or read back  →  manifest.json  →  latest.json  →  read back
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+from finetune_api import wire
+from finetune_api.outcome import CorpusLanguage, Evaluation, Published, RunSummary
+from finetune_api.plan import TrainingPlan
+from finetune_trainer.account import RunAccount
+from finetune_trainer.errors import OutputUnwritable, ServiceUnavailable
+from finetune_trainer.s3 import S3Store
+from finetune_trainer.s3_faults import S3Location
+from finetune_trainer.s3_transfer import DownloadedFile, upload
+
+MANIFEST_SCHEMA = 1
+
+log = logging.getLogger(__name__)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class ManifestFile(_Part):
+    """One published file."""
+
+    path: str
+    """Below the manifest's own folder."""
+    sha256: str
+    bytes: int
+
+
+class ManifestDataset(_Part):
+    """The text of one language, as it was read."""
+
+    tag: str
+    uri: str
+    revision: str = ""
+    sha256: str = ""
+    """Hash over the contents of all its files."""
+
+
+class Manifest(_Part):
+    """What one finished run published; written last and the only thing a reader trusts."""
+
+    schema_version: int = MANIFEST_SCHEMA
+    plan_hash: str
+    namespace: str
+    name: str
+    run: int
+    model: str
+    """URI of the base model."""
+    model_revision: str
+    datasets: tuple[ManifestDataset, ...]
+    files: tuple[ManifestFile, ...]
+    corpus: tuple[CorpusLanguage, ...]
+    evaluation: Evaluation | None = None
+    summary: RunSummary
+    environment: dict[str, Any]
+    """Versions, image and device."""
+    created_at: str
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as it is stored."""
+        return (self.model_dump_json(by_alias=True, indent=2) + "\n").encode()
+
+
+class Pointer(_Part):
+    """Which run is the newest; `latest.json`."""
+
+    schema_version: int = MANIFEST_SCHEMA
+    run: int
+    manifest: str
+    """Key of the manifest, below the folder of the pointer."""
+    manifest_sha256: str
+    plan_hash: str
+
+
+@dataclass(frozen=True)
+class OutputPlace:
+    """Where the resource's adapters go."""
+
+    root: S3Location
+    """`<output.uri>/<namespace>/<name>`."""
+    run_folder: str
+    """`runs/<run>-<plan8>`."""
+
+    @classmethod
+    def of(cls, plan: TrainingPlan, output: S3Location) -> "OutputPlace":
+        """Return the place of one plan's run below `output.uri`."""
+        who = plan.identity
+        below = wire.run_prefix(who.namespace, who.name, who.run, plan.hash)
+        root, _, run = below.rpartition("/runs/")
+        return cls(root=output.join(root), run_folder=f"runs/{run}")
+
+    @property
+    def folder(self) -> S3Location:
+        """The folder of this run."""
+        return self.root.join(self.run_folder)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that was published, whole."""
+
+    published: Published
+    manifest: Manifest
+
+
+def find_finished(store: S3Store, place: OutputPlace, plan: TrainingPlan) -> Finished | None:
+    """Return what an earlier run of the same plan published whole, or None.
+
+    The run may have had another number: a resource applied anew counts from 1 again.
+    """
+    runs = place.root.join("runs/")
+    there = {stored.location.key: stored.size for stored in store.list(runs)}
+    ending = f"-{plan.hash[:8]}/{wire.MANIFEST_FILE}"
+    for key in sorted(key for key in there if key.endswith(ending)):
+        location = S3Location(runs.bucket, key)
+        read = store.read(location)
+        manifest = _parse(read[0]) if read else None
+        if read is None or manifest is None or manifest.plan_hash != plan.hash:
+            continue
+        folder = key.removesuffix(wire.MANIFEST_FILE)
+        if all(there.get(folder + file.path) == file.bytes for file in manifest.files):
+            content = read[0]
+            _point_at(store, place, manifest, content=content, key=location.key)
+            published = _describe(location, manifest, content=content, already_there=True)
+            return Finished(published, manifest)
+    return None
+
+
+def publish(
+    store: S3Store, place: OutputPlace, account: RunAccount, *, files: Sequence[Path]
+) -> Published:
+    """Upload the files of one folder and make them count.
+
+    Raises:
+        ServiceUnavailable: The store did not answer within the waits.
+        OutputUnwritable: The store does not keep what it is given.
+    """
+    location = place.folder.join(wire.MANIFEST_FILE)
+    # A manifest that lists what is about to change would lie in between.
+    store.delete([location])
+    uploaded = [upload(store, path, place.folder.join(path.name)) for path in files]
+    manifest = build_manifest(account, uploaded, created_at=datetime.now(UTC))
+    content = manifest.to_bytes()
+    store.put(location, content, content_type="application/json")
+    _check_read_back(store, location, content)
+    config = next(path for path in files if path.name == wire.ADAPTER_CONFIG_FILE)
+    _check_read_back(store, place.folder.join(config.name), config.read_bytes())
+    _point_at(store, place, manifest, content=content, key=location.key)
+    log.info("The adapter is published", extra={"uri": place.folder.uri, "files": len(files)})
+    return _describe(location, manifest, content=content, already_there=False)
+
+
+def build_manifest(
+    account: RunAccount, uploaded: Sequence[DownloadedFile], *, created_at: datetime
+) -> Manifest:
+    """Return the manifest of what was uploaded."""
+    who = account.plan.identity
+    return Manifest(
+        plan_hash=account.plan.hash,
+        namespace=who.namespace,
+        name=who.name,
+        run=who.run,
+        model=account.plan.model.uri,
+        model_revision=account.model_revision,
+        datasets=tuple(
+            ManifestDataset(tag=each.tag, uri=each.uri, revision=each.revision, sha256=each.sha256)
+            for each in account.datasets
+        ),
+        files=tuple(
+            ManifestFile(path=file.path.name, sha256=file.sha256, bytes=file.size)
+            for file in uploaded
+        ),
+        corpus=account.corpus,
+        evaluation=account.evaluation,
+        summary=account.summary,
+        environment=dict(account.environment),
+        created_at=created_at.isoformat(timespec="seconds"),
+    )
+
+
+def _point_at(
+    store: S3Store, place: OutputPlace, manifest: Manifest, *, content: bytes, key: str
+) -> None:
+    """Write `latest.json`: the newest word of this resource counts, whatever its run's number.
+
+    Somebody else may write at the same time, so each attempt looks first.
+    """
+    location = place.root.join(wire.POINTER_FILE)
+    pointer = Pointer(
+        run=manifest.run,
+        manifest=key.removeprefix(f"{place.root.key.rstrip('/')}/"),
+        manifest_sha256=hashlib.sha256(content).hexdigest(),
+        plan_hash=manifest.plan_hash,
+    )
+    wanted = (pointer.model_dump_json(by_alias=True, indent=2) + "\n").encode()
+    waits = store.waits.begin()
+    while True:
+        read = store.read(location)
+        if read is not None and read[0] == wanted:
+            return
+        if store.put_if(location, wanted, etag=read[1] if read else None) is not None:
+            return
+        wait = next(waits, None)
+        if wait is None:
+            raise ServiceUnavailable(
+                f"{location.uri} is written by somebody else again and again; the run is tried again."
+            )
+        store.waits.sleep(wait)
+
+
+def _check_read_back(store: S3Store, location: S3Location, content: bytes) -> None:
+    read = store.read(location)
+    if read is None or read[0] != content:
+        raise OutputUnwritable(
+            f"{location.uri} reads differently from what was written: the store does not keep what it"
+            " is given; check the store and its proxies, or choose another output.uri.",
+            reason="UploadCorrupted",
+        )
+
+
+def _parse(content: bytes) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError:
+        return None
+
+
+def _describe(
+    location: S3Location, manifest: Manifest, *, content: bytes, already_there: bool
+) -> Published:
+    return Published(
+        uri=location.uri.removesuffix(wire.MANIFEST_FILE),
+        manifest_sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=sum(file.bytes for file in manifest.files),
+        files=len(manifest.files),
+        already_there=already_there,
+    )

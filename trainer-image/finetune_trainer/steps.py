@@ -1,0 +1,35 @@
+"""What one optimizer step did: made by `train`, told by `report`, written to metrics.jsonl."""
+
+import json
+from dataclasses import asdict, dataclass
+
+METRICS_FILE = "metrics.jsonl"
+"""One line a step."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step; a line of metrics.jsonl."""
+
+    step: int
+    """Steps done, this one included."""
+    total_steps: int
+    epoch: float
+    loss: float
+    """Nats per supervised token of the step, before its update."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    sequences: int
+    tokens: int
+    """Without padding."""
+    supervised_tokens: int
+    launches: int
+    seconds: float
+    """Of the step itself, evaluation excluded."""
+    eval_loss: float | None = None
+
+    def to_line(self) -> str:
+        """Return the line of metrics.jsonl, its end included."""
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(fields) + "\n"
