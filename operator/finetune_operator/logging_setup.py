@@ -55,6 +55,8 @@ def _configuration(*, form: str, level: str, shared: list[Any]) -> dict[str, Any
         "loggers": {
             # kopf tells of each handler's success: one line for each event of each resource.
             "kopf": {"level": max_level(level, "WARNING")},
+            # It warns at every end that we do not wait for its clean-up, which has nothing to clean.
+            "kopf._core.reactor.running": {"level": max_level(level, "ERROR")},
             "aiohttp.access": {"level": max_level(level, "WARNING")},
         },
     }

@@ -4,6 +4,7 @@ The chart writes them, `__main__` reads them once. Wrong ones end the process wi
 exit code 2, before anything is asked of the cluster. Nothing here is read again later.
 """
 
+import json
 import os
 import socket
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,7 @@ from finetune_operator.errors import SettingsError
 PREFIX = "FINETUNE_"
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
+JsonMap = Annotated[dict[str, str], NoDecode]
 
 
 def default_identity() -> str:
@@ -36,11 +38,11 @@ class Settings(BaseSettings):
     """When the node pulls it."""
     trainer_image_pull_secrets: CommaList = ()
     """Names of pull Secrets in the resource's namespace, separated by commas."""
-    trainer_env: dict[str, str] = Field(default_factory=dict)
+    trainer_env: JsonMap = Field(default_factory=dict)
     """Environment of every trainer, as a JSON object; such as a proxy or HF_ENDPOINT."""
-    default_requests: dict[str, str] = Field(default_factory=dict)
+    default_requests: JsonMap = Field(default_factory=dict)
     """Requests of the trainer where the resource names none, as a JSON object."""
-    default_limits: dict[str, str] = Field(default_factory=dict)
+    default_limits: JsonMap = Field(default_factory=dict)
     """Limits of the trainer where the resource names none, as a JSON object."""
     termination_grace_s: int = Field(default=300, ge=1, le=86_400)
     """Seconds for a step, a checkpoint and its upload after a pod is told to stop."""
@@ -95,6 +97,16 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("trainer_env", "default_requests", "default_limits", mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value or "{}")
+        except json.JSONDecodeError as error:
+            raise ValueError('it must be a JSON object such as {"NAME": "value"}') from error
 
     @model_validator(mode="after")
     def _bound_by_burst(self) -> Self:
