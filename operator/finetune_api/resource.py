@@ -293,7 +293,8 @@ class Dataset(Part):
     )
     """Checksum of the file; required with https://."""
     format: DatasetFormat = DatasetFormat.AUTO
-    """How a row is read; Auto looks at the columns. Files: jsonl, json, csv, parquet, txt; gz and zst."""
+    """How a row is read: Chat, Instruction, PromptCompletion, Text, or Auto, which looks at the columns.
+    Files are jsonl, json, csv, parquet or txt, also with .gz or .zst."""
     columns: Columns | None = None
     """Names of the columns, where they are not the usual ones."""
     split: str = Field(default="train", min_length=1, max_length=64)

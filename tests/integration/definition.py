@@ -1,6 +1,5 @@
 """Gives the API server the CustomResourceDefinition of this checkout."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,10 @@ import yaml
 
 from finetune_api import wire
 from tests.cluster.fixtures import Lab
+from tests.cluster.steps import wait_until
 
 FILE = Path(__file__).parents[2] / f"crds/{wire.GROUP}_{wire.PLURAL}.yaml"
 SERVED = f"/apis/{wire.API_VERSION}/{wire.PLURAL}"
-SERVED_TIMEOUT_S = 30
 RELEASE, RELEASE_NAMESPACE = "language-finetune", "language-finetune-system"
 
 
@@ -32,8 +31,7 @@ def apply_definition(lab: Lab) -> None:
     }
     how = ("--server-side", "--force-conflicts", "--field-manager=helm")
     lab.kubectl("apply", *how, "--filename=-", given=yaml.safe_dump(definition))
-    deadline = time.monotonic() + SERVED_TIMEOUT_S
     # NB: `kubectl wait` fails at once on a definition so new that it has no conditions.
-    while not lab.kubectl("get", "--raw", SERVED, check=False):
-        assert time.monotonic() < deadline, f"{SERVED} is not served after {SERVED_TIMEOUT_S} s"
-        time.sleep(0.1)
+    wait_until(
+        lambda: bool(lab.kubectl("get", "--raw", SERVED, check=False)), what=SERVED, timeout_s=30
+    )
