@@ -178,7 +178,8 @@ def _read_lines_of_json(path: Path) -> Iterator[Row | Fault]:
 
 def _parse_object(number: int, text: str) -> Row | Fault:
     try:
-        value = json.loads(text)
+        # Without its line end, so that a fault at the end has the column of the end.
+        value = json.loads(text.rstrip("\r\n"))
     except json.JSONDecodeError as fault:
         problem = f"is not valid JSON: {_lower(fault.msg)} at column {fault.colno}"
         return Fault(line=number, problem=problem, rule=_ONE_OBJECT)
@@ -327,7 +328,8 @@ def _json_kind(value: object) -> str:
 
 
 def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
+    # "Unterminated string starting at" ends in the word that we go on with.
+    return message[:1].lower() + message[1:].removesuffix(" at")
 
 
 # --- The other formats --------------------------------------------------------------------------
