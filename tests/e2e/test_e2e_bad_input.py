@@ -123,12 +123,24 @@ def test_a_plan_tampered_with_is_refused(product: Product, namespace: str) -> No
     assert product.object_keys(f"s3://e2e-adapters/{namespace}/") == []
 
 
-def test_an_image_that_cannot_be_pulled_is_named(product: Product, namespace: str) -> None:
+def test_an_image_that_cannot_be_pulled_is_named_and_frees_the_node(
+    product: Product, namespace: str
+) -> None:
+    image = "localhost/language-finetune/nowhere:1"
     product.create_secret(namespace)
     data = product.put_rows("image/train.jsonl", chats(24))
-    product.lab.apply(Finetune("image", data).build(namespace))
-    (job,) = _wait_for_jobs(product, namespace)
-    assert job["spec"]["template"]["spec"]["containers"][0]["image"].endswith("trainer:dev")
+    product.lab.apply(Finetune("image", data, spec={"image": image}).build(namespace))
+
+    waiting = product.wait(
+        namespace, "image", lambda found: image in found.get("status", {}).get("message", "")
+    )
+    assert not truths(waiting) & {"Failed", "Complete"}
+
+    ended = product.wait_end(namespace, "image", timeout_s=120)
+    failed = condition(ended, "Failed")
+    assert failed["reason"] == "ImagePullFailed", failed
+    assert image in failed["message"]
+    product.wait(namespace, "image", lambda _: product.pods(namespace) == [], 60)
 
 
 def test_a_run_that_asks_for_a_missing_gpu_says_so(product: Product, namespace: str) -> None:
@@ -172,12 +184,3 @@ def _tamper(product: Product, namespace: str) -> None:
     product.lab.apply(
         {**plan, "metadata": kept, "data": {**plan["data"], "plan.json": json.dumps(changed)}}
     )
-
-
-def _wait_for_jobs(product: Product, namespace: str) -> list[JsonObject]:
-    import time
-
-    deadline = time.monotonic() + 30
-    while not (found := product.jobs(namespace)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return found
