@@ -62,10 +62,10 @@ def propose(body: RawObject, *, run: int, context: DecisionContext) -> Proposal 
             return refusal
     try:
         resolution = resolve(resource.spec)
-    except UnknownLanguageError as error:
-        return Refusal(reason=words.UNKNOWN_LANGUAGE, message=str(error))
     except ResolverError as error:
-        return Refusal(reason=words.INVALID_SPEC, message=str(error))
+        is_tag = isinstance(error, UnknownLanguageError)
+        reason = words.UNKNOWN_LANGUAGE if is_tag else words.INVALID_SPEC
+        return Refusal(reason=reason, message=str(error))
     return Proposal(
         resource=resource,
         plan=build_plan(resource, resolution=resolution, run=run),

@@ -139,11 +139,6 @@ def build_conditions(
     return written
 
 
-def is_true(conditions: Iterable[Condition], wanted: str) -> bool:
-    """Return whether the condition of type `wanted` is there and True."""
-    return any(one.type == wanted and one.status == "True" for one in conditions)
-
-
 def is_terminal(conditions: Iterable[Condition]) -> bool:
     """Return whether the run has ended for good."""
     return any(one.type in TERMINAL and one.status == "True" for one in conditions)

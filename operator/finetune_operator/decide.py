@@ -26,6 +26,7 @@ from finetune_operator.context import DecisionContext
 from finetune_operator.course import PENDING, STALLED, Run, decide_course
 from finetune_operator.diagnosis import diagnose_refusal
 from finetune_operator.manifests import build_run
+from finetune_operator.names import job_name
 from finetune_operator.observation import Observed, ObservedJob, Rejection
 from finetune_operator.status import (
     PlanReport,
@@ -69,22 +70,28 @@ class Situation:
     @cached_property
     def run(self) -> int:
         """Number of the current run; Jobs know it where the status was lost."""
-        numbers = [self.before.run, *(job.run for job in self._jobs)]
+        numbers = [self.before.run, *(job.run for job in self._owned)]
         return max((one for one in numbers if 1 <= one <= HIGHEST_RUN), default=1)
 
     @cached_property
     def job(self) -> ObservedJob | None:
-        """The training Job of the newest attempt of the current run."""
-        current = [job for job in self._jobs if job.run == self.run]
+        """The training Job of the newest attempt of the current run.
+
+        By its labels, or by its name: labels can be changed by anybody who may edit Jobs.
+        """
+        first = job_name(
+            name=self.metadata.name, run=self.run, role=wire.ROLE_TRAIN, attempt=FIRST_ATTEMPT
+        )
+        current = [
+            job
+            for job in self._owned
+            if (job.role, job.run) == (wire.ROLE_TRAIN, self.run) or job.name == first
+        ]
         return max(current, key=lambda job: (job.attempt, job.name), default=None)
 
     @property
-    def _jobs(self) -> list[ObservedJob]:
-        return [
-            job
-            for job in self.observed.jobs
-            if job.owner_uid == self.metadata.uid and job.role == wire.ROLE_TRAIN
-        ]
+    def _owned(self) -> list[ObservedJob]:
+        return [job for job in self.observed.jobs if job.owner_uid == self.metadata.uid]
 
     @cached_property
     def proposal(self) -> Proposal | Refusal:

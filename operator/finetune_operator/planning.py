@@ -84,7 +84,7 @@ def quantity_bytes(text: str) -> int:
         (one for one in sorted(_SUFFIXES, key=len, reverse=True) if text.endswith(one)), ""
     )
     number = text.removesuffix(suffix)
-    if not number.replace(".", "", 1).isdigit():
+    if not number.replace(".", "", 1).isdecimal():
         message = f"{text!r} is no quantity; write a number with a suffix such as 80Gi"
         raise ValueError(message)
     return int(Decimal(number) * _SUFFIXES.get(suffix, Decimal(1)))

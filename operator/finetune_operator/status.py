@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from finetune_api.outcome import CorpusLanguage, Outcome
+from finetune_api.outcome import CorpusLanguage, Outcome, Published
 from finetune_api.plan import TrainingPlan
 from finetune_api.status import (
     Attempt,
@@ -211,14 +211,8 @@ def _with_outcome(status: LanguageFinetuneStatus, *, outcome: Outcome) -> Langua
         "corpus": [_corpus(one) for one in outcome.corpus] or status.corpus,
         "model_revision": outcome.model_revision,
         "parameters": with_observations(status.parameters, outcome=outcome),
+        "output": _output(outcome.published) if outcome.published else None,
     }
-    if outcome.published is not None:
-        update["output"] = OutputStatus(
-            uri=outcome.published.uri,
-            manifest_sha256=outcome.published.manifest_sha256,
-            size_bytes=outcome.published.size_bytes,
-            files=outcome.published.files,
-        )
     if outcome.evaluation is not None:
         result = outcome.evaluation
         update["evaluation"] = [
@@ -244,6 +238,15 @@ def _with_outcome(status: LanguageFinetuneStatus, *, outcome: Outcome) -> Langua
             observed_peak=format_gib(outcome.summary.peak_gpu_memory_bytes),
         )
     return status.model_copy(update=update)
+
+
+def _output(published: Published) -> OutputStatus:
+    return OutputStatus(
+        uri=published.uri,
+        manifest_sha256=published.manifest_sha256,
+        size_bytes=published.size_bytes,
+        files=published.files,
+    )
 
 
 def _corpus(language: CorpusLanguage) -> CorpusStatus:
