@@ -1,0 +1,102 @@
+"""The commands of `kubectl finetune`. Each reads a file, asks the pure packages, and shows the result."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from finetune_api import wire
+from finetune_cli import rendering
+from finetune_cli.checking import resolve_manifest
+from finetune_cli.errors import USAGE, CliError, InvalidError
+from finetune_cli.manifests import load_manifests
+from finetune_resolver import Resolution
+
+app = typer.Typer(
+    name="kubectl-finetune",
+    help="Explain and check LanguageFinetune resources without a cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+class Output(StrEnum):
+    """How a result is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    MARKDOWN = "markdown"
+
+
+RENDERERS = {
+    Output.JSON: rendering.render_json,
+    Output.YAML: rendering.render_yaml,
+    Output.MARKDOWN: rendering.render_markdown,
+}
+"""Forms that are one text, whatever the terminal."""
+
+File = Annotated[
+    str,
+    typer.Option("-f", "--filename", metavar="FILE", help="File with the resource; - reads stdin."),
+]
+
+
+@app.callback()
+def finetune() -> None:
+    """Explain and check LanguageFinetune resources without a cluster."""
+
+
+@app.command()
+def explain(
+    filename: File,
+    output: Annotated[
+        Output, typer.Option("-o", "--output", help="Form of the result.")
+    ] = Output.TABLE,
+) -> None:
+    """Show every parameter that a resource resolves to, and why."""
+    with _problems_on_stderr():
+        resolutions = _resolve_file(filename)
+    if output is Output.TABLE:
+        rendering.render_table(resolutions, console=Console(highlight=False))
+        return
+    typer.echo(RENDERERS[output](resolutions))
+
+
+@app.command()
+def validate(filename: File) -> None:
+    """Check a resource as the API server would, and its language tags."""
+    with _problems_on_stderr():
+        resolutions = _resolve_file(filename)
+    for name, resolution in resolutions.items():
+        count = len(resolution.warnings)
+        told = f"; {count} warnings, see explain" if count else ""
+        typer.echo(f"{wire.KIND} {name} is valid{told}")
+
+
+def _resolve_file(filename: str) -> dict[str, Resolution]:
+    """Return the resolution of every LanguageFinetune of a file, by name; all problems at once."""
+    resolutions: dict[str, Resolution] = {}
+    problems: list[str] = []
+    for manifest in load_manifests(filename):
+        try:
+            resolutions[manifest.name] = resolve_manifest(manifest)
+        except InvalidError as error:
+            problems += error.lines
+    if problems:
+        raise InvalidError(problems)
+    return resolutions
+
+
+@contextmanager
+def _problems_on_stderr() -> Iterator[None]:
+    try:
+        yield
+    except CliError as error:
+        for line in error.lines:
+            typer.echo(line, err=True)
+        raise typer.Exit(USAGE) from error

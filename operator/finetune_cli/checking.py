@@ -1,0 +1,121 @@
+"""Is a manifest what the API server and the operator would take? Shape, then rules, then languages.
+
+All problems of one stage are told at once; the next stage needs the one before it. Pure.
+"""
+
+import json
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api import wire
+from finetune_api.resource import LanguageFinetuneSpec
+from finetune_api.validation import check_spec
+from finetune_cli.errors import InvalidError
+from finetune_cli.field_names import remedy_for
+from finetune_cli.manifests import LARGEST_BYTES, Manifest
+from finetune_cli.wording import sentence, show, word_problem
+from finetune_resolver import Resolution, ResolverError, resolve
+
+TOP_LEVEL = ("apiVersion", "kind", "metadata", "spec", "status")
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+LONGEST_NAME = 253
+NO_JSON = (
+    "it holds .inf, .nan, a key that is no text, an alias of itself, or aliases that unfold to more "
+    f"than {LARGEST_BYTES:,} characters"
+)
+
+
+def resolve_manifest(manifest: Manifest) -> Resolution:
+    """Return every parameter of a manifest.
+
+    Raises:
+        InvalidError: the manifest breaks the schema, a rule, or names no language.
+    """
+    spec = parse_spec(manifest)
+    problems = [f"{found.path}: {found.message}" for found in check_spec(spec)]
+    if problems:
+        raise _invalid(manifest, problems)
+    try:
+        return resolve(spec)
+    except ResolverError as error:
+        raise _invalid(manifest, [str(error)]) from error
+
+
+def parse_spec(manifest: Manifest) -> LanguageFinetuneSpec:
+    """Return the typed spec of a manifest.
+
+    Raises:
+        InvalidError: a field is unknown, missing, or has the wrong shape.
+    """
+    problems = [*_envelope_problems(manifest.body)]
+    spec = manifest.body.get("spec")
+    if not isinstance(spec, dict):
+        told = "is missing" if spec is None else f"is {show(spec)}"
+        problems.append(f"spec {told}, expected at least model, languages and output.")
+        raise _invalid(manifest, problems)
+    try:
+        # Through JSON and strictly, as the API server does it: no text becomes a number, and a
+        # field is known by its one name.
+        text = _json_text(spec)
+        parsed = LanguageFinetuneSpec.model_validate_json(
+            text, strict=True, by_alias=True, by_name=False
+        )
+    except ValidationError as error:
+        problems += [word_problem(found) for found in error.errors(include_url=False)]
+        raise _invalid(manifest, problems) from error
+    except (TypeError, ValueError) as error:
+        problems.append(f"spec cannot be written as JSON: {NO_JSON}.")
+        raise _invalid(manifest, problems) from error
+    if problems:
+        raise _invalid(manifest, problems)
+    return parsed
+
+
+def _json_text(spec: dict[str, Any]) -> str:
+    """Return spec as JSON; unfolded step by step, since a few aliases of aliases would fill memory.
+
+    Raises:
+        ValueError: JSON cannot hold it, or it is too long.
+        TypeError: a key is neither text nor number.
+    """
+    parts: list[str] = []
+    size = 0
+    for part in json.JSONEncoder(allow_nan=False).iterencode(spec):
+        parts.append(part)
+        size += len(part)
+        if size > LARGEST_BYTES:
+            raise ValueError("too long")
+    return "".join(parts)
+
+
+def _envelope_problems(body: dict[str, Any]) -> list[str]:
+    """Return what is wrong outside spec."""
+    problems = []
+    for field in (key for key in body if key not in TOP_LEVEL):
+        remedy = remedy_for(str(field), siblings=list(TOP_LEVEL), path=str(field))
+        problems.append(sentence(f"{field} is not a field; {remedy}"))
+    if body.get("apiVersion") != wire.API_VERSION:
+        version = show(body.get("apiVersion"))
+        problems.append(f"apiVersion is {version}, expected {wire.API_VERSION}; correct it.")
+    metadata = body.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    generated = isinstance(metadata, dict) and metadata.get("generateName")
+    if not generated and not _is_name(name):
+        told = "is missing" if name is None else f"is {show(name)}"
+        problems.append(
+            f"metadata.name {told}, expected small letters, digits, hyphens and dots, at most "
+            f"{LONGEST_NAME}."
+        )
+    return problems
+
+
+def _is_name(name: Any) -> bool:
+    fits = isinstance(name, str) and len(name) <= LONGEST_NAME
+    return fits and NAME.fullmatch(name) is not None
+
+
+def _invalid(manifest: Manifest, problems: list[str]) -> InvalidError:
+    whose = f"{manifest.source}: {wire.KIND} {manifest.name}"
+    return InvalidError([f"{whose}: {problem}" for problem in problems])
