@@ -9,7 +9,7 @@ Reads its own file once and nothing else. It never decides what a fact means: th
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 import langcodes
@@ -26,6 +26,9 @@ SAME_LANGUAGE = {"no": "nb"}
 """Tags whose row stands under another: Norwegian without a standard is nearly always Bokmål."""
 SUGGESTION_DISTANCE = 25
 """CLDR's matching distance; 25 still pairs a language with a close relative (Nynorsk and Bokmål)."""
+
+FIND_CACHE = 4096
+"""Tags remembered. Users choose them, so the memory is bounded; there are about 200 in use."""
 
 
 class _Row(BaseModel):
@@ -126,7 +129,7 @@ def load_catalogue() -> dict[str, LanguageRow]:
     return {tag: LanguageRow.model_validate(row) for tag, row in rows.items()}
 
 
-@cache
+@lru_cache(maxsize=FIND_CACHE)
 def find(tag: str) -> FoundLanguage:
     """Return what is known of a language tag.
 

@@ -80,7 +80,7 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
     axes = build_axes(traits)
     overrides = build_overrides(spec.parameters)
     rules = match_rules(axes, groups=rules_guide.GROUPS)
-    rules |= match_rules(axes, groups=rules_default.GROUPS[spec.stage])
+    rules |= rules_default.BY_STAGE[spec.stage]
     if "warmup_steps" in overrides:
         rules["warmup_ratio"] = STEPS_INSTEAD
     values = decide_values(rules, overrides=overrides)

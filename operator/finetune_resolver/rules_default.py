@@ -5,7 +5,7 @@ What a stage changes stands in a table of its own.
 """
 
 from finetune_api.resource import TrainingStage
-from finetune_resolver.rule import Rule, group_rules
+from finetune_resolver.rule import Rule
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -95,5 +95,7 @@ STAGE_RULES: dict[TrainingStage, tuple[Rule, ...]] = {
     ),
 }
 
-GROUPS = {stage: group_rules(RULES + rules) for stage, rules in STAGE_RULES.items()}
-"""The rules of each parameter, by stage."""
+BY_STAGE: dict[TrainingStage, dict[str, Rule]] = {
+    stage: {rule.parameter: rule for rule in RULES + rules} for stage, rules in STAGE_RULES.items()
+}
+"""The rule of each parameter, by stage."""
