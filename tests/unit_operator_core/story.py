@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
+@cache
 def tell(name: str) -> Told:
     """Decide the case called `name`."""
     folder = CASES / name
