@@ -71,6 +71,9 @@ def render_chat(tokenizer: ChatTokenizer, example: Example) -> RenderedChat:
     dropped = find_dropped(text, example)
     cursor = 0
     for place, message in enumerate(example.messages):
+        if message.role == "system":
+            # Some templates write it before the last question: no place to go on from.
+            continue
         if message.role != "assistant":
             cursor = _after(text, message.content.strip(), cursor)
             continue
