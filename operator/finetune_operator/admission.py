@@ -75,7 +75,7 @@ def propose(body: RawObject, *, run: int, context: DecisionContext) -> Proposal 
 
 
 def _fields_agree(resource: LanguageFinetune, _: DecisionContext) -> Refusal | None:
-    faults = [f"{one.path} {one.message}" for one in check_spec(resource.spec)]
+    faults = [f"{one.path}: {one.message}" for one in check_spec(resource.spec)]
     if not faults:
         return None
     return Refusal(

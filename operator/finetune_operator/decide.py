@@ -290,7 +290,7 @@ def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, Plan
     if isinstance(proposal, Proposal) and proposal.plan.hash == job.plan_hash:
         return _resolved(proposal), _plan_report(proposal, config_map=job.plan_config_map)
     now = (
-        f"is refused now ({proposal.message})"
+        f"is refused now ({proposal.message.rstrip('.')})"
         if isinstance(proposal, Refusal)
         else f"resolves to plan {proposal.plan.hash[:8]} now"
     )
