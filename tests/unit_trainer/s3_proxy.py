@@ -75,9 +75,22 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(503, SLOW_DOWN)
         if behaviour.no_conditions and self.command == "PUT" and conditional:
             return self.answer(501, SLOW_DOWN.replace(b"SlowDown", b"NotImplemented"))
-        self.forward(body)
+        return self.forward(body)
 
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any  # noqa: N815
+    def do_GET(self) -> None:
+        self.handle_any()
+
+    def do_PUT(self) -> None:
+        self.handle_any()
+
+    def do_HEAD(self) -> None:
+        self.handle_any()
+
+    def do_POST(self) -> None:
+        self.handle_any()
+
+    def do_DELETE(self) -> None:
+        self.handle_any()
 
     def forward(self, body: bytes) -> None:
         behaviour = self.behaviour
