@@ -40,14 +40,11 @@ _MERGE = "application/merge-patch+json"
 _METADATA = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 
 _ERRORS: Mapping[int, type[errors.ClusterError]] = {
-    400: errors.InvalidError,
     401: errors.UnauthorizedError,
     403: errors.ForbiddenError,
     404: errors.NotFoundError,
     409: errors.ConflictError,
     410: errors.GoneError,
-    413: errors.InvalidError,
-    422: errors.InvalidError,
     429: errors.UnavailableError,
 }
 
@@ -113,7 +110,8 @@ class ApiClient:
 
     async def get_path(self, path: str) -> RawObject:
         """Return what stands at a path that is no object, such as discovery or the token keys."""
-        return await self._send(_Request("GET", path))
+        # The token keys have a media type of their own, and the API server insists on it.
+        return await self._send(_Request("GET", path, accept="*/*"))
 
     async def list_pages(
         self,
@@ -300,8 +298,12 @@ def _event(request: _Request, line: bytes) -> tuple[str, RawObject]:
     if event["type"] != "ERROR":
         return event["type"], body
     code, message = body.get("code") or 0, body.get("message")
-    family = _ERRORS.get(code, errors.UnavailableError)
-    raise family(f"The watch {request} ended with {code}: {message}", code=code)
+    raise _family(code)(f"The watch {request} ended with {code}: {message}", code=code)
+
+
+def _family(code: int) -> type[errors.ClusterError]:
+    is_refusal = 400 <= code < 500 and code != 408
+    return _ERRORS.get(code, errors.InvalidError if is_refusal else errors.UnavailableError)
 
 
 def _error(
@@ -309,7 +311,7 @@ def _error(
 ) -> errors.ClusterError:
     code = response.status
     message, reason = _status_words(payload)
-    family = _ERRORS.get(code, errors.UnavailableError)
+    family = _family(code)
     if code == 409 and reason == "AlreadyExists":
         family = errors.AlreadyExistsError
     text = f"{request} was answered {code}: {message}"
