@@ -5,6 +5,7 @@ and `2026-01-01` a date. The loader here resolves plain scalars by the Go librar
 yaml/v2, `resolve.go`), so that the CLI sees what the API server would get.
 """
 
+import math
 import re
 import sys
 from collections.abc import Hashable
@@ -85,10 +86,13 @@ def _construct_int(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(text, 0)
 
 
-def _construct_float(_: yaml.SafeLoader, node: yaml.ScalarNode) -> float | int:
+def _construct_float(_: yaml.SafeLoader, node: yaml.ScalarNode) -> float | int | str:
     number = float(
         node.value.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")
     )
+    if math.isinf(number) and "inf" not in node.value.lower():
+        # Too large for a float: Go keeps the text.
+        return str(node.value)
     # kubectl sends JSON, where 8.0 is written 8 and fits a whole-number field.
     return int(number) if number.is_integer() and abs(number) < GO_EXPONENT_FROM else number
 

@@ -26,7 +26,7 @@ from finetune_resolver.catalogue import find
 from finetune_resolver.errors import UnsupportedSpecError
 from finetune_resolver.fold import Members, fold_traits
 from finetune_resolver.measurement import Measurements
-from finetune_resolver.notes import build_message
+from finetune_resolver.notes import NOTES, build_message
 from finetune_resolver.overrides import build_overrides
 from finetune_resolver.resolution import (
     OVERRIDE,
@@ -144,6 +144,8 @@ def build_decisions(
         if name in overrides:
             path = overrides[name][0]
             decision = _override(rule, path=path, values=values, superseded=shown, world=world)
+        elif rule.id in UNCONDITIONAL:
+            decision = UNCONDITIONAL[rule.id]
         else:
             decision = _by_rule(rule, values=values, traits=traits, superseded=shown, world=world)
         decisions.append(decision)
@@ -170,6 +172,20 @@ def _by_rule(
         message=build_message(rule.message, parameter=name, values=values, world=world),
         superseded=superseded,
     )
+
+
+def _is_unconditional(rule: Rule) -> bool:
+    """Whether a rule's decision is the same whatever the traits and the other values are."""
+    looks = bool(rule.axes or rule.copies)
+    return not looks and rule.parameter not in NOTES and not isinstance(rule.value, list)
+
+
+# Half of the decisions look at nothing; made once, they halve the time of a resolution.
+UNCONDITIONAL: dict[str, Decision] = {
+    rule.id: _by_rule(rule, values={rule.parameter: rule.value}, traits={}, superseded=(), world=1)
+    for rule in (*rules_guide.RULES, *rules_default.ALL_RULES, STEPS_INSTEAD)
+    if _is_unconditional(rule)
+}
 
 
 def _override(

@@ -95,6 +95,9 @@ STAGE_RULES: dict[TrainingStage, tuple[Rule, ...]] = {
     ),
 }
 
+ALL_RULES: tuple[Rule, ...] = RULES + tuple(r for rules in STAGE_RULES.values() for r in rules)
+"""Every default of every stage."""
+
 BY_STAGE: dict[TrainingStage, dict[str, Rule]] = {
     stage: {rule.parameter: rule for rule in RULES + rules} for stage, rules in STAGE_RULES.items()
 }

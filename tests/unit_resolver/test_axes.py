@@ -22,7 +22,7 @@ from finetune_api.resource import (
     TokenDensity,
 )
 from finetune_resolver.resolve import decide_values
-from finetune_resolver.rule import match_rules
+from finetune_resolver.rule import always, match_rules
 from finetune_resolver.rules_guide import GROUPS, RULES
 from finetune_resolver.traits import AXIS_NAMES, Axes, MorphologyKind
 
@@ -196,15 +196,19 @@ def test_changing_one_axis_changes_only_the_parameters_that_depend_on_it():
 
 
 @pytest.mark.parametrize("parameter", [name for name, axes in DEPENDS.items() if axes])
-def test_parameter_follows_every_axis_it_is_said_to(parameter, space):
-    by_axes = {axes: value[parameter] for axes, value, _ in space}
-    follows = {
-        axis
-        for axis in DEPENDS[parameter]
-        for axes, value in by_axes.items()
-        if any(by_axes[replace(axes, **{axis: other})] != value for other in VALUES[axis][:1])
-    }
-    assert follows == DEPENDS[parameter]
+def test_parameter_follows_every_axis_it_is_said_to(parameter):
+    assert {axis for axis in VALUES if follows(parameter, axis)} == DEPENDS[parameter]
+
+
+def follows(parameter: str, axis: str) -> bool:
+    """Whether some single change of the axis changes the parameter, in the rule's own few axes."""
+    others = [name for name in VALUES if name in DEPENDS[parameter] and name != axis]
+    for values in product(*(VALUES[name] for name in others)):
+        fixed = Axes(**dict(zip(others, values, strict=True)))
+        seen = {str(decide(replace(fixed, **{axis: value}))[parameter]) for value in VALUES[axis]}
+        if len(seen) > 1:
+            return True
+    return False
 
 
 def test_rules_name_only_axes_that_their_parameter_depends_on():
@@ -214,3 +218,10 @@ def test_rules_name_only_axes_that_their_parameter_depends_on():
 
 def test_every_axis_has_a_name_as_the_resource_spells_it():
     assert [field.name for field in fields(Axes)] == list(AXIS_NAMES) == list(VALUES)
+
+
+@pytest.mark.parametrize("parameter", GROUPS)
+def test_only_the_last_row_of_a_parameter_matches_always(parameter):
+    assert [rule.when is always for rule in GROUPS[parameter]].index(True) == (
+        len(GROUPS[parameter]) - 1
+    )
