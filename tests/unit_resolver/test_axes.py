@@ -222,6 +222,7 @@ def test_every_axis_has_a_name_as_the_resource_spells_it():
 
 @pytest.mark.parametrize("parameter", GROUPS)
 def test_only_the_last_row_of_a_parameter_matches_always(parameter):
+    assert always(Axes())
     assert [rule.when is always for rule in GROUPS[parameter]].index(True) == (
         len(GROUPS[parameter]) - 1
     )
