@@ -74,7 +74,7 @@ def validate(filename: File) -> None:
         resolutions = _resolve_file(filename)
     for name, resolution in resolutions.items():
         count = len(resolution.warnings)
-        told = f"; {count} warnings, see explain" if count else ""
+        told = f"; {count} warning{'s' if count > 1 else ''}, see explain" if count else ""
         typer.echo(f"{wire.KIND} {name} is valid{told}")
 
 

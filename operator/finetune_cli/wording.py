@@ -27,6 +27,8 @@ FORMS: dict[str, str] = {
     "sha256": "64 digits 0-9 and a-f",
 }
 """Field to the form it has, in words; names of objects share one."""
+REMEDIES: dict[str, str] = {"maxSteps": "; leave it out to train by epochs"}
+"""What to do beside staying within the bound: the guide's -1 means unset."""
 NAME_FORM = "a Kubernetes name: small letters, digits, hyphens and dots"
 
 Wording = Callable[[ErrorDetails], str]
@@ -149,7 +151,11 @@ def _truth(error: ErrorDetails) -> str:
 
 
 def _bound(word: str, key: str) -> Wording:
-    return lambda error: f"is {show(error['input'])}, expected {word} {error['ctx'][key]:g}"
+    def bound(error: ErrorDetails) -> str:
+        remedy = REMEDIES.get(str(error["loc"][-1]), "")
+        return f"is {show(error['input'])}, expected {word} {error['ctx'][key]:g}{remedy}"
+
+    return bound
 
 
 def _pattern(error: ErrorDetails) -> str:

@@ -249,6 +249,12 @@ def test_a_synonym_is_refused_with_the_word_that_is_meant(traits, message):
         ),
         ({"parameters": "{seed: three}"}, ['spec.parameters.seed is "three", expected a number.']),
         ({"parameters": "{seed: 1.5}"}, ["spec.parameters.seed is 1.5, expected a whole number."]),
+        (
+            {"parameters": "{maxSteps: -1}"},
+            [
+                "spec.parameters.maxSteps is -1, expected at least 1; leave it out to train by epochs."
+            ],
+        ),
         ({"parameters": "{lora: {r: 0}}"}, ["spec.parameters.lora.r is 0, expected at least 1."]),
         (
             {"parameters": "{learningRate: 0}"},
