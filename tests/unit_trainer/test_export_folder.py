@@ -1,0 +1,217 @@
+"""The published folder: it loads in plain PEFT, names a public base, and every file can be read."""
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.outcome import CorpusLanguage, Evaluation, RunSummary
+from finetune_trainer.account import DatasetIdentity, RunAccount
+from finetune_trainer.card import build_card, build_report
+from finetune_trainer.errors import NotFinite, OutputUnwritable
+from finetune_trainer.steps import StepReport
+from finetune_trainer.stops import Stop, Token
+from tests.unit_trainer.tiny import build_plan, build_rows, write_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+DECISION = {
+    "name": "learning_rate",
+    "value": 0.0002,
+    "rule": "LR-1",
+    "source": "Rule",
+    "message": "Small | corpora learn slowly.",
+}
+
+
+def build_account(**changes: Any) -> RunAccount:
+    history = tuple(
+        StepReport(
+            step=step,
+            total_steps=4,
+            epoch=step / 4,
+            loss=3.0 - step / 2,
+            grad_norm=1.0,
+            learning_rate=1e-3,
+            sequences=8,
+            tokens=100,
+            supervised_tokens=80,
+            launches=1,
+            seconds=0.1,
+            eval_loss=2.5 if step == 4 else None,
+        )
+        for step in range(1, 5)
+    )
+    account = RunAccount(
+        plan=build_plan(decisions=[DECISION]),
+        base_name="org/tiny",
+        model_revision=COMMIT,
+        datasets=(DatasetIdentity("no", "s3://corpora/no/", sha256="0" * 64),),
+        corpus=(
+            CorpusLanguage(
+                tag="no",
+                examples=80,
+                validation_examples=4,
+                tokens=1600,
+                supervised_tokens=1300,
+                characters=5000,
+                p50=20,
+                p95=38,
+                p99=39,
+                longest=39,
+                truncated=0,
+            ),
+        ),
+        warnings=("2 of 80 rows of no repeat an earlier row.",),
+        evaluation=Evaluation(
+            base_loss=5.5,
+            adapter_loss=2.5,
+            base_bits_per_byte=3.1,
+            adapter_bits_per_byte=1.4,
+            examples=4,
+        ),
+        summary=RunSummary(steps=4, total_steps=4, epochs=1.0, trainable_parameters=1234),
+        history=history,
+        environment={"image": "registry/trainer@sha256:1", "libraries": {"torch": "2"}},
+    )
+    return replace(account, **changes)
+
+
+def test_the_card_says_what_it_is_how_good_it_is_and_how_it_is_loaded() -> None:
+    card = build_card(build_account())
+    assert card.startswith(
+        '---\nlibrary_name: peft\nbase_model: org/tiny\nlanguage:\n- "sw"\ntags:\n- lora\n---\n'
+    )
+    assert "| loss, nats per supervised token | 5.5000 | 2.5000 |" in card
+    assert f'from_pretrained("org/tiny", revision="{COMMIT}")' in card
+    assert "| learning_rate | 0.0002 | Rule LR-1 | Small \\| corpora learn slowly. |" in card
+    assert "> 2 of 80 rows of no repeat an earlier row." in card
+
+
+def test_the_card_of_a_model_from_s3_names_no_hub() -> None:
+    card = build_card(build_account(base_name="s3://models/tiny"))
+    assert "base_model" not in card
+    assert "fetch s3://models/tiny first" in card
+    assert "revision=" not in card
+
+
+def test_the_report_is_one_file_that_needs_nothing_else() -> None:
+    report = build_report(build_account())
+    assert "<svg" in report
+    assert report.count("<polyline") == 2
+    assert "src=" not in report
+    assert "href=" not in report
+
+
+def test_the_report_escapes_what_users_write() -> None:
+    plan = build_plan(decisions=[DECISION | {"message": "<script>x</script>"}])
+    assert "<script>" not in build_report(build_account(plan=plan))
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def loaded(model_folder: Path) -> Any:
+    pytest.importorskip("torch")
+    from finetune_trainer import model
+
+    return model.load(build_plan(), folder=model_folder)
+
+
+def export_to(folder: Path, loaded: Any, account: RunAccount, *, model_folder: Path) -> Any:
+    from finetune_trainer.export import export
+
+    (folder / "metrics.jsonl").write_text("{}\n")
+    return export(
+        loaded,
+        account,
+        stop=Stop(Token(2, "<|im_end|>")),
+        model_folder=model_folder,
+        folder=folder,
+    )
+
+
+@pytest.mark.torch
+def test_the_adapter_gives_the_same_logits_in_plain_peft(
+    loaded: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with torch.no_grad():
+        for parameter in loaded.trainable():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    files = export_to(tmp_path, loaded, build_account(), model_folder=model_folder)
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    ids = torch.tensor([build_rows(1)[0].input_ids])
+    loaded.network.eval()
+    with torch.no_grad():
+        assert torch.equal(plain(ids).logits, loaded.network(ids).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path).eos_token == "<|im_end|>"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny", COMMIT)
+    assert not [path for path in files if str(model_folder).encode() in path.read_bytes()]
+
+
+@pytest.mark.torch
+def test_a_base_from_s3_has_no_revision_that_a_loader_would_look_for(
+    loaded: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    account = build_account(base_name="s3://models/tiny", model_revision="f" * 64)
+    export_to(tmp_path, loaded, account, model_folder=model_folder)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("s3://models/tiny", None)
+
+
+@pytest.mark.torch
+def test_a_weight_that_is_not_finite_is_never_exported(
+    loaded: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    with torch.no_grad():
+        loaded.trainable()[0].fill_(float("nan"))
+    with pytest.raises(NotFinite) as caught:
+        export_to(tmp_path, loaded, build_account(), model_folder=model_folder)
+    assert caught.value.reason == "WeightsNotFinite"
+
+
+@pytest.mark.torch
+def test_a_local_path_in_the_models_own_files_is_told(
+    loaded: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    copy, target = tmp_path / "model", tmp_path / "adapter"
+    copy.mkdir()
+    target.mkdir()
+    for path in model_folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(config | {"name_or_path": str(copy)}))
+    with pytest.raises(OutputUnwritable) as caught:
+        export_to(target, loaded, build_account(), model_folder=copy)
+    assert caught.value.message == (
+        f"tokenizer_config.json names the local folder {copy}, which nobody else has; remove it from"
+        " the base model's file of that name."
+    )
+
+
+@pytest.mark.torch
+def test_the_word_that_ends_an_answer_is_corrected_and_nothing_else(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    from finetune_trainer.tokenizer_files import copy_tokenizer
+
+    before = json.loads((model_folder / "tokenizer_config.json").read_text())
+    copy_tokenizer(model_folder, tmp_path, stop=Stop(Token(1, "<|im_start|>")))
+    after = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert after == before | {"eos_token": "<|im_start|>"}
+    tokenizer = "tokenizer.json"
+    assert (tmp_path / tokenizer).read_bytes() == (model_folder / tokenizer).read_bytes()
