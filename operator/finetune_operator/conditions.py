@@ -104,6 +104,10 @@ JOB_FAILED: Final = "JobFailed"
 UNEXPECTED_EXIT: Final = "UnexpectedExit"
 
 
+MESSAGE_LIMIT: Final = 32768
+"""Characters of a condition's message; a Kubernetes convention."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What is now true of one condition; its time and generation come when it is written."""
@@ -131,7 +135,7 @@ def build_conditions(
                 type=claim.type,
                 status=claim.status,
                 reason=claim.reason,
-                message=claim.message,
+                message=claim.message[:MESSAGE_LIMIT],
                 last_transition_time=time if status == claim.status and time else moment,
                 observed_generation=generation,
             )

@@ -164,7 +164,7 @@ def diagnose_failed_job(
 
 def _blame_job(failure: ObservedCondition) -> Diagnosis:
     return Diagnosis(
-        reason=failure.reason or words.JOB_FAILED,
+        reason=_legal(failure.reason, fallback=words.JOB_FAILED),
         message=f"The Job failed and its pods are gone: {plain_words(failure.message)}.",
         actor=Actor.USER,
         retry=False,
@@ -255,18 +255,16 @@ def _own_outcome(ended: Ended) -> Diagnosis | None:
         return None
     known = _EXITS.get(wire.ExitCode(code)) if code in _EXITS else None
     return Diagnosis(
-        reason=_reason(outcome.reason, known=known),
+        reason=_legal(outcome.reason, fallback=known.reason if known else words.UNEXPECTED_EXIT),
         message=outcome.message or (known.message if known else "the trainer left no message"),
         actor=known.actor if known else Actor.ADMINISTRATOR,
         retry=code not in wire.USELESS_TO_RETRY,
     )
 
 
-def _reason(text: str, *, known: _Exit | None) -> str:
-    # What the API server accepts as the reason of a condition.
-    if re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", text):
-        return text
-    return known.reason if known else words.UNEXPECTED_EXIT
+def _legal(text: str, *, fallback: str) -> str:
+    """Return the text where the API server takes it as the reason of a condition."""
+    return text if re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]{0,126}[A-Za-z0-9_])?", text) else fallback
 
 
 def _known_exit(ended: Ended) -> Diagnosis | None:

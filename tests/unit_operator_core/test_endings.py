@@ -247,8 +247,9 @@ def failure(reason: str, message: str = "it failed") -> ObservedCondition:
     return ObservedCondition("Failed", "True", reason, message, None)
 
 
-def test_a_job_that_failed_and_lost_its_pods_is_told_in_its_own_words() -> None:
-    diagnosis = diagnose_failed_job(JOB, failure=failure(""), ended=())
+@pytest.mark.parametrize("reason", ["", "no reason", "x" * 2000], ids=["none", "odd", "long"])
+def test_a_job_that_failed_and_lost_its_pods_is_told_in_its_own_words(reason: str) -> None:
+    diagnosis = diagnose_failed_job(JOB, failure=failure(reason), ended=())
     assert diagnosis.reason == "JobFailed"
     assert diagnosis.message == "The Job failed and its pods are gone: it failed."
 
