@@ -124,6 +124,12 @@ def test_words_that_stand_in_question_and_answer_alike_are_told_apart() -> None:
     assert learn(families.CHATML, example) == ["maji<|im_end|>", "a<|im_end|>"]
 
 
+def test_spaces_are_learned_by_a_tokenizer_that_gives_them_no_width() -> None:
+    answer = "if x:\n        return  1  "
+    example = chat(("user", "Python?"), ("assistant", answer))
+    assert learn(families.CHATML, example, trims_offsets=True) == [f"{answer}<|im_end|>"]
+
+
 def test_an_empty_answer_is_read_and_not_learned() -> None:
     example = chat(("user", "A?"), ("assistant", ""), ("user", "B?"), ("assistant", "Maji"))
     assert learn(families.CHATML, example) == ["Maji<|im_end|>"]

@@ -7,7 +7,7 @@ what it moves and what it strips.
 from functools import lru_cache
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 CHATML = (
@@ -102,9 +102,12 @@ def build_tokenizer(
     eos: str | None = "<|im_end|>",
     pad: str | None = "<pad>",
     bos: str | None = "<s>",
+    trims_offsets: bool = False,
 ) -> Any:
     """Return a byte-level BPE of about 500 tokens."""
     copy = Tokenizer.from_str(_train_bpe().to_str())
+    if trims_offsets:
+        copy.post_processor = processors.ByteLevel(trim_offsets=True)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=copy,
         eos_token=eos,

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finetune_trainer.chat_rendering import (
     RenderedChat,
     Span,
@@ -179,7 +182,7 @@ class Sequencer:
 
     # --- From text to ids ---
 
-    def _encode(self, written: Sequence[_Written]) -> Iterator[tuple[list[int], list[Span]]]:
+    def _encode(self, written: Sequence[_Written]) -> Iterator["_Encoded"]:
         """Yield ids and where each token stands; rows that are encoded alike go together."""
         for adds in (True, False):
             if written and all(each.adds_special_tokens is adds for each in written):
@@ -188,11 +191,7 @@ class Sequencer:
         for each in written:
             yield from self._encode_alike([each.text], adds=each.adds_special_tokens)
 
-    def _encode_alike(
-        self, texts: Sequence[str], *, adds: bool
-    ) -> Iterator[tuple[list[int], list[Span]]]:
-        if not texts:
-            return
+    def _encode_alike(self, texts: Sequence[str], *, adds: bool) -> Iterator["_Encoded"]:
         encoded = self._tokenizer(
             list(texts),
             add_special_tokens=adds,
@@ -202,33 +201,30 @@ class Sequencer:
             padding=False,
         )
         for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            yield ids, [Span(start, end) for start, end in offsets]
+            yield _Encoded(
+                ids=np.asarray(ids, dtype=np.int32),
+                offsets=np.asarray(offsets, dtype=np.int64).reshape(-1, 2),
+            )
 
     def _label(
-        self, written: _Written, encoding: tuple[list[int], list[Span]], tally: Tally
+        self, written: _Written, encoded: "_Encoded", tally: Tally
     ) -> Iterator[TokenizedExample]:
         """Yield the sequences of one example: one, or several where a long text is split."""
-        ids, offsets = encoding
-        labels = label_tokens(ids, offsets, learned=written.learned)
+        labels = np.where(find_learned(encoded.offsets, written.learned), encoded.ids, IGNORED)
         stop = self.stop.token
         if written.needs_stop and stop is not None:
-            if ids and ids[-1] == stop.id:
-                labels[-1] = stop.id
-            else:
-                ids, labels = [*ids, stop.id], [*labels, stop.id]
-                offsets = [*offsets, Span(len(written.text), len(written.text))]
-        longest = self.rules.max_seq_length
-        tally.lengths.append(len(ids))
+            encoded, labels = _append_stop(encoded, labels, stop, at=len(written.text))
+        length, longest = len(encoded.ids), self.rules.max_seq_length
+        tally.lengths.append(length)
         tally.characters += len(written.text)
-        tally.truncated += len(ids) > longest
-        ends = len(ids) if written.is_splittable else min(len(ids), longest)
+        tally.truncated += length > longest
         made = False
-        for first in range(0, ends, longest):
+        for first in range(0, length if written.is_splittable else min(length, longest), longest):
             part = slice(first, first + longest)
-            example = _build(written, ids[part], labels[part], offsets[part])
-            if example.supervised_tokens:
+            # The first token of a sequence is never predicted.
+            if (labels[part][1:] != IGNORED).any():
                 made = True
-                yield example
+                yield _build(written, encoded.part(part), labels[part])
         if not made:
             tally.skipped += 1
             tally.first_skipped = tally.first_skipped or written.source
@@ -254,41 +250,73 @@ class Sequencer:
         )
 
 
-def label_tokens(
-    ids: Sequence[int], offsets: Sequence[Span], *, learned: Sequence[Span]
-) -> list[int]:
-    """Return the labels: a token's own id where it reaches into a learned stretch, else -100."""
-    labels = [IGNORED] * len(ids)
-    spans = iter(learned)
-    span = next(spans, None)
-    for place, token in enumerate(offsets):
-        while span is not None and token.start >= span.end:
-            span = next(spans, None)
-        if span is None:
-            break
-        # A token without width is none of the text: a BOS, or what a normaliser swallowed.
-        if token.start < token.end and token.end > span.start:
-            labels[place] = ids[place]
-    return labels
+@dataclass(frozen=True)
+class _Encoded:
+    """One text as tokens."""
+
+    ids: NDArray[np.int32]
+    """Shape: (tokens,)."""
+    offsets: NDArray[np.int64]
+    """Shape: (tokens, 2). First character of each token, and the one after its last."""
+
+    def part(self, tokens: slice) -> "_Encoded":
+        """Return some of the tokens."""
+        return _Encoded(ids=self.ids[tokens], offsets=self.offsets[tokens])
 
 
-def _build(
-    written: _Written, ids: Sequence[int], labels: Sequence[int], offsets: Sequence[Span]
-) -> TokenizedExample:
+def find_learned(offsets: NDArray[np.int64], learned: Sequence[Span]) -> NDArray[np.bool_]:
+    """Return which tokens reach into a learned stretch.
+
+    A tokenizer that trims offsets gives a run of spaces no width, at its end; a BOS has none either,
+    at the beginning. So a token without width counts where it ends inside and not where it begins.
+
+    Args:
+        offsets: Shape: (tokens, 2).
+        learned: Stretches of the text, in characters.
+
+    Returns:
+        Shape: (tokens,).
+    """
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    has_width = starts < ends
+    found: NDArray[np.bool_] = np.zeros(len(offsets), dtype=np.bool_)
+    for span in learned:
+        reaches = has_width & (ends > span.start) & (starts < span.end)
+        found |= reaches | (~has_width & (ends > span.start) & (ends <= span.end))
+    return found
+
+
+def _append_stop(
+    encoded: _Encoded, labels: NDArray[np.int32], stop: Token, *, at: int
+) -> tuple[_Encoded, NDArray[np.int32]]:
+    """Let the sequence end in exactly one stop token, which is learned."""
+    if len(encoded.ids) and encoded.ids[-1] == stop.id:
+        labels[-1] = stop.id
+        return encoded, labels
+    ids: NDArray[np.int32] = np.append(encoded.ids, np.int32(stop.id))
+    offsets = np.vstack([encoded.offsets, [[at, at]]])
+    return _Encoded(ids=ids, offsets=offsets), np.append(labels, np.int32(stop.id))
+
+
+def _build(written: _Written, encoded: _Encoded, labels: NDArray[np.int32]) -> TokenizedExample:
     """Return one sequence, counting the text that its tokens cover."""
-    reach = Span(offsets[0].start, max(offset.end for offset in offsets)) if offsets else Span(0, 0)
+    reach = Span(int(encoded.offsets[0, 0]), int(encoded.offsets[:, 1].max()))
     parts = [
         written.text[max(span.start, reach.start) : min(span.end, reach.end)]
         for span in written.said
         if span.start < reach.end and span.end > reach.start
     ]
     return TokenizedExample(
-        input_ids=array("i", ids),
-        labels=array("i", labels),
+        input_ids=_pack(encoded.ids),
+        labels=_pack(labels),
         supervised_bytes=sum(len(part.encode()) for part in parts),
         supervised_characters=sum(len(part) for part in parts),
         source=written.source,
     )
+
+
+def _pack(values: NDArray[np.int32]) -> "array[int]":
+    return array("i", values.astype(np.int32).tobytes())
 
 
 def _as_chat(example: Example) -> Example:
