@@ -1,7 +1,8 @@
 """The loop: take a key, gather, decide, apply.
 
 Workers take keys from the queue; one resource is in one worker at a time. A failure of one resource
-is logged and retried with back-off and harms no other; nothing about a resource is kept in between.
+is logged and retried with back-off and harms no other. What was created is told in a round of its own
+with less priority: of a thousand new resources each has its Job before the first status is written.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from finetune_operator.gather import Gatherer
 from finetune_operator.metrics import CONTROLLER, Metrics
 from finetune_operator.observation import Observed, Rejection
 from finetune_operator.store import Key
-from finetune_operator.work_queue import WorkQueue
+from finetune_operator.work_queue import PRIORITY_CHILD, WorkQueue
 
 RECONCILE_LIMIT_S = 180.0
 """Seconds after which a reconciliation is given up: more than all tries of all its requests."""
@@ -69,6 +70,7 @@ class Reconciler:
         self._applier = applier
         self._metrics = metrics
         self._now = now
+        self._just_created: set[Key] = set()
 
     async def work(self) -> None:
         """Take and reconcile for ever."""
@@ -93,6 +95,7 @@ class Reconciler:
         """Do what one resource needs now; return the seconds after which to look again."""
         observed = self._gatherer.observe(key)
         if observed is None:
+            self._just_created.discard(key)
             return None
         actions = self._decide(observed, now=self._now())
         if actions.needs_job_events:
@@ -108,8 +111,19 @@ class Reconciler:
                 observed, name_conflicts=refusal.name_conflicts, rejected=refusal.rejected
             )
             actions = self._decide(observed, now=self._now())
+        elif self._tells_later(key, has_created=bool(actions.creates)):
+            self._queue.add(key, priority=PRIORITY_CHILD)
+            return None
         await self._applier.apply_rest(observed.body, actions)
         return actions.requeue_after_s
+
+    def _tells_later(self, key: Key, *, has_created: bool) -> bool:
+        """Return whether the status is left to the next round; never twice, or it were a hot loop."""
+        if has_created and key not in self._just_created:
+            self._just_created.add(key)
+            return True
+        self._just_created.discard(key)
+        return False
 
     async def _create(self, actions: Actions) -> Refusal | None:
         for manifest in actions.creates:

@@ -16,7 +16,9 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 PRIORITY_CHANGE = 0
-"""A new resource, a changed spec, a child's change."""
+"""A new resource or a changed spec."""
+PRIORITY_CHILD = -10
+"""A Job's or Pod's change, and what was just created: in a burst new resources get their Jobs first."""
 PRIORITY_PROGRESS = -50
 """A status that others wrote, such as progress."""
 PRIORITY_RESYNC = -100

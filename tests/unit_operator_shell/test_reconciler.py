@@ -1,0 +1,236 @@
+"""Gather, decide, apply: the order of writes, and what becomes of refusals."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from finetune_api import wire
+from finetune_operator.actions import Actions, Delete, Event
+from finetune_operator.apply import Applier, build_event, needs_write
+from finetune_operator.gather import Gatherer
+from finetune_operator.metrics import Metrics
+from finetune_operator.observation import JobEvent, Observed, ObservedJob, ObservedPod, Rejection
+from finetune_operator.reconciler import Reconciler
+from finetune_operator.resource_cache import ResourceCache
+from finetune_operator.store import Key, Store
+from finetune_operator.work_queue import WorkQueue
+from tests.unit_operator_shell.fake_api import FakeApi, build_object, build_status
+
+KEY = Key("ml", "sw")
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def job(*, owner: str = "sw", version: int = 5) -> dict[str, Any]:
+    raw = build_object("sw-1-train-1", version=version, owner=owner)
+    return {"apiVersion": "batch/v1", "kind": "Job", **raw}
+
+
+class World:
+    """A reconciler whose decisions are scripted, and what it was asked to decide on."""
+
+    def __init__(self, api: FakeApi, answers: list[Actions]) -> None:
+        self.observed: list[Observed] = []
+        self._answers = answers
+        client = api.client()
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.resources = ResourceCache(client=client, queue=self.queue, namespaces=(None,))
+        self.jobs: Store[ObservedJob] = Store(ObservedJob.from_object)
+        self.pods: Store[ObservedPod] = Store(ObservedPod.from_object)
+        self.reconciler = Reconciler(
+            queue=self.queue,
+            gatherer=Gatherer(
+                client=client, resources=self.resources, jobs=self.jobs, pods=self.pods
+            ),
+            decide=self._decide,
+            applier=Applier(
+                client=client,
+                remember_job=self.jobs.put,
+                remember_resource=self.resources.remember,
+                identity="replica-1",
+                now=lambda: NOW,
+            ),
+            metrics=Metrics(),
+            now=lambda: NOW,
+        )
+
+    def _decide(self, observed: Observed, *, now: datetime) -> Actions:
+        assert now == NOW
+        self.observed.append(observed)
+        return self._answers.pop(0)
+
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def world(api: FakeApi) -> MakeWorld:
+    def make(*answers: Actions, **more: Any) -> World:
+        world = World(api, list(answers))
+        world.resources.ingest("ADDED", {**build_object("sw", version=1), **more})
+        return world
+
+    return make
+
+
+def methods(api: FakeApi) -> list[str]:
+    return [
+        f"{method} {path.split('?')[0].rsplit('/ml/', 1)[-1]}" for method, path, _ in api.requests
+    ]
+
+
+async def test_a_resource_that_is_gone_needs_nothing(api: FakeApi, world: MakeWorld) -> None:
+    gone = world()
+    gone.resources.ingest("DELETED", build_object("sw", version=2))
+    assert await gone.reconciler.reconcile(KEY) is None
+    assert (gone.observed, api.requests) == ([], [])
+
+
+async def test_a_resource_that_is_going_is_left_to_the_garbage_collector(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    going = world()
+    raw = build_object("sw", version=2)
+    raw["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    going.resources.ingest("MODIFIED", raw)
+    await going.reconciler.reconcile(KEY)
+    assert (going.observed, api.requests) == ([], [])
+
+
+async def test_the_status_of_what_was_created_is_written_in_a_round_of_its_own(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    api.answer(201, job())
+    api.answer(200, build_object("sw", version=2))
+    new = world(Actions(creates=(job(),), status={"phase": "x"}), Actions(status={"phase": "y"}))
+    new.queue.keys.pop(now=0)
+    await new.reconciler.reconcile(KEY)
+    assert methods(api) == ["POST jobs"]
+    new.queue.done(KEY)
+    assert (await new.queue.take()).key == KEY  # it came back by itself
+    await new.reconciler.reconcile(KEY)
+    assert methods(api) == ["POST jobs", "PATCH languagefinetunes/sw/status"]
+    assert [one.name for one in new.observed[1].jobs] == ["sw-1-train-1"]
+
+
+async def test_creates_that_are_asked_for_twice_do_not_keep_the_status_waiting(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    again = Actions(creates=(job(),), status={"phase": "x"})
+    stubborn = world(again, again)
+    api.answer(201, job())
+    api.answer(409, build_status(409, "AlreadyExists"))
+    api.answer(200, job())
+    api.answer(200, build_object("sw", version=2))
+    await stubborn.reconciler.reconcile(KEY)
+    await stubborn.reconciler.reconcile(KEY)
+    assert methods(api)[-1] == "PATCH languagefinetunes/sw/status"
+
+
+async def test_status_comes_before_deletes_and_events_come_last(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    for _ in range(3):
+        api.answer(200, build_object("sw", version=2))
+    delete = Delete(kind="Job", namespace="ml", name="j", uid="u")
+    event = Event(type="Normal", reason="Suspended", message="It is suspended.")
+    suspended = world(Actions(status={"phase": "Suspended"}, deletes=(delete,), events=(event,)))
+    await suspended.reconciler.reconcile(KEY)
+    assert methods(api) == ["PATCH languagefinetunes/sw/status", "DELETE jobs/j", "POST events"]
+
+
+async def test_no_event_is_told_when_the_status_could_not_be_written(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    api.answer(422, build_status(422, "Invalid"))
+    event = Event(type="Normal", reason="Done", message="Done.")
+    broken = world(Actions(status={"phase": "x"}, events=(event,)))
+    with pytest.raises(Exception, match="was answered 422"):
+        await broken.reconciler.reconcile(KEY)
+    assert methods(api) == ["PATCH languagefinetunes/sw/status"]
+
+
+async def test_a_status_that_is_shown_already_is_not_written(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    shown = {"phase": "Running", "progress": {"percent": 5}}
+    settled = world(Actions(status={"phase": "Running"}), status=shown)
+    await settled.reconciler.reconcile(KEY)
+    assert api.requests == []
+
+
+async def test_an_object_of_ours_that_exists_counts_as_created(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    api.answer(409, build_status(409, "AlreadyExists"))
+    api.answer(200, job())
+    adopting = world(Actions(creates=(job(),)))
+    await adopting.reconciler.reconcile(KEY)
+    assert [one.name for one in adopting.jobs] == ["sw-1-train-1"]
+
+
+async def test_a_name_that_somebody_else_has_is_decided_on_again(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    api.answer(409, build_status(409, "AlreadyExists"))
+    api.answer(200, job(owner="another"))
+    api.answer(200, build_object("sw", version=2))
+    conflict = Actions(status={"phase": "Failed"}, requeue_after_s=60)
+    taken = world(Actions(creates=(job(),), status={"phase": "x"}), conflict)
+    assert await taken.reconciler.reconcile(KEY) == 60
+    assert taken.observed[1].name_conflicts == ("sw-1-train-1",)
+    assert api.requests[-1][2]["status"] == {"phase": "Failed"}
+
+
+async def test_a_refused_create_is_decided_on_again_with_the_words_of_the_api_server(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    api.answer(403, build_status(403, "Forbidden", "exceeded quota: gpus"))
+    refused = world(Actions(creates=(job(), job())), Actions())
+    await refused.reconciler.reconcile(KEY)
+    rejection = Rejection(kind="Job", name="sw-1-train-1", message="exceeded quota: gpus")
+    assert refused.observed[1].rejected == (rejection,)
+    assert methods(api) == ["POST jobs"]  # the second create was not tried
+
+
+async def test_events_are_read_only_when_they_are_asked_for(api: FakeApi, world: MakeWorld) -> None:
+    message = {"reason": "FailedCreate", "message": "quota", "type": "Warning"}
+    api.items = [{**message, "involvedObject": {"name": "sw-1-train-1"}}]
+    waiting = world(Actions(needs_job_events=True), Actions(requeue_after_s=30))
+    waiting.jobs.put(job())
+    assert await waiting.reconciler.reconcile(KEY) == 30
+    told = JobEvent(reason="FailedCreate", message="quota", time=None, about="sw-1-train-1")
+    assert waiting.observed[1].job_events == (told,)
+
+
+async def test_a_bug_in_one_resource_harms_no_other(world: MakeWorld) -> None:
+    met = world()  # no answer is scripted: each decision raises
+    met.resources.ingest("ADDED", build_object("good", version=9))
+    worker = asyncio.create_task(met.reconciler.work())
+    async with asyncio.timeout(5):
+        while met.queue.keys.retries < 2:  # noqa: ASYNC110 - the queue tells nobody
+            await asyncio.sleep(0)
+    assert not worker.done()
+    worker.cancel()
+    assert {one.body["metadata"]["name"] for one in met.observed} == {"good", "sw"}
+
+
+def test_the_same_event_has_the_same_name_and_another_generation_another() -> None:
+    event = Event(type="Warning", reason="Failed", message="x" * 2000)
+    body = build_object("sw", version=1)
+    first, again = (build_event(body, event, identity="r", now=NOW) for _ in range(2))
+    body["metadata"]["generation"] = 2
+    later = build_event(body, event, identity="r", now=NOW)
+    assert first == again
+    assert first["metadata"]["name"] != later["metadata"]["name"]
+    assert len(first["note"]) == 1024
+    assert first["eventTime"] == "2026-01-01T12:00:00.000000Z"
+    assert first["reportingController"] == f"{wire.GROUP}/{wire.APP_NAME}"
+
+
+def test_progress_is_no_part_of_our_status() -> None:
+    assert not needs_write({"status": {"a": 1, "progress": {}}}, {"a": 1})
+    assert needs_write({"status": {"a": 1, "b": 2}}, {"a": 1})
+    assert needs_write({}, {"a": 1})
