@@ -18,6 +18,7 @@ from finetune_trainer.errors import (
 from finetune_trainer.s3 import connect
 from finetune_trainer.s3_faults import S3Location, parse_s3_uri
 from finetune_trainer.s3_transfer import download, is_stored, measure_file, upload
+from finetune_trainer.waits import Waits
 from tests.unit_trainer.conftest import (
     Bucket,
     build_credentials,
@@ -204,7 +205,9 @@ def test_a_download_survives_a_killed_server(tmp_path: Path) -> None:
         proxy.behaviour = Behaviour(
             cut_after=[3 * MEBIBYTE], on_cut=lambda: (server.kill(), server.start())
         )
-        store = connect(build_credentials(proxy.endpoint), subject="the model", waits=quick_waits())
+        # A server that was killed answers 500 for a while, until its volumes are found again.
+        waits = Waits(first_s=0.2, longest_s=1, total_s=60)
+        store = connect(build_credentials(proxy.endpoint), subject="the model", waits=waits)
         back = download(store, direct.at("weights"), tmp_path / "back")
         assert back.path.read_bytes() == data
     finally:

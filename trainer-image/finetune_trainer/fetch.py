@@ -74,7 +74,7 @@ def fetch_model(model: PlannedModel, folder: Path, *, surroundings: Surroundings
         AccessDenied: Credentials are refused, or the repository is gated.
     """
     credentials = load_credentials(model.credentials, environ=surroundings.environ)
-    with _told_when_full(folder):
+    with told_when_full(folder):
         match _scheme(model.uri, what="model"):
             case "hf":
                 return _fetch_hub_model(model, folder, credentials, surroundings)
@@ -162,7 +162,7 @@ def fetch_dataset(
     """
     credentials = load_credentials(dataset.credentials, environ=surroundings.environ)
     source = _Source(dataset=dataset, credentials=credentials, surroundings=surroundings)
-    with _told_when_full(folder):
+    with told_when_full(folder):
         train, revision = source.fetch(dataset.uri, folder / "train", split=dataset.split)
         _check_sha256(dataset, train)
         validation: tuple[DataFile, ...] = ()
@@ -362,7 +362,12 @@ def _measure(path: Path, *, source: str) -> DataFile:
 
 
 @contextmanager
-def _told_when_full(folder: Path) -> Iterator[None]:
+def told_when_full(folder: Path) -> Iterator[None]:
+    """Turn a full disk into our error.
+
+    Raises:
+        EnvironmentUnfit: The disk is full.
+    """
     try:
         yield
     except OSError as fault:

@@ -1,6 +1,6 @@
 """S3: list, read, write and delete objects, with waits that grow and errors that are ours.
 
-The only module that imports boto3. It lies below the stages: fetch reads through it, publish writes
+The only module that imports boto3, `s3_errors` being the half that knows its exceptions. It lies below the stages: fetch reads through it, publish writes
 through it, and neither sees an exception of boto3. `s3_faults` says what a refusal means,
 `s3_transfer` moves whole files. Stores that only speak the old S3 work without a setting: no
 checksum header is sent or demanded, a bare endpoint is addressed by path, and a store without
@@ -11,38 +11,25 @@ import base64
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    SSLError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
 from finetune_trainer.credentials import Credentials
-from finetune_trainer.errors import (
-    AccessDenied,
-    EnvironmentUnfit,
-    PlanInvalid,
-    ServiceUnavailable,
-    TrainerError,
+from finetune_trainer.errors import PlanInvalid
+from finetune_trainer.s3_errors import (
+    NotImplementedByStore,
+    diagnose_fault,
+    is_absent,
+    may_pass,
+    read_refusal,
 )
-from finetune_trainer.s3_faults import (
-    Action,
-    Refusal,
-    S3Location,
-    build_unavailable,
-    diagnose_refusal,
-    is_transient,
-)
+from finetune_trainer.s3_faults import Action, S3Location
 from finetune_trainer.waits import Waits
 
 logger = logging.getLogger(__name__)
@@ -156,7 +143,7 @@ class S3Store:
                     yield chunk[surplus:]
                 surplus = max(0, surplus - len(chunk))
         except (ClientError, BotoCoreError) as fault:
-            raise self._diagnose(fault, Action.READ, location) from fault
+            raise diagnose_fault(fault, Action.READ, location, subject=self.subject) from fault
 
     def put(
         self,
@@ -207,14 +194,14 @@ class S3Store:
                     **condition,
                 )
             except ClientError as fault:
-                if _refusal(fault).status == 412:
+                if read_refusal(fault).status == 412:
                     return None
                 raise
             return str(answer["ETag"]).strip('"')
 
         try:
             written = self._ask(Action.WRITE, location, write, is_absent_fine=etag is not None)
-        except _NotImplementedByStore:
+        except NotImplementedByStore:
             return self._put_after_asking(location, data, etag=etag, content_type=content_type)
         return written or self._find_own(location, data)
 
@@ -256,7 +243,9 @@ class S3Store:
         """
         self.check_readable(prefix)
         probe = prefix.join(".write-check")
-        self.abort_upload(probe, self.begin_upload(probe, metadata={}))
+        # A store without uploads in parts still takes an adapter in one piece.
+        with suppress(NotImplementedByStore):
+            self.abort_upload(probe, self.begin_upload(probe, metadata={}))
 
     def begin_upload(self, location: S3Location, *, metadata: Mapping[str, str]) -> str:
         """Begin an upload in parts and return its id."""
@@ -342,56 +331,14 @@ class S3Store:
             try:
                 return operation()
             except (ClientError, BotoCoreError) as fault:
-                if is_absent_fine and _is_absent(fault):
+                if is_absent_fine and is_absent(fault):
                     return None
-                error = self._diagnose(fault, action, location)
+                error = diagnose_fault(fault, action, location, subject=self.subject)
                 wait = next(waits, None) if may_pass(fault) else None
                 if wait is None:
                     raise error from fault
                 logger.info("S3 is asked again", extra={"uri": location.uri, "wait_s": wait})
                 self.waits.sleep(wait)
-
-    def _diagnose(self, fault: Exception, action: Action, location: S3Location) -> TrainerError:
-        """Return our error for one of boto3's."""
-        if isinstance(fault, ClientError):
-            refusal = _refusal(fault)
-            if action is Action.READ and refusal.status == 412:
-                return ObjectChanged(f"{location.uri} was replaced while it was read.")
-            if action is Action.WRITE and refusal.status == 501:
-                return _NotImplementedByStore(
-                    f"The store of {location.uri} does not know this operation; use another store."
-                )
-            return diagnose_refusal(refusal, action=action, location=location, subject=self.subject)
-        if isinstance(
-            fault, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError
-        ):
-            return AccessDenied(
-                f"No S3 credentials were found for {self.subject} at {location.uri}: expected"
-                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in a Secret or an identity of the pod;"
-                " name the Secret in secretRef and apply again.",
-                reason="CredentialsMissing",
-            )
-        if isinstance(fault, ParamValidationError):
-            return PlanInvalid(
-                f"The URI {location.uri!r} of {self.subject} is refused before it is sent: bucket or"
-                " key is malformed; correct it and apply again.",
-                reason="UriInvalid",
-            )
-        if _is_untrusted(fault):
-            return EnvironmentUnfit(
-                f"The certificate of the S3 endpoint of {self.subject} is not trusted; add its"
-                " authority to the image or set AWS_CA_BUNDLE.",
-                reason="CertificateNotTrusted",
-            )
-        return build_unavailable(location, subject=self.subject, why=type(fault).__name__)
-
-
-class ObjectChanged(ServiceUnavailable):
-    """The object was replaced while it was read; the reader begins again."""
-
-
-class _NotImplementedByStore(EnvironmentUnfit):
-    """The store lacks an operation; conditional writes have a stand-in."""
 
 
 def connect(credentials: Credentials, *, subject: str, waits: Waits | None = None) -> S3Store:
@@ -431,37 +378,6 @@ def connect(credentials: Credentials, *, subject: str, waits: Waits | None = Non
 def encode_md5(data: bytes) -> str:
     """Return the Content-MD5 header: every store checks it, and it fails what was lost on the way."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-
-
-def may_pass(fault: ClientError | BotoCoreError) -> bool:
-    """Tell whether the same request may succeed a moment later."""
-    if isinstance(fault, ClientError):
-        return is_transient(_refusal(fault))
-    lasting = (
-        NoCredentialsError,
-        PartialCredentialsError,
-        ParamValidationError,
-    )
-    return not isinstance(fault, lasting) and not _is_untrusted(fault)
-
-
-def _is_untrusted(fault: Exception) -> bool:
-    return isinstance(fault, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(fault)
-
-
-def _refusal(fault: ClientError) -> Refusal:
-    error = fault.response.get("Error", {})
-    status = fault.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code = str(error.get("Code", ""))
-    # HEAD has no body: boto3 then gives the status as the code.
-    return Refusal(code="" if code.isdigit() else code, status=int(status))
-
-
-def _is_absent(fault: ClientError | BotoCoreError) -> bool:
-    if not isinstance(fault, ClientError):
-        return False
-    refusal = _refusal(fault)
-    return refusal.status == 404 and refusal.code != "NoSuchBucket"
 
 
 def _sha256_of(answer: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from finetune_trainer.errors import DataInvalid, NotFound, OutputUnwritable, ServiceUnavailable
-from finetune_trainer.s3 import CHUNK_BYTES, ObjectChanged, S3Store, StoredObject
+from finetune_trainer.s3 import CHUNK_BYTES, S3Store, StoredObject
+from finetune_trainer.s3_errors import ObjectChanged
 from finetune_trainer.s3_faults import S3Location
 
 logger = logging.getLogger(__name__)

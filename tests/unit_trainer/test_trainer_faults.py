@@ -1,0 +1,114 @@
+"""What refusals of a store mean, how long the trainer waits, and a disk that is full."""
+
+import errno
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import NoCredentialsError, SSLError
+
+from finetune_api.wire import ExitCode
+from finetune_trainer import errors
+from finetune_trainer.errors import EnvironmentUnfit, TrainerError
+from finetune_trainer.fetch import told_when_full
+from finetune_trainer.s3_errors import diagnose_fault, may_pass
+from finetune_trainer.s3_faults import (
+    Action,
+    Refusal,
+    S3Location,
+    diagnose_refusal,
+    is_transient,
+)
+from finetune_trainer.waits import Waits
+
+PLACE = S3Location("adapters", "sw/")
+
+REFUSALS = {
+    "missing bucket": (Refusal("NoSuchBucket", 404), Action.WRITE, 66, "BucketNotFound"),
+    "expired token, told by status 400": (
+        Refusal("ExpiredToken", 400),
+        Action.READ,
+        77,
+        "ExpiredToken",
+    ),
+    "another region": (
+        Refusal("AuthorizationHeaderMalformed", 400),
+        Action.LIST,
+        77,
+        "AuthorizationHeaderMalformed",
+    ),
+    "forbidden without a body": (Refusal("", 403), Action.READ, 77, "AccessDenied"),
+    "busy": (Refusal("SlowDown", 503), Action.WRITE, 69, "StoreUnavailable"),
+    "too many requests": (Refusal("", 429), Action.READ, 69, "StoreUnavailable"),
+    "full": (Refusal("QuotaExceeded", 409), Action.WRITE, 73, "OutputUnwritable"),
+    "read only": (Refusal("MethodNotAllowed", 405), Action.WRITE, 73, "OutputUnwritable"),
+    "archived": (Refusal("InvalidObjectState", 400), Action.READ, 66, "ObjectArchived"),
+    "missing object": (Refusal("NoSuchKey", 404), Action.READ, 66, "ObjectNotFound"),
+    "not S3 at all": (Refusal("", 405), Action.LIST, 64, "RequestRefused"),
+}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "action", "code", "reason"), REFUSALS.values(), ids=list(REFUSALS)
+)
+def test_a_refusal_says_who_must_act(
+    refusal: Refusal, action: Action, code: int, reason: str
+) -> None:
+    error = diagnose_refusal(refusal, action=action, location=PLACE, subject="the output")
+    assert (error.exit_code, error.reason) == (code, reason)
+    assert "s3://adapters/sw/" in error.message
+    assert error.message.endswith((".", "again."))
+
+
+def test_a_lacking_operation_is_not_asked_for_again() -> None:
+    assert not is_transient(Refusal("NotImplemented", 501))
+
+
+def test_an_untrusted_certificate_is_the_owner_s_to_mend() -> None:
+    fault = SSLError(endpoint_url="https://s3", error="[SSL: CERTIFICATE_VERIFY_FAILED]")
+    error = diagnose_fault(fault, Action.LIST, PLACE, subject="the output")
+    assert not may_pass(fault)
+    assert error.exit_code == ExitCode.ENVIRONMENT_UNFIT
+    assert error.message == (
+        "The certificate of the S3 endpoint of the output is not trusted; add its authority to the"
+        " image or set AWS_CA_BUNDLE."
+    )
+
+
+def test_no_credentials_at_all_are_told_with_the_remedy() -> None:
+    error = diagnose_fault(NoCredentialsError(), Action.READ, PLACE, subject="the model")
+    assert error.message == (
+        "No S3 credentials were found for the model at s3://adapters/sw/: expected AWS_ACCESS_KEY_ID"
+        " and AWS_SECRET_ACCESS_KEY in a Secret or an identity of the pod; name the Secret in"
+        " secretRef and apply again."
+    )
+
+
+def test_every_exit_code_but_success_and_bug_has_one_error() -> None:
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, TrainerError) and kind is not TrainerError
+    ]
+    assert sorted(kind.exit_code for kind in kinds) == [
+        code for code in ExitCode if code not in (ExitCode.DONE, ExitCode.BUG)
+    ]
+
+
+def test_waits_grow_to_a_longest_and_end_at_their_sum() -> None:
+    waits = Waits(first_s=1, longest_s=4, total_s=12, chance=lambda: 1.0)
+    assert list(waits.begin()) == [1, 2, 4, 4, 1]
+
+
+def test_a_full_disk_is_told_with_the_remedy() -> None:
+    with pytest.raises(EnvironmentUnfit) as error, told_when_full(Path("/work")):
+        Path("/dev/full").write_bytes(b"x" * 100)
+    assert error.value.message == (
+        "The scratch volume at /work is full while files are fetched; raise the pod's"
+        " ephemeral-storage in resources.limits and apply again."
+    )
+
+
+def test_another_fault_of_the_disk_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error, told_when_full(tmp_path):
+        (tmp_path / "none").read_bytes()
+    assert error.value.errno == errno.ENOENT
