@@ -5,7 +5,7 @@ with a resource's name: ten thousand resources must not become ten thousand time
 """
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from finetune_operator.store import Key
@@ -74,7 +74,7 @@ class _QueueCollector(Collector):
     def __init__(self, queue: WorkQueue[Key]) -> None:
         self._queue = queue
 
-    def collect(self) -> "list[GaugeMetricFamily]":
+    def collect(self) -> list[Metric]:
         """Return the queue's present figures."""
         figures = (
             ("workqueue_depth", "Resources that wait.", float(len(self._queue.keys))),
@@ -88,9 +88,10 @@ class _QueueCollector(Collector):
                 "Seconds of the slowest worker.",
                 self._queue.longest_processing_s(),
             ),
-            ("workqueue_retries_total", "Back-offs so far.", float(self._queue.keys.retries)),
         )
-        families = []
+        retries = CounterMetricFamily("workqueue_retries", "Back-offs so far.", labels=["name"])
+        retries.add_metric([CONTROLLER], float(self._queue.keys.retries))
+        families: list[Metric] = [retries]
         for name, about, value in figures:
             family = GaugeMetricFamily(name, about, labels=["name"])
             family.add_metric([CONTROLLER], value)

@@ -10,8 +10,8 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 SILENCE_LIMIT_S = 180.0
-"""Seconds without even a bookmark after which a watch counts as dead: they come every minute, and a
-broken watch is opened anew after 75 s."""
+"""Seconds without even a bookmark after which a watch counts as stale, or without as much as a failed
+try as stuck: bookmarks come every minute, and a broken watch is opened anew after 75 s."""
 WORKER_LIMIT_S = 300.0
 """Seconds at one resource after which a worker counts as stuck: it gives up by itself after 180."""
 
@@ -41,14 +41,14 @@ def build_application(
     return application
 
 
-def silence_check(name: str, silence_s: Callable[[], float]) -> Check:
-    """Return a check that fails where a watch says nothing any more."""
+def silence_check(what: str, silence_s: Callable[[], float]) -> Check:
+    """Return a check that fails where something has been silent for too long."""
 
     def check() -> str:
         seconds = silence_s()
         if seconds <= SILENCE_LIMIT_S:
             return ""
-        return f"The watch of {name} has been silent for {seconds:.0f} s."
+        return f"{what} has been silent for {seconds:.0f} s."
 
     return check
 

@@ -77,12 +77,15 @@ class Reflector(Generic[T]):
         self._label_selector = label_selector
         self._on_change = on_change
         self._clock = clock
-        self._heard_at = dict.fromkeys(self._namespaces, clock())
+        self._heard_at: dict[str | None, float] = {}
+        self._stirred_at: dict[str | None, float] = {}
         self._position: dict[str | None, int] = {}
         self._log = structlog.get_logger().bind(kind=kind.kind)
 
     async def run(self) -> None:
         """Follow for ever."""
+        self._heard_at = dict.fromkeys(self._namespaces, self._clock())
+        self._stirred_at = dict(self._heard_at)
         async with asyncio.TaskGroup() as group:
             for namespace in self._namespaces:
                 group.create_task(
@@ -90,8 +93,18 @@ class Reflector(Generic[T]):
                 )
 
     def silence_s(self) -> float:
-        """Return the seconds since the quietest watch last said anything, bookmarks included."""
-        return self._clock() - min(self._heard_at.values())
+        """Return the seconds since the quietest watch last said anything, bookmarks included.
+
+        It is 0 until `run`: what has not begun is not silent.
+        """
+        return self._clock() - min(self._heard_at.values(), default=self._clock())
+
+    def stillness_s(self) -> float:
+        """Return the seconds since the quietest loop last did anything, be it that it failed.
+
+        During an outage of the API server the watches are silent and the loops are not still.
+        """
+        return self._clock() - min(self._stirred_at.values(), default=self._clock())
 
     def remember(self, raw: RawObject) -> None:
         """Keep what the API server returned for our own write, unless the watch is past it.
@@ -121,6 +134,7 @@ class Reflector(Generic[T]):
                 cursor = str(self._position[namespace]) if cursor else ""
                 failures += 1
                 self._log.warning("Following failed.", namespace=namespace, error=str(error))
+            self._stirred_at[namespace] = self._clock()
             if failures:
                 await asyncio.sleep(spread(RETRY_S[min(failures, len(RETRY_S)) - 1]))
 
@@ -158,10 +172,10 @@ class Reflector(Generic[T]):
             cursor = raw["metadata"]["resourceVersion"]
             self._hear(namespace, cursor)
         self._heard_at[namespace] = self._clock()
-        return cursor
+        return cursor  # an answer without a single event is an answer
 
     def _hear(self, namespace: str | None, version: str) -> None:
-        self._heard_at[namespace] = self._clock()
+        self._heard_at[namespace] = self._stirred_at[namespace] = self._clock()
         self._position[namespace] = int(version)
 
     def _put(self, raw: RawObject) -> None:

@@ -307,8 +307,8 @@ class Runtime:
     def _probe_application(self) -> aiohttp.web.Application:
         return probes.build_application(
             live=(
-                probes.silence_check("Jobs", self._jobs.silence_s),
-                probes.silence_check("Pods", self._pods.silence_s),
+                probes.silence_check("The loop that watches Jobs", self._jobs.stillness_s),
+                probes.silence_check("The loop that watches Pods", self._pods.stillness_s),
                 probes.worker_check(self._queue.longest_processing_s),
             ),
             ready=(
@@ -318,6 +318,8 @@ class Runtime:
                 ),
                 probes.flag_check(self._jobs.synced.is_set, "Jobs are not listed yet."),
                 probes.flag_check(self._pods.synced.is_set, "Pods are not listed yet."),
+                probes.silence_check("The watch of Jobs", self._jobs.silence_s),
+                probes.silence_check("The watch of Pods", self._pods.silence_s),
             ),
             registry=self._metrics.registry,
         )

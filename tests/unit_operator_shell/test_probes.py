@@ -18,7 +18,7 @@ async def ask(
     metrics = Metrics()
     metrics.watch_queue(WorkQueue())
     application = build_application(
-        live=[silence_check("Jobs", lambda: silence_s), worker_check(lambda: busy_s)],
+        live=[silence_check("The watch of Jobs", lambda: silence_s), worker_check(lambda: busy_s)],
         ready=[flag_check(lambda: ready, "Jobs are not listed yet.")],
         registry=metrics.registry,
     )

@@ -144,6 +144,38 @@ async def test_an_object_over_128_kilobytes_comes_through(api: FakeApi) -> None:
         assert await seen.wait_for(1) == [(Change.ADDED, "a")]
 
 
+async def test_a_watch_is_silent_since_its_last_bookmark_and_not_before_it_began(
+    api: FakeApi,
+) -> None:
+    now = 100.0
+    reflector = Reflector(
+        lister=api.client(), kind=JOBS, project=name_of, on_change=Seen(), clock=lambda: now
+    )
+    now = 500.0
+    assert (reflector.silence_s(), reflector.stillness_s()) == (0.0, 0.0)
+    task = asyncio.create_task(reflector.run())
+    await asyncio.wait_for(reflector.synced.wait(), timeout=5)
+    now = 560.0
+    assert (reflector.silence_s(), reflector.stillness_s()) == (60.0, 60.0)
+    task.cancel()
+
+
+async def test_during_an_outage_the_watch_is_silent_and_its_loop_is_not_still(
+    api: FakeApi,
+) -> None:
+    now = 100.0
+    reflector = Reflector(
+        lister=api.client(), kind=JOBS, project=name_of, on_change=Seen(), clock=lambda: now
+    )
+    task = asyncio.create_task(reflector.run())
+    watch = await next_watch(api)
+    now = 400.0
+    watch.send("ERROR", build_status(500, "InternalError"))
+    await next_watch(api)  # it tried again
+    assert (reflector.silence_s(), reflector.stillness_s()) == (300.0, 0.0)
+    task.cancel()
+
+
 def test_an_older_version_never_replaces_a_newer_one() -> None:
     store: Store[str] = Store(lambda raw: str(raw["metadata"]["resourceVersion"]))
     store.put(build_object("a", version=10))
