@@ -10,6 +10,7 @@ from finetune_api.wire import ExitCode
 from finetune_trainer import errors
 from finetune_trainer.errors import EnvironmentUnfit, TrainerError
 from finetune_trainer.fetch import told_when_full
+from finetune_trainer.s3 import read_fault
 from finetune_trainer.s3_errors import diagnose_fault, may_pass
 from finetune_trainer.s3_faults import (
     Action,
@@ -64,7 +65,8 @@ def test_a_lacking_operation_is_not_asked_for_again() -> None:
 
 
 def test_an_untrusted_certificate_is_the_owner_s_to_mend() -> None:
-    fault = SSLError(endpoint_url="https://s3", error="[SSL: CERTIFICATE_VERIFY_FAILED]")
+    raised = SSLError(endpoint_url="https://s3", error="[SSL: CERTIFICATE_VERIFY_FAILED]")
+    fault = read_fault(raised)
     error = diagnose_fault(fault, Action.LIST, PLACE, subject="the output")
     assert not may_pass(fault)
     assert error.exit_code == ExitCode.ENVIRONMENT_UNFIT
@@ -75,7 +77,9 @@ def test_an_untrusted_certificate_is_the_owner_s_to_mend() -> None:
 
 
 def test_no_credentials_at_all_are_told_with_the_remedy() -> None:
-    error = diagnose_fault(NoCredentialsError(), Action.READ, PLACE, subject="the model")
+    error = diagnose_fault(
+        read_fault(NoCredentialsError()), Action.READ, PLACE, subject="the model"
+    )
     assert error.message == (
         "No S3 credentials were found for the model at s3://adapters/sw/: expected AWS_ACCESS_KEY_ID"
         " and AWS_SECRET_ACCESS_KEY in a Secret or an identity of the pod; name the Secret in"

@@ -30,8 +30,9 @@ from finetune_trainer.data_files import (
 )
 from finetune_trainer.errors import DataInvalid, EnvironmentUnfit, NotFound, PlanInvalid
 from finetune_trainer.model_files import INDEX, decide_missing_shards, decide_model_files
-from finetune_trainer.s3 import S3Store, StoredObject, connect
+from finetune_trainer.s3 import S3Store, connect
 from finetune_trainer.s3_faults import S3Location, parse_s3_uri
+from finetune_trainer.s3_objects import StoredObject
 from finetune_trainer.s3_transfer import download, measure_file
 from finetune_trainer.waits import Waits
 

@@ -1,62 +1,54 @@
 """S3: list, read, write and delete objects, with waits that grow and errors that are ours.
 
-The only module that imports boto3, `s3_errors` being the half that knows its exceptions. It lies below the stages: fetch reads through it, publish writes
-through it, and neither sees an exception of boto3. `s3_faults` says what a refusal means,
-`s3_transfer` moves whole files. Stores that only speak the old S3 work without a setting: no
+The only module that imports boto3. It lies below the stages: fetch reads through it, publish writes
+through it, and neither sees an exception of boto3. `s3_faults` and
+`s3_errors` say what a refusal means, `s3_transfer` moves whole files. Stores that only speak the old S3 work without a setting: no
 checksum header is sent or demanded, a bare endpoint is addressed by path, and a store without
 conditional writes is asked first.
 """
 
-import base64
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    SSLError,
+)
 
 from finetune_trainer.credentials import Credentials
 from finetune_trainer.errors import PlanInvalid
 from finetune_trainer.s3_errors import (
     NotImplementedByStore,
+    WayFault,
     diagnose_fault,
     is_absent,
     may_pass,
-    read_refusal,
 )
-from finetune_trainer.s3_faults import Action, S3Location
+from finetune_trainer.s3_faults import Action, Refusal, S3Location
+from finetune_trainer.s3_objects import StoredObject, encode_md5, read_sha256
 from finetune_trainer.waits import Waits
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_REGION = "us-east-1"
 """What S3-compatible stores expect when nobody says otherwise."""
+AWS_DOMAIN = "amazonaws.com"
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 """Seconds without a byte. A store that thinks longer is asked again."""
 CHUNK_BYTES = 1 << 20
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """One object as the store describes it."""
-
-    location: S3Location
-    size: int
-    """Bytes."""
-    etag: str
-    """Without quotes."""
-    sha256: str | None = None
-    """Hex, from the store's own checksum or from our metadata; a list never holds it."""
-    is_encrypted: bool = False
-    """Encrypted with a key of its own, so that the ETag is not an MD5."""
 
 
 class S3Store:
@@ -109,7 +101,7 @@ class S3Store:
             location=location,
             size=answer["ContentLength"],
             etag=answer.get("ETag", "").strip('"'),
-            sha256=_sha256_of(answer),
+            sha256=read_sha256(answer),
             is_encrypted="SSECustomerAlgorithm" in answer
             or str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"),
         )
@@ -142,8 +134,9 @@ class S3Store:
                 if surplus < len(chunk):
                     yield chunk[surplus:]
                 surplus = max(0, surplus - len(chunk))
-        except (ClientError, BotoCoreError) as fault:
-            raise diagnose_fault(fault, Action.READ, location, subject=self.subject) from fault
+        except (ClientError, BotoCoreError) as raised:
+            fault = read_fault(raised)
+            raise diagnose_fault(fault, Action.READ, location, subject=self.subject) from raised
 
     def put(
         self,
@@ -194,7 +187,7 @@ class S3Store:
                     **condition,
                 )
             except ClientError as fault:
-                if read_refusal(fault).status == 412:
+                if fault.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
                     return None
                 raise
             return str(answer["ETag"]).strip('"')
@@ -330,13 +323,14 @@ class S3Store:
         while True:
             try:
                 return operation()
-            except (ClientError, BotoCoreError) as fault:
+            except (ClientError, BotoCoreError) as raised:
+                fault = read_fault(raised)
                 if is_absent_fine and is_absent(fault):
                     return None
-                error = diagnose_fault(fault, action, location, subject=self.subject)
                 wait = next(waits, None) if may_pass(fault) else None
                 if wait is None:
-                    raise error from fault
+                    error = diagnose_fault(fault, action, location, subject=self.subject)
+                    raise error from raised
                 logger.info("S3 is asked again", extra={"uri": location.uri, "wait_s": wait})
                 self.waits.sleep(wait)
 
@@ -361,11 +355,15 @@ def connect(credentials: Credentials, *, subject: str, waits: Waits | None = Non
         retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
-        s3={"addressing_style": "path" if credentials.endpoint_url else "auto"},
         user_agent_extra="language-finetune",
     )
+    open_client = partial(session.client, "s3", endpoint_url=credentials.endpoint_url)
     try:
-        client = session.client("s3", endpoint_url=credentials.endpoint_url, config=config)
+        client = open_client(config=config)
+        if AWS_DOMAIN not in client.meta.endpoint_url:
+            # Few other stores have a name in DNS for every bucket. Asked of the client, because the
+            # endpoint may come from the pod's environment or a profile.
+            client = open_client(config=config.merge(Config(s3={"addressing_style": "path"})))
     except ValueError as fault:
         raise PlanInvalid(
             f"AWS_ENDPOINT_URL_S3 of {subject} is {credentials.endpoint_url!r}, which is no URL:"
@@ -375,15 +373,17 @@ def connect(credentials: Credentials, *, subject: str, waits: Waits | None = Non
     return S3Store(client, subject=subject, waits=waits)
 
 
-def encode_md5(data: bytes) -> str:
-    """Return the Content-MD5 header: every store checks it, and it fails what was lost on the way."""
-    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
-
-
-def _sha256_of(answer: Mapping[str, Any]) -> str | None:
-    """Return the SHA-256 that the store computed, or else the one we wrote beside the object."""
-    checksum = answer.get("ChecksumSHA256")
-    if checksum and answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
-        return base64.b64decode(checksum).hex()
-    noted = str(answer.get("Metadata", {}).get("sha256", "")).lower()
-    return noted if len(noted) == 64 else None
+def read_fault(raised: ClientError | BotoCoreError) -> Refusal | WayFault:
+    """Return one of boto3's exceptions as a value."""
+    if isinstance(raised, ClientError):
+        status = raised.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = str(raised.response.get("Error", {}).get("Code", ""))
+        # HEAD has no body: boto3 then gives the status as the code.
+        return Refusal(code="" if code.isdigit() else code, status=int(status))
+    if isinstance(raised, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+        return WayFault.NO_CREDENTIALS
+    if isinstance(raised, ParamValidationError):
+        return WayFault.MALFORMED
+    if isinstance(raised, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(raised):
+        return WayFault.UNTRUSTED
+    return WayFault.UNREACHABLE

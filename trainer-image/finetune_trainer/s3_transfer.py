@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from finetune_trainer.errors import DataInvalid, NotFound, OutputUnwritable, ServiceUnavailable
-from finetune_trainer.s3 import CHUNK_BYTES, S3Store, StoredObject
+from finetune_trainer.s3 import CHUNK_BYTES, S3Store
 from finetune_trainer.s3_errors import ObjectChanged
 from finetune_trainer.s3_faults import S3Location
+from finetune_trainer.s3_objects import StoredObject
 
 logger = logging.getLogger(__name__)
 
