@@ -26,7 +26,12 @@ from finetune_trainer.errors import (
     ServiceUnavailable,
     TrainerError,
 )
-from finetune_trainer.fetch import Surroundings, fetch_dataset, fetch_model
+from finetune_trainer.fetch import (
+    Surroundings,
+    decide_held_out_splits,
+    fetch_dataset,
+    fetch_model,
+)
 from finetune_trainer.model_files import decide_model_files
 from finetune_trainer.waits import Waits
 from tests.unit_trainer.conftest import Bucket, quick_waits
@@ -587,7 +592,7 @@ def layout(*names: str, configs: tuple[dict[str, object], ...] = ()) -> HubLayou
 
 def split_of(layout: HubLayout, split: str = "train", folder: str = "") -> tuple[str, ...]:
     return decide_split_files(
-        layout, folder=folder, split=split, source="hf://datasets/o/n", tag="sw"
+        layout, folder=folder, splits=(split,), source="hf://datasets/o/n", tag="sw"
     )
 
 
@@ -643,6 +648,29 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are() -> None:
         "The dataset of sw at hf://datasets/o/n has no split 'validation': found test, train; set"
         " dataset.split to one of its splits and apply again."
     )
+
+
+def test_a_file_that_the_uri_names_is_taken_whatever_its_name() -> None:
+    files = layout("train.jsonl", "extra/test.jsonl")
+    assert split_of(files, folder="extra/test.jsonl") == ("extra/test.jsonl",)
+
+
+HELD_OUT = {
+    "its validation split": (("train.jsonl", "dev.jsonl"), True, "dev.jsonl"),
+    "its test split": (("train.jsonl", "test.jsonl"), True, "test.jsonl"),
+    "another dataset's only split": (("train.jsonl",), False, "train.jsonl"),
+}
+
+
+@pytest.mark.parametrize(("names", "is_same", "expected"), HELD_OUT.values(), ids=list(HELD_OUT))
+def test_the_held_out_split_is_never_the_training_split(
+    names: tuple[str, ...], *, is_same: bool, expected: str
+) -> None:
+    uri = "hf://datasets/o/n"
+    dataset = dataset_of(uri, validation={"uri": uri if is_same else f"{uri}-held-out"})
+    splits = decide_held_out_splits(dataset)
+    chosen = decide_split_files(layout(*names), folder="", splits=splits, source=uri, tag="sw")
+    assert chosen == (expected,)
 
 
 def test_data_files_are_sorted() -> None:

@@ -473,7 +473,7 @@ def test_only_empty_answers_are_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.txt"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.txt"])
 def test_a_file_of_blank_lines_has_no_rows(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text("\n\n")
@@ -481,6 +481,13 @@ def test_a_file_of_blank_lines_has_no_rows(name: str, tmp_path: Path) -> None:
         "The dataset of sw at s3://corpora/sw/ has no rows: expected at least 2; add text and apply"
         " again."
     )
+
+
+@pytest.mark.parametrize("name", ["rows.json.gz", "rows.csv.gz", "rows.jsonl.zst"])
+def test_an_archive_of_nothing_has_no_rows(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"") if name.endswith(".gz") else zstandard.compress(b""))
+    assert " has no rows: " in refusal([path])
 
 
 def test_one_row_cannot_be_split(tmp_path: Path) -> None:

@@ -124,37 +124,45 @@ class HubLayout:
 
 
 def decide_split_files(
-    layout: HubLayout, *, folder: str, split: str, source: str, tag: str
+    layout: HubLayout, *, folder: str, splits: Sequence[str], source: str, tag: str
 ) -> tuple[str, ...]:
-    """Return the files of one split, sorted; no script of the repository is ever run.
+    """Return the files of a split, sorted; no script of the repository is ever run.
 
     Args:
         layout: Files and configurations of the repository.
-        folder: Name of a configuration or a folder, from the URI; empty for the whole repository.
-        split: Name of the split.
+        folder: Name of a configuration, a folder or a file, from the URI; empty for everything.
+        splits: Names of splits, of which the first that has files is taken.
         source: URI, for messages.
         tag: Tag of the language, for messages.
 
     Raises:
-        NotFound: No file belongs to the split.
+        NotFound: No file belongs to any of the splits.
         PlanInvalid: Several configurations exist and the URI names none.
     """
     config = _decide_config(layout.configs, folder=folder, source=source)
     inside = [f for f in layout.files if _is_inside(f.name, _folder_of(config, folder=folder))]
     names = decide_data_files(inside, source=source, tag=tag)
+    if names == (folder.strip("/"),):
+        # The URI names this very file: whatever its name says of a split, it is meant.
+        return names
+    for split in splits:
+        if chosen := _files_of_split(config, names, split=split):
+            return _best_format(chosen)
+    raise NotFound(
+        f"The dataset of {tag} at {source} has no split {splits[0]!r}: found"
+        f" {_enumerate_splits(config, names)}; set dataset.split to one of its splits and apply"
+        " again.",
+        reason="SplitNotFound",
+    )
+
+
+def _files_of_split(
+    config: Mapping[str, object] | None, names: Sequence[str], *, split: str
+) -> list[str]:
     patterns = _declared_patterns(config, split=split)
-    if patterns is not None:
-        chosen = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
-    else:
-        chosen = _by_words(names, split=split)
-    if not chosen:
-        raise NotFound(
-            f"The dataset of {tag} at {source} has no split {split!r}: found"
-            f" {_enumerate_splits(config, names)}; set dataset.split to one of its splits and apply"
-            " again.",
-            reason="SplitNotFound",
-        )
-    return _best_format(chosen)
+    if patterns is None:
+        return _by_words(names, split=split)
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def splits_named_like(name: str) -> set[str]:

@@ -164,13 +164,23 @@ def fetch_dataset(
     credentials = load_credentials(dataset.credentials, environ=surroundings.environ)
     source = _Source(dataset=dataset, credentials=credentials, surroundings=surroundings)
     with told_when_full(folder):
-        train, revision = source.fetch(dataset.uri, folder / "train", split=dataset.split)
+        train, revision = source.fetch(dataset.uri, folder / "train", splits=(dataset.split,))
         _check_sha256(dataset, train)
         validation: tuple[DataFile, ...] = ()
         if dataset.validation.uri is not None:
             held_out = folder / "validation"
-            validation, _ = source.fetch(dataset.validation.uri, held_out, split="validation")
+            splits = decide_held_out_splits(dataset)
+            validation, _ = source.fetch(dataset.validation.uri, held_out, splits=splits)
     return FetchedDataset(train=train, validation=validation, revision=revision)
+
+
+def decide_held_out_splits(dataset: PlannedDataset) -> tuple[str, ...]:
+    """Return the splits of the Hub that may be the held-out part, best first.
+
+    A dataset of its own may hold nothing but `train`; in the training data's own it never is.
+    """
+    own = ("validation", "test")
+    return own if dataset.validation.uri == dataset.uri else (*own, "train")
 
 
 @dataclass(frozen=True)
@@ -181,17 +191,21 @@ class _Source:
     credentials: Credentials
     surroundings: Surroundings
 
-    def fetch(self, uri: str, folder: Path, *, split: str) -> tuple[tuple[DataFile, ...], str]:
+    def fetch(
+        self, uri: str, folder: Path, *, splits: Sequence[str]
+    ) -> tuple[tuple[DataFile, ...], str]:
         """Return the data files of one URI and the Hub's commit, where there is one."""
         match _scheme(uri, what=f"dataset of {self.dataset.tag}"):
             case "hf":
-                return self._fetch_hub(uri, folder, split=split)
+                return self._fetch_hub(uri, folder, splits=splits)
             case "s3":
                 return self._fetch_s3(uri, folder), ""
             case _:
                 return self._find_claim(uri), ""
 
-    def _fetch_hub(self, uri: str, folder: Path, *, split: str) -> tuple[tuple[DataFile, ...], str]:
+    def _fetch_hub(
+        self, uri: str, folder: Path, *, splits: Sequence[str]
+    ) -> tuple[tuple[DataFile, ...], str]:
         name, subfolder = _parse_hub_dataset(uri)
         repository = _repository(name, "dataset", self.credentials, self.surroundings)
         snapshot = hub.describe(repository, revision=None)
@@ -201,7 +215,7 @@ class _Source:
                 configs=snapshot.configs,
             ),
             folder=subfolder,
-            split=split,
+            splits=splits,
             source=uri,
             tag=self.dataset.tag,
         )

@@ -9,7 +9,6 @@ import csv
 import gzip
 import io
 import json
-import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,12 +21,12 @@ import pyarrow.parquet
 import zstandard
 
 from finetune_trainer.data_files import file_format
+from finetune_trainer.json_array import ArrayReader
 
 CHUNK_BYTES = 1 << 20
 PARQUET_BATCH_ROWS = 256
 """Rows in memory at once: long documents make large rows."""
 BOM = b"\xef\xbb\xbf"
-NOT_SPACE = re.compile(r"[^ \t\r\n]")
 TEXT_COLUMN = "text"
 """The column that a line of plain text stands in."""
 
@@ -195,6 +194,8 @@ def _parse_object(number: int, text: str) -> Row | Fault:
 def _read_json(path: Path) -> Iterator[Row | Fault]:
     """Read a list of objects, or what is JSON Lines by another name, or one object around a list."""
     first = next((raw for _, raw in _byte_lines(path) if raw.strip()), b"")
+    if not first:
+        return
     if first.lstrip().startswith(b"["):
         yield from _read_array(path)
     elif _is_whole_object(first):
@@ -231,9 +232,14 @@ def _is_list_of_objects(value: object) -> bool:
 
 def _read_array(path: Path) -> Iterator[Row | Fault]:
     """Read a list element by element; memory holds one element and what was read ahead."""
-    reader = _ArrayReader(_decoded_lines(path))
+    reader = ArrayReader(_decoded_lines(path))
     try:
-        yield from reader.rows()
+        for line, value in reader.read():
+            if isinstance(value, dict):
+                yield Row(values=value, line=line)
+            else:
+                problem = f"holds {_json_kind(value)} and no object"
+                yield Fault(line=line, problem=problem, rule=_ARRAY)
     except (ValueError, RecursionError) as fault:
         message = fault.msg if isinstance(fault, json.JSONDecodeError) else str(fault)
         problem = f"is not valid JSON: {_lower(message)}"
@@ -246,80 +252,6 @@ def _decoded_lines(path: Path) -> Iterator[str]:
         if isinstance(text, Fault):
             raise _BrokenFileError(text)
         yield text
-
-
-class _ArrayReader:
-    """Elements of a JSON list, decoded one after the other from lines."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines = lines
-        self._buffer = ""
-        self._at = 0  # where in the buffer the unread text begins
-        self._decoder = json.JSONDecoder()
-        self._is_at_end = False
-        self.line = 1
-
-    def rows(self) -> Iterator[Row | Fault]:
-        """Yield the list's objects."""
-        self._take("[")
-        while self._peek() != "]":
-            line = self.line
-            value = self._element()
-            if isinstance(value, dict):
-                yield Row(values=value, line=line)
-            else:
-                problem = f"holds {_json_kind(value)} and no object"
-                yield Fault(line=line, problem=problem, rule=_ARRAY)
-            if self._peek() != "]":
-                self._take(",")
-
-    def _element(self) -> object:
-        """Decode the next element, with twice as much text each time that it is not whole."""
-        wanted = CHUNK_BYTES
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._buffer, self._at)
-            except json.JSONDecodeError:
-                if self._is_at_end:
-                    raise
-                self._fill(wanted)
-                wanted *= 2
-                continue
-            # A number or word at the very end may go on in the next line.
-            if end == len(self._buffer) and not self._is_at_end:
-                self._fill(wanted)
-                continue
-            self._move(end)
-            return value
-
-    def _peek(self) -> str:
-        """Return the next character that is no space, or nothing at the end."""
-        while True:
-            found = NOT_SPACE.search(self._buffer, self._at)
-            self._move(found.start() if found else len(self._buffer))
-            if found or self._is_at_end:
-                return self._buffer[self._at : self._at + 1]
-            self._fill(1)
-
-    def _take(self, wanted: str) -> None:
-        if self._peek() != wanted:
-            raise ValueError(f"expected {wanted!r}")
-        self._move(self._at + 1)
-
-    def _move(self, end: int) -> None:
-        self.line += self._buffer.count("\n", self._at, end)
-        self._at = end
-
-    def _fill(self, characters: int) -> None:
-        parts, length = [self._buffer[self._at :]], 0
-        while length < characters:
-            line = next(self._lines, None)
-            if line is None:
-                self._is_at_end = True
-                break
-            parts.append(line)
-            length += len(line)
-        self._buffer, self._at = "".join(parts), 0
 
 
 def _json_kind(value: object) -> str:
