@@ -21,7 +21,7 @@ from finetune_operator.gather import Gatherer
 from finetune_operator.metrics import CONTROLLER, Metrics
 from finetune_operator.observation import Observed, Rejection
 from finetune_operator.store import Key
-from finetune_operator.work_queue import PRIORITY_CHILD, WorkQueue
+from finetune_operator.work_queue import SETTLE_S, WorkQueue
 
 RECONCILE_LIMIT_S = 180.0
 """Seconds after which a reconciliation is given up: more than all tries of all its requests."""
@@ -112,8 +112,7 @@ class Reconciler:
             )
             actions = self._decide(observed, now=self._now())
         elif self._tells_later(key, has_created=bool(actions.creates)):
-            self._queue.add(key, priority=PRIORITY_CHILD)
-            return None
+            return SETTLE_S
         await self._applier.apply_rest(observed.body, actions)
         return actions.requeue_after_s
 

@@ -58,7 +58,7 @@ from finetune_operator.settings import Settings
 from finetune_operator.status_server import StatusServer, serve
 from finetune_operator.store import Change, Entry, Key
 from finetune_operator.tokens import TokenVerifier
-from finetune_operator.work_queue import PRIORITY_CHILD, WorkQueue
+from finetune_operator.work_queue import WorkQueue
 
 OWN_QPS, OWN_BURST = 20.0, 40
 """Requests in a second for lease, certificate and tokens: never behind the workers' requests."""
@@ -259,7 +259,7 @@ class Runtime:
 
     def _on_job(self, change: Change, entry: Entry[ObservedJob]) -> None:
         if self._jobs.synced.is_set():
-            self._queue.add(Key(entry.namespace, entry.owner_name), priority=PRIORITY_CHILD)
+            self._queue.add_soon(Key(entry.namespace, entry.owner_name))
         if change is Change.DELETED and not self._jobs.store.owned_by(entry.owner_uid):
             self._buffer.forget(entry.owner_uid)
 
@@ -267,7 +267,7 @@ class Runtime:
         # A pod of a Job that is not known yet comes to notice with the Job.
         job = self._jobs.store.get(entry.owner_uid)
         if job is not None and self._pods.synced.is_set():
-            self._queue.add(Key(job.namespace, job.owner_name), priority=PRIORITY_CHILD)
+            self._queue.add_soon(Key(job.namespace, job.owner_name))
 
     def _on_authority(self, ca_pem: str) -> None:
         self._context = build_context(self._settings, ca_pem=ca_pem)

@@ -18,13 +18,17 @@ K = TypeVar("K", bound=Hashable)
 PRIORITY_CHANGE = 0
 """A new resource or a changed spec."""
 PRIORITY_CHILD = -10
-"""A Job's or Pod's change, and what was just created: in a burst new resources get their Jobs first."""
+"""A Job's or Pod's change, and what time brings: in a burst new resources get their Jobs first."""
 PRIORITY_PROGRESS = -50
 """A status that others wrote, such as progress."""
 PRIORITY_RESYNC = -100
 """The first list, and what a sweep found."""
 AGEING_PER_S = 1.0
 """Priority gained by waiting: a resync is passed by changes for 100 s at most and never starves."""
+
+SETTLE_S = 0.1
+"""Seconds in which several changes of children become one look. A pod is made, bound and started by
+three components within about 50 ms; each step told apart would be a status write of its own."""
 
 RETRY_FIRST_S = 0.2
 RETRY_LIMIT_S = 300.0
@@ -63,7 +67,8 @@ class KeyQueue(Generic[K]):
     _heap: list[tuple[float, int, K]] = field(default_factory=list)
     _processing: dict[K, float] = field(default_factory=dict)
     _again: dict[K, int] = field(default_factory=dict)
-    _due: dict[K, tuple[float, int]] = field(default_factory=dict)
+    _again_soon: set[K] = field(default_factory=set)
+    _due: dict[K, float] = field(default_factory=dict)
     _timers: list[tuple[float, int, K]] = field(default_factory=list)
     _failures: dict[K, int] = field(default_factory=dict)
     _serial: int = 0
@@ -84,15 +89,22 @@ class KeyQueue(Generic[K]):
         self._waiting[key] = _Waiting(score=score, priority=priority, added_at=added_at)
         heapq.heappush(self._heap, (score, self._next_serial(), key))
 
-    def schedule(
-        self, key: K, *, now: float, delay_s: float | None, priority: int = PRIORITY_CHANGE
-    ) -> None:
+    def add_soon(self, key: K, *, now: float) -> None:
+        """Enqueue a key once its children had the time to settle, together with what comes until then."""
+        if key in self._processing:
+            self._again_soon.add(key)
+            return
+        if key in self._waiting or self._due.get(key, float("inf")) <= now + SETTLE_S:
+            return
+        self.schedule(key, now=now, delay_s=SETTLE_S)
+
+    def schedule(self, key: K, *, now: float, delay_s: float | None) -> None:
         """Enqueue a key later, in place of what was scheduled before; None cancels that."""
         if delay_s is None:
             self._due.pop(key, None)
             return
         due = now + delay_s
-        self._due[key] = (due, priority)
+        self._due[key] = due
         heapq.heappush(self._timers, (due, self._next_serial(), key))
 
     def retry(self, key: K, *, now: float) -> float:
@@ -125,6 +137,9 @@ class KeyQueue(Generic[K]):
     def done(self, key: K, *, now: float) -> None:
         """Take a key back from its worker."""
         del self._processing[key]
+        if key in self._again_soon:
+            self._again_soon.discard(key)
+            self.add_soon(key, now=now)
         if (priority := self._again.pop(key, None)) is not None:
             self.add(key, now=now, priority=priority)
 
@@ -132,7 +147,7 @@ class KeyQueue(Generic[K]):
         """Return when the next scheduled key comes, or None."""
         while self._timers:
             due, _, key = self._timers[0]
-            if self._due.get(key, (None, 0))[0] == due:
+            if self._due.get(key) == due:
                 return due
             heapq.heappop(self._timers)
         return None
@@ -148,8 +163,8 @@ class KeyQueue(Generic[K]):
     def _add_due(self, now: float) -> None:
         while (due := self.next_due()) is not None and due <= now:
             _, _, key = heapq.heappop(self._timers)
-            _, priority = self._due.pop(key)
-            self.add(key, now=now, priority=priority)
+            del self._due[key]
+            self.add(key, now=now, priority=PRIORITY_CHILD)
 
     def _next_serial(self) -> int:
         self._serial += 1
@@ -172,6 +187,11 @@ class WorkQueue(Generic[K]):
     def add(self, key: K, *, priority: int = PRIORITY_CHANGE) -> None:
         """Enqueue a key."""
         self.keys.add(key, now=self._clock(), priority=priority)
+        self._dispatch()
+
+    def add_soon(self, key: K) -> None:
+        """Enqueue a key once its children had the time to settle, together with what comes until then."""
+        self.keys.add_soon(key, now=self._clock())
         self._dispatch()
 
     def schedule(self, key: K, *, delay_s: float | None) -> None:

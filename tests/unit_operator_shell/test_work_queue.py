@@ -81,6 +81,36 @@ def test_a_scheduled_key_comes_when_it_is_due(queue: KeyQueue[str]) -> None:
     assert pop(queue, now=10) == "a"
 
 
+def test_changes_of_children_within_a_tenth_of_a_second_are_one_look(
+    queue: KeyQueue[str],
+) -> None:
+    for now in (0.0, 0.04, 0.09):
+        queue.add_soon("a", now=now)
+    assert [pop(queue, now=0.09), pop(queue, now=0.1), pop(queue, now=9)] == [None, "a", None]
+
+
+def test_a_childs_change_during_a_look_is_looked_at_afterwards(queue: KeyQueue[str]) -> None:
+    queue.add("a", now=0)
+    pop(queue, now=0)
+    queue.add_soon("a", now=1)
+    queue.schedule("a", now=2, delay_s=None)  # the look ended and wants no other by itself
+    queue.done("a", now=2)
+    assert [pop(queue, now=2), pop(queue, now=2.1)] == [None, "a"]
+
+
+def test_a_childs_change_comes_before_what_was_scheduled_for_later(queue: KeyQueue[str]) -> None:
+    queue.schedule("a", now=0, delay_s=30)
+    queue.add_soon("a", now=1)
+    assert pop(queue, now=1.1) == "a"
+    assert queue.next_due() is None
+
+
+def test_a_new_resource_passes_what_time_brought(queue: KeyQueue[str]) -> None:
+    queue.schedule("old", now=0, delay_s=1)
+    queue.add("new", now=2)
+    assert [pop(queue, now=2), pop(queue, now=2)] == ["new", "old"]
+
+
 @pytest.mark.parametrize(("later", "due"), [(30.0, 31.0), (2.0, 3.0)], ids=["later", "sooner"])
 def test_the_last_schedule_counts(queue: KeyQueue[str], later: float, due: float) -> None:
     queue.schedule("a", now=0, delay_s=10)
