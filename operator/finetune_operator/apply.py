@@ -54,8 +54,8 @@ class Applier:
         self,
         *,
         client: ApiClient,
-        remember_job: Callable[[RawObject], None],
-        remember_resource: Callable[[RawObject], None],
+        remember_job: Callable[[RawObject], object],
+        remember_resource: Callable[[RawObject], object],
         identity: str,
         now: Callable[[], datetime],
     ) -> None:

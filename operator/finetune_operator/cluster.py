@@ -68,7 +68,7 @@ def _load_kubeconfig(configuration: Configuration) -> str | None:
         _, active = list_kube_config_contexts()
     except ConfigException as error:
         raise SettingsError(
-            f"The operator finds no cluster: it is not in a pod, and the kubeconfig says: {error}. "
+            f"The operator finds no cluster: it is not in a pod, and the kubeconfig says: {str(error).rstrip('.')}. "
             "Run it in a pod with a service account, or set KUBECONFIG."
         ) from error
     namespace = active["context"].get("namespace")

@@ -9,7 +9,6 @@ ends the process, and the kubelet starts it anew: nothing is kept that the clust
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import random
 import signal
@@ -35,12 +34,9 @@ from finetune_operator.certificate import (
     SelfManaged,
 )
 from finetune_operator.cluster import Connection, open_connector, open_session
-from finetune_operator.context import DecisionContext
 from finetune_operator.errors import (
-    CertificateError,
     ClusterError,
     LeaseLostError,
-    NotFoundError,
 )
 from finetune_operator.gather import Gatherer
 from finetune_operator.handlers import KopfSource
@@ -55,6 +51,12 @@ from finetune_operator.reconciler import Reconciler
 from finetune_operator.reflector import Reflector
 from finetune_operator.resource_cache import ResourceCache
 from finetune_operator.settings import Settings
+from finetune_operator.startup import (
+    MISSING_DEFINITION,
+    build_context,
+    wait_for_certificate,
+    wait_for_definition,
+)
 from finetune_operator.status_server import StatusServer, serve
 from finetune_operator.store import Change, Entry, Key
 from finetune_operator.tokens import TokenVerifier
@@ -63,12 +65,9 @@ from finetune_operator.work_queue import WorkQueue
 OWN_QPS, OWN_BURST = 20.0, 40
 """Requests in a second for lease, certificate and tokens: never behind the workers' requests."""
 PROGRESS_WRITES_PER_S = 20.0
-RETRY_S = 5.0
-"""Seconds between two looks for what an administrator must still provide."""
 HARD_EXIT_S = 1.5
 """Seconds that an orderly end may take once the lease is lost; another replica starts then."""
 MANAGED = f"{wire.LABEL_MANAGED_BY}={wire.APP_NAME}"
-DISCOVERY_PATH = f"/apis/{wire.API_VERSION}"
 
 
 @dataclass
@@ -167,8 +166,9 @@ class Runtime:
             raise error
 
     async def _work(self) -> None:
-        await self._wait_for_definition()
-        await self._wait_for_certificate()
+        await wait_for_definition(self._own_client)
+        self._milestones.definition_found = True
+        await wait_for_certificate(self._keeper)
         server = self._status_server()
         async with (
             _serving(server.application(), port=self._settings.status_port, tls=self._keeper.tls),
@@ -231,31 +231,6 @@ class Runtime:
                 await self._resources.sweep()
             except ClusterError as error:
                 self._log.warning("The sweep failed; the next one comes.", error=str(error))
-
-    async def _wait_for_definition(self) -> None:
-        while True:
-            try:
-                found = await self._own_client.get_path(DISCOVERY_PATH)
-                names = {resource["name"] for resource in found["resources"]}
-            except NotFoundError:
-                names = set()
-            except ClusterError as error:
-                self._log.warning("The API server does not answer; waiting.", error=str(error))
-                await asyncio.sleep(RETRY_S)
-                continue
-            if wire.PLURAL in names:
-                self._milestones.definition_found = True
-                return
-            self._log.warning(MISSING_DEFINITION)
-            await asyncio.sleep(RETRY_S)
-
-    async def _wait_for_certificate(self) -> None:
-        while not self._keeper.present:
-            try:
-                await self._keeper.refresh()
-            except (CertificateError, ClusterError) as error:
-                self._log.warning("There is no certificate yet.", error=str(error))
-                await asyncio.sleep(RETRY_S)
 
     def _on_job(self, change: Change, entry: Entry[ObservedJob]) -> None:
         if self._jobs.synced.is_set():
@@ -362,40 +337,6 @@ class Runtime:
             metrics=self._metrics,
             now=_now,
         )
-
-
-MISSING_DEFINITION = (
-    f"The CustomResourceDefinition {wire.PLURAL}.{wire.GROUP} ({wire.VERSION}) is not installed; "
-    "install the chart with crds.enabled, or kubectl apply -f crds/. The operator waits for it."
-)
-
-
-def build_context(settings: Settings, *, ca_pem: str) -> DecisionContext:
-    """Return the administrator's choices as the decisions need them."""
-    return DecisionContext(
-        trainer_image=settings.trainer_image,
-        image_pull_policy=settings.trainer_image_pull_policy,
-        image_pull_secrets=settings.trainer_image_pull_secrets,
-        status_url=build_status_url(settings.status_service, settings.status_port),
-        ca_pem=ca_pem,
-        allow_trust_remote_code=settings.allow_trust_remote_code,
-        allow_image_override=settings.allow_image_override,
-        allowed_service_accounts=frozenset(settings.allowed_service_accounts),
-        default_requests=settings.default_requests,
-        default_limits=settings.default_limits,
-        trainer_env=settings.trainer_env,
-        termination_grace_s=settings.termination_grace_s,
-        image_pull_timeout_s=settings.image_pull_timeout_s,
-    )
-
-
-def build_status_url(host: str, port: int) -> str:
-    """Return where pods report; an IPv6 address stands in brackets."""
-    try:
-        is_v6 = ipaddress.ip_address(host).version == 6
-    except ValueError:
-        is_v6 = False
-    return f"https://[{host}]:{port}" if is_v6 else f"https://{host}:{port}"
 
 
 async def run(settings: Settings, connection: Connection) -> None:

@@ -5,6 +5,7 @@ and no pod ever waits for the API server's answer to a write. There is no other 
 """
 
 import asyncio
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -174,7 +175,7 @@ async def serve(
     except OSError as error:
         await runner.cleanup()
         raise SettingsError(
-            f"Port {port} cannot be served: {error.strerror}. Set FINETUNE_STATUS_PORT and "
+            f"Port {port} cannot be served: {os.strerror(error.errno or 0)}. Set FINETUNE_STATUS_PORT and "
             "FINETUNE_PROBE_PORT to ports that are free."
         ) from error
     return runner

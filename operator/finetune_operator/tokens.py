@@ -8,7 +8,7 @@ Answers are kept for a minute. Nothing here knows which pod is the right one.
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +131,7 @@ class TokenVerifier:
     async def _fetch_keys(self) -> _Keys:
         discovery = await self._client.get_path(DISCOVERY_PATH)
         found = await self._client.get_path(KEYS_PATH)
-        keys = {key["kid"]: jwt.PyJWK.from_dict(key) for key in found["keys"]}
+        keys = dict(_usable(found["keys"]))
         return _Keys(issuer=discovery["issuer"], by_id=keys, fetched_at=self._clock())
 
     async def _review(self, token: str, *, audience: str) -> Claims:
@@ -145,6 +145,14 @@ class TokenVerifier:
         except InvalidError as error:
             raise TokenRefusedError("The API server cannot read the token.") from error
         return read_review(answer.get("status") or {}, expires=self._now() + CACHE_S)
+
+
+def _usable(keys: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, jwt.PyJWK]]:
+    for key in keys:
+        try:
+            yield key["kid"], jwt.PyJWK.from_dict(dict(key))
+        except jwt.PyJWTError as error:
+            structlog.get_logger().info("A token key is of no known kind.", error=str(error))
 
 
 def decode_claims(token: str, *, key: jwt.PyJWK, issuer: str) -> Claims:

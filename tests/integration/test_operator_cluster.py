@@ -52,7 +52,10 @@ def start_operator(control_plane: Lab, namespace: str, tmp_path: Path) -> Iterat
     started: list[OperatorProcess] = []
 
     def start(*, ready: bool = True, **more: Any) -> OperatorProcess:
-        defaults = {"kubeconfig": control_plane.kubeconfig, "namespace": namespace}
+        defaults: dict[str, Any] = {
+            "kubeconfig": control_plane.kubeconfig,
+            "namespace": namespace,
+        }
         log = tmp_path / f"operator-{len(started)}.log"
         operator = OperatorProcess(log=log, **(defaults | more))
         started.append(operator)

@@ -3,8 +3,8 @@
 import pytest
 
 from finetune_operator.errors import SettingsError
-from finetune_operator.runtime import build_context, build_status_url
 from finetune_operator.settings import Settings, load_settings
+from finetune_operator.startup import build_context, build_status_url
 
 
 @pytest.fixture(autouse=True)

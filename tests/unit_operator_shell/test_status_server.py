@@ -22,18 +22,23 @@ KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 FOREIGN_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 ISSUER = "https://kubernetes.default.svc"
 PATH = wire.progress_path("ml", "sw", 1)
+TRAINING_POD = {"namespace": "ml", "pod": {"name": "p", "uid": "uid-p"}}
 REPORT = {"trainerStatus": {"progressPercentage": 7, "metrics": [{"name": "loss", "value": "2"}]}}
 
 
 def token(
-    *, key: rsa.RSAPrivateKey = KEY, audience: str = wire.token_audience("uid-sw", 1), **more: Any
+    *,
+    key: rsa.RSAPrivateKey = KEY,
+    audience: str = wire.token_audience("uid-sw", 1),
+    bound: dict[str, Any] = TRAINING_POD,
+    **more: Any,
 ) -> str:
     claims = {
         "iss": ISSUER,
         "aud": [audience],
         "sub": "system:serviceaccount:ml:default",
         "exp": time.time() + 600,
-        "kubernetes.io": {"namespace": "ml", "pod": {"name": "p", "uid": "uid-p"}},
+        "kubernetes.io": bound,
         **more,
     }
     return jwt.encode(claims, key, algorithm="RS256", headers={"kid": "k1"})
@@ -131,7 +136,7 @@ async def test_a_report_after_the_end_is_accepted_and_dropped(served: Served) ->
             token(audience="https://kubernetes.default.svc"),
             "The token is for another audience than this run.",
         ),
-        (token(**{"kubernetes.io": {"namespace": "ml"}}), "The token is not bound to a pod."),
+        (token(bound={"namespace": "ml"}), "The token is not bound to a pod."),
     ],
     ids=[
         "no header",
@@ -158,7 +163,7 @@ async def test_a_token_that_proves_nothing_is_refused(
 async def test_a_pod_that_nobody_knows_is_refused(served: Served) -> None:
     publish_keys(served.api)
     stranger = {"namespace": "ml", "pod": {"name": "s", "uid": "uid-stranger"}}
-    code, _ = await served.post(bearer=token(**{"kubernetes.io": stranger}))
+    code, _ = await served.post(bearer=token(bound=stranger))
     assert code == 401
 
 

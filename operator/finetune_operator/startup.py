@@ -1,0 +1,79 @@
+"""Before the operator may start: what it tells the decisions, and what an administrator must provide.
+
+`runtime` waits here for the resource definition and the certificate. Whoever is missing something
+finds the sentence in the log and on /readyz; the process stays, for what is missing may come.
+"""
+
+import asyncio
+import ipaddress
+
+import structlog
+
+from finetune_api import wire
+from finetune_operator.api_client import ApiClient
+from finetune_operator.certificate import CertificateKeeper
+from finetune_operator.context import DecisionContext
+from finetune_operator.errors import CertificateError, ClusterError, NotFoundError
+from finetune_operator.settings import Settings
+
+RETRY_S = 5.0
+"""Seconds between two looks for what an administrator must still provide."""
+DISCOVERY_PATH = f"/apis/{wire.API_VERSION}"
+
+MISSING_DEFINITION = (
+    f"The CustomResourceDefinition {wire.PLURAL}.{wire.GROUP} ({wire.VERSION}) is not installed; "
+    "install the chart with crds.enabled, or kubectl apply -f crds/. The operator waits for it."
+)
+
+
+def build_context(settings: Settings, *, ca_pem: str) -> DecisionContext:
+    """Return the administrator's choices as the decisions need them."""
+    return DecisionContext(
+        trainer_image=settings.trainer_image,
+        image_pull_policy=settings.trainer_image_pull_policy,
+        image_pull_secrets=settings.trainer_image_pull_secrets,
+        status_url=build_status_url(settings.status_service, settings.status_port),
+        ca_pem=ca_pem,
+        allow_trust_remote_code=settings.allow_trust_remote_code,
+        allow_image_override=settings.allow_image_override,
+        allowed_service_accounts=frozenset(settings.allowed_service_accounts),
+        default_requests=settings.default_requests,
+        default_limits=settings.default_limits,
+        trainer_env=settings.trainer_env,
+        termination_grace_s=settings.termination_grace_s,
+        image_pull_timeout_s=settings.image_pull_timeout_s,
+    )
+
+
+def build_status_url(host: str, port: int) -> str:
+    """Return where pods report; an IPv6 address stands in brackets."""
+    try:
+        is_v6 = ipaddress.ip_address(host).version == 6
+    except ValueError:
+        is_v6 = False
+    return f"https://[{host}]:{port}" if is_v6 else f"https://{host}:{port}"
+
+
+async def wait_for_definition(client: ApiClient) -> None:
+    """Return once the API server serves LanguageFinetunes; kopf would wait for them without a word."""
+    while True:
+        try:
+            found = await client.get_path(DISCOVERY_PATH)
+            if wire.PLURAL in {resource["name"] for resource in found["resources"]}:
+                return
+            structlog.get_logger().warning(MISSING_DEFINITION)
+        except NotFoundError:
+            structlog.get_logger().warning(MISSING_DEFINITION)
+        except ClusterError as error:
+            structlog.get_logger().warning("The API server does not answer.", error=str(error))
+        await asyncio.sleep(RETRY_S)
+
+
+async def wait_for_certificate(keeper: CertificateKeeper) -> None:
+    """Return once there is a certificate to serve."""
+    while not keeper.present:
+        try:
+            await keeper.refresh()
+        except (CertificateError, ClusterError) as error:
+            structlog.get_logger().warning("There is no certificate yet.", error=str(error))
+            await asyncio.sleep(RETRY_S)
