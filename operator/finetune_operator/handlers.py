@@ -7,7 +7,7 @@ do. It keeps no annotation, no finalizer, no index, timer or daemon, so it never
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -89,6 +89,8 @@ class KopfSource:
         await kopf.operator(
             registry=self._build_registry(ingest),
             settings=build_settings(),
+            # NB: kopf would ask for the name of the process' user, and a container's has none.
+            identity=cast("Any", wire.APP_NAME),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
