@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -150,3 +151,58 @@ def test_a_plan_becomes_a_published_adapter_and_is_never_trained_twice(pod: Pod)
     assert again.published == outcome.published.model_copy(update={"already_there": True})
     assert pod.published() == before
     assert [line["message"] for line in log] == ["The run is done"]
+
+
+def test_a_changed_plan_is_refused_before_anything_is_read(pod: Pod) -> None:
+    plan = pod.plan()
+    changed = plan.model_copy(
+        update={"training": plan.training.model_copy(update={"learning_rate": 0.5})}
+    )
+    outcome, log = pod.run(changed)
+    assert (outcome.exit_code, outcome.reason, outcome.stage) == (64, "PlanTampered", "Start")
+    assert pod.published() == {}
+    assert [line["message"] for line in log] == ["The run ended"]
+
+
+def test_a_bucket_that_does_not_exist_is_told_before_the_model_is_fetched(pod: Pod) -> None:
+    outcome, _ = pod.run(pod.plan(output__uri="s3://no-such-bucket-here/x"))
+    assert (outcome.exit_code, outcome.reason, outcome.stage) == (66, "BucketNotFound", "Start")
+    assert not (pod.folder / "work" / "model").exists()
+
+
+def test_keys_that_are_refused_are_told_at_once(pod: Pod) -> None:
+    pod.environ["FINETUNE_OUTPUT_AWS_SECRET_ACCESS_KEY"] = "wrong"
+    outcome, log = pod.run(pod.plan())
+    assert (outcome.exit_code, outcome.stage) == (77, "Start")
+    assert SECRET_KEY not in json.dumps(log) + outcome.message
+
+
+def test_a_broken_line_is_told_with_its_number_before_torch_is_loaded(pod: Pod) -> None:
+    lines = chats(60).splitlines()
+    lines[36] = '{"messages": ['
+    pod.bucket.put("text/chats.jsonl", "\n".join(lines))
+    outcome, log = pod.run(pod.plan())
+    assert (outcome.exit_code, outcome.stage) == (65, "Validate")
+    assert "chats.jsonl line 37" in outcome.message
+    assert [line["stage"] for line in log if "stage" in line] == ["Fetch", "Validate"]
+
+
+def test_a_run_that_diverges_publishes_nothing(pod: Pod) -> None:
+    outcome, _ = pod.run(pod.plan(training__learning_rate=1e30, training__max_steps=20))
+    assert (outcome.exit_code, outcome.reason) == (68, "LossNotFinite"), outcome.message
+    assert pod.published() == {}
+
+
+def test_a_pod_that_is_asked_to_go_says_what_is_lost(pod: Pod) -> None:
+    process = pod.start(pod.plan(training__max_steps=100_000))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["message"] == "Step done":
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    outcome = Outcome.from_termination_message((pod.folder / "outcome.json").read_text())
+    assert outcome is not None
+    assert (process.returncode, outcome.reason, outcome.stage) == (75, "Interrupted", "Train")
+    assert "the next attempt starts from the beginning" in outcome.message
+    assert pod.published() == {}

@@ -7,6 +7,7 @@ need torch are imported when their turn comes, so that a fault in the data ends 
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from finetune_trainer import environment
 from finetune_trainer.account import DatasetIdentity, RunAccount
 from finetune_trainer.credentials import load_credentials
 from finetune_trainer.data_files import FetchedDataset
-from finetune_trainer.errors import AccessDenied, ServiceUnavailable
+from finetune_trainer.errors import AccessDenied, NotFinite, ServiceUnavailable
 from finetune_trainer.fetch import FetchedModel, Surroundings, fetch_dataset, fetch_model
 from finetune_trainer.plan_check import check_supported
 from finetune_trainer.publish import Finished, OutputPlace, find_finished, publish
@@ -99,6 +100,7 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
     measure = partial(evaluate, loaded, corpus.validation, budget=budget)
     # Before training: trained biases cannot be switched off.
     before = evaluate_base(loaded, corpus.validation, budget=budget)
+    check_finite(before, whose=f"the base model {base.public_id}")
 
     progress.enter(Stage.TRAIN)
     from finetune_trainer.train import Hooks, train
@@ -121,6 +123,7 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
 
     progress.enter(Stage.EVALUATE)
     after = measure()
+    check_finite(after, whose="the trained model")
 
     progress.enter(Stage.EXPORT)
     from finetune_trainer.export import export
@@ -199,6 +202,21 @@ def build_done(account: RunAccount, published: Published) -> Outcome:
         summary=account.summary,
         corpus=account.corpus,
     )
+
+
+def check_finite(measured: "HeldOutLoss", *, whose: str) -> None:
+    """See that a loss is a number.
+
+    Raises:
+        NotFinite: It is NaN or infinite.
+    """
+    if not isfinite(measured.nats):
+        raise NotFinite(
+            f"The loss of {whose} on the held-out part is {measured.loss}: its weights hold NaN or"
+            " overflow; choose another model or a lower parameters.learningRate, and apply again;"
+            " nothing was published.",
+            reason="LossNotFinite",
+        )
 
 
 def build_evaluation(before: "HeldOutLoss", after: "HeldOutLoss") -> Evaluation | None:

@@ -1,0 +1,177 @@
+"""How a run ends, in words and codes: plans that are refused, faults that nobody expected."""
+
+import errno
+import hashlib
+import json
+import logging
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.outcome import Outcome, Stage
+from finetune_api.plan import TrainingPlan
+from finetune_trainer.__main__ import Goodbye, conclude, write_outcome
+from finetune_trainer.errors import AccessDenied, Interrupted, PlanInvalid
+from finetune_trainer.logs import JsonLines
+from finetune_trainer.plan_check import check_supported, load_plan, parse_plan
+from finetune_trainer.report import Progress
+from tests.unit_trainer.tiny import build_plan
+
+
+def end_of(fault: BaseException) -> Outcome:
+    def work() -> Outcome:
+        raise fault
+
+    return conclude(work, stage=lambda: Stage.TRAIN, plan_hash=lambda: "ab" * 32)
+
+
+def test_a_known_fault_keeps_its_code_reason_and_sentence() -> None:
+    outcome = end_of(AccessDenied("The key was refused; correct it.", reason="InvalidAccessKeyId"))
+    assert outcome == Outcome(
+        exit_code=77,
+        reason="InvalidAccessKeyId",
+        stage=Stage.TRAIN,
+        message="The key was refused; correct it.",
+        plan_hash="ab" * 32,
+    )
+
+
+def test_a_bug_is_told_with_its_type_and_place() -> None:
+    outcome = end_of(ZeroDivisionError("division by zero"))
+    assert (outcome.exit_code, outcome.reason) == (70, "Bug")
+    assert outcome.message.startswith(
+        "The trainer met a fault it does not know: ZeroDivisionError: division by zero"
+        " (test_pipeline_end.py:"
+    )
+
+
+def test_a_full_disk_is_no_bug() -> None:
+    outcome = end_of(OSError(errno.ENOSPC, "No space left on device", "/work/adapter/x"))
+    assert (outcome.exit_code, outcome.reason) == (78, "DiskFull")
+    assert outcome.message == (
+        "The scratch volume is full (/work/adapter/x): raise the pod's ephemeral-storage in"
+        " resources.limits and apply again."
+    )
+
+
+def test_a_message_without_end_still_fits_the_kubelet(tmp_path: Path) -> None:
+    outcome = end_of(PlanInvalid("€" * 5000))
+    write_outcome(outcome, {"FINETUNE_TERMINATION_PATH": str(tmp_path / "log")})
+    content = (tmp_path / "log").read_bytes()
+    assert len(content) <= 4096
+    assert Outcome.from_termination_message(content.decode()) == outcome
+
+
+def test_an_outcome_that_cannot_be_written_is_in_the_log(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    outcome = end_of(PlanInvalid("x"))
+    write_outcome(outcome, {"FINETUNE_TERMINATION_PATH": str(tmp_path / "no" / "log")})
+    assert caplog.records[-1].__dict__["outcome"] == outcome.to_termination_message()
+
+
+@pytest.mark.parametrize("stage", [Stage.START, Stage.FETCH, Stage.MODEL])
+def test_before_training_a_signal_ends_the_run_at_once(stage: Stage) -> None:
+    progress = Progress(None)
+    progress.enter(stage)
+    with pytest.raises(Interrupted):
+        Goodbye(progress).hear(15, None)
+
+
+@pytest.mark.parametrize("stage", [Stage.TRAIN, Stage.PUBLISH])
+def test_from_training_on_a_signal_is_only_remembered(stage: Stage) -> None:
+    progress = Progress(None)
+    progress.enter(stage)
+    goodbye = Goodbye(progress)
+    goodbye.hear(15, None)
+    assert goodbye.is_asked()
+
+
+# --- The plan -----------------------------------------------------------------------------------
+
+
+def refusal_of(plan: TrainingPlan) -> str:
+    with pytest.raises(PlanInvalid) as caught:
+        check_supported(plan)
+    return caught.value.message
+
+
+def test_a_plan_that_nobody_touched_is_read(tmp_path: Path) -> None:
+    plan = build_plan()
+    path = tmp_path / "plan.json"
+    path.write_text(plan.to_json())
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_plan(path, expected_sha256=expected) == plan
+    assert load_plan(path, expected_sha256="") == plan
+
+
+def test_another_file_than_the_jobs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(build_plan().to_json())
+    with pytest.raises(PlanInvalid) as caught:
+        load_plan(path, expected_sha256="0" * 64)
+    assert caught.value.reason == "PlanTampered"
+
+
+def test_a_plan_whose_numbers_were_changed_is_refused() -> None:
+    content = json.loads(build_plan().to_json())
+    content["training"]["learningRate"] = 0.5
+    with pytest.raises(PlanInvalid) as caught:
+        parse_plan(json.dumps(content).encode())
+    assert caught.value.message.startswith("The plan of ml/tiny says its hash is ")
+    assert caught.value.reason == "PlanTampered"
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        pytest.param(b"", "the document", id="empty"),
+        pytest.param(b'{"a":', "the document", id="cut"),
+        pytest.param(b'{"schemaVersion": 2}', "schemaVersion", id="of another release"),
+    ],
+)
+def test_what_is_no_plan_is_refused_with_its_place(content: bytes, where: str) -> None:
+    with pytest.raises(PlanInvalid) as caught:
+        parse_plan(content)
+    assert caught.value.message.startswith(f"The plan is malformed at {where}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        pytest.param({"method": "Full"}, "method Full (LoRA and QLoRA are)", id="full"),
+        pytest.param(
+            {"method": "QLoRA"}, "method QLoRA without a GPU (LoRA is)", id="qlora on cpu"
+        ),
+        pytest.param(
+            {"resources__gpus": 2},
+            "1 nodes with 2 GPUs each (one node with one GPU or none is)",
+            id="gpus",
+        ),
+        pytest.param(
+            {"output__formats": ["Adapter", "GGUF"]}, "output format GGUF (Adapter is)", id="format"
+        ),
+        pytest.param({"training__packing": True}, "parameters.packing (false is)", id="packing"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], problem: str) -> None:
+    assert refusal_of(build_plan(**changes)) == (
+        f"The plan asks for what is not supported yet: {problem}. Change the resource and apply again."
+    )
+
+
+def test_a_log_line_is_one_json_object_with_its_fields() -> None:
+    stream = StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("x")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.info("Two\nlines, %s", "ñ", extra={"step": 3})
+    logger.removeHandler(handler)
+    line = json.loads(stream.getvalue())
+    line.pop("time")
+    assert line == {"level": "info", "logger": "x", "message": "Two\nlines, ñ", "step": 3}
+    assert stream.getvalue().count("\n") == 1
