@@ -135,6 +135,7 @@ def test_a_store_that_ignores_ranges_gives_the_same_file(
     proxied.put("weights", data)
     proxy.behaviour = Behaviour(cut_after=[1_500_000], ignore_range=True)
     assert download(proxied.store, proxied.at("weights"), tmp_path / "b").path.read_bytes() == data
+    assert [method for method, _ in proxy.behaviour.seen].count("GET") == 2
 
 
 def test_a_part_of_another_version_is_thrown_away(

@@ -540,6 +540,10 @@ def test_at_least_one_is_held_out_and_never_all(
     assert len(decide_held_out(hashes, fraction=fraction, max_examples=most)) == expected
 
 
+def test_a_content_that_is_alone_is_never_held_out() -> None:
+    assert decide_held_out([b"a"] * 4, fraction=0.5, max_examples=10) == frozenset()
+
+
 def test_a_held_out_dataset_of_its_own_is_used_whole(tmp_path: Path) -> None:
     (tmp_path / "held").mkdir()
     train = to_jsonl(tmp_path, [chat(1)])
