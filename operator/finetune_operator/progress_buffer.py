@@ -71,6 +71,7 @@ class ProgressBuffer:
             return True
         if falls(status, than=state.status):
             return False
+        status = with_known(status, before=state.status)
         due = self._due(replace(state, status=status), now=now)
         self._states[run] = replace(state, status=status, due=due)
         return True
@@ -131,6 +132,11 @@ def build_progress(report: TrainerStatus, *, run: int, time: str) -> ProgressSta
         updated_at=time,
         run=run,
     )
+
+
+def with_known(status: ProgressStatus, *, before: ProgressStatus) -> ProgressStatus:
+    """Return a report with what it leaves out taken from the one before: not each tells the loss."""
+    return before.model_copy(update=status.model_dump(exclude_none=True))
 
 
 def falls(status: ProgressStatus, *, than: ProgressStatus) -> bool:

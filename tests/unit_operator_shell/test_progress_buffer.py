@@ -77,6 +77,13 @@ def test_a_resumed_pod_does_not_throw_the_run_back(buffer: ProgressBuffer) -> No
     assert percents(buffer, now=50) == [41]
 
 
+def test_a_report_without_a_loss_does_not_hide_the_last_one(buffer: ProgressBuffer) -> None:
+    put(buffer, 1, now=0, loss="2.5", step="10")
+    put(buffer, 2, now=1, step="20")
+    [(_, status)] = buffer.take_due(now=5, limit=10)
+    assert (status.percent, status.step, status.loss) == (2, 20, "2.5")
+
+
 def test_a_new_run_begins_at_zero(buffer: ProgressBuffer) -> None:
     put(buffer, 90, now=0)
     second = RunKey(key=RUN.key, uid="u", run=2)
