@@ -106,7 +106,7 @@ class Runtime:
         self._metrics = Metrics()
         self._client = self._open_client(session, rate=settings.api_qps, burst=settings.api_burst)
         self._own_client = self._open_client(session, rate=OWN_QPS, burst=OWN_BURST)
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue(workers=settings.workers)
         self._metrics.watch_queue(self._queue)
         self._resources = ResourceCache(
             client=self._client, queue=self._queue, namespaces=self._namespaces

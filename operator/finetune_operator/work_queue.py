@@ -30,6 +30,11 @@ SETTLE_S = 0.1
 """Seconds in which several changes of children become one look. A pod is made, bound and started by
 three components within about 50 ms; each step told apart would be a status write of its own."""
 
+BACKGROUND_SHARE = 4
+"""One worker in so many, at most, is busy with less than a changed spec. A status costs the API server
+as much as several Jobs: with every worker at one, the Job of a new resource would wait behind them
+there, where no priority of ours counts."""
+
 RETRY_FIRST_S = 0.2
 RETRY_LIMIT_S = 300.0
 JITTER_SHARE = 0.2
@@ -55,16 +60,20 @@ class _Waiting:
 class KeyQueue(Generic[K]):
     """The queue as a value that changes by calls; `now` is monotonic seconds.
 
-    Since all keys age at the same rate, their order never changes while they wait: the heap is sorted
-    by when a key would have been added had it priority 0.
+    Since all keys age at the same rate, their order never changes while they wait: the heaps are
+    sorted by when a key would have been added had it priority 0.
     """
 
+    background_limit: int = 1
+    """Workers that may be busy with keys of less than `PRIORITY_CHANGE`."""
     jitter: Callable[[], float] = random.SystemRandom().random
     """A number in [0, 1)."""
     retries: int = 0
     """Back-offs so far, for the metrics."""
     _waiting: dict[K, _Waiting] = field(default_factory=dict)
-    _heap: list[tuple[float, int, K]] = field(default_factory=list)
+    _urgent: list[tuple[float, int, K]] = field(default_factory=list)
+    _background: list[tuple[float, int, K]] = field(default_factory=list)
+    _busy_with_background: set[K] = field(default_factory=set)
     _processing: dict[K, float] = field(default_factory=dict)
     _again: dict[K, int] = field(default_factory=dict)
     _again_soon: set[K] = field(default_factory=set)
@@ -87,7 +96,8 @@ class KeyQueue(Generic[K]):
         added_at = waiting.added_at if waiting is not None else now
         score = added_at - priority / AGEING_PER_S
         self._waiting[key] = _Waiting(score=score, priority=priority, added_at=added_at)
-        heapq.heappush(self._heap, (score, self._next_serial(), key))
+        heap = self._urgent if priority >= PRIORITY_CHANGE else self._background
+        heapq.heappush(heap, (score, self._next_serial(), key))
 
     def add_soon(self, key: K, *, now: float) -> None:
         """Enqueue a key once its children had the time to settle, together with what comes until then."""
@@ -124,19 +134,20 @@ class KeyQueue(Generic[K]):
     def pop(self, *, now: float) -> Taken[K] | None:
         """Give the most urgent key to a worker, or None where nothing waits."""
         self._add_due(now)
-        while self._heap:
-            score, _, key = heapq.heappop(self._heap)
-            waiting = self._waiting.get(key)
-            if waiting is None or waiting.score != score:
-                continue  # it was added again with more priority
-            del self._waiting[key]
-            self._processing[key] = now
-            return Taken(key=key, waited_s=now - waiting.added_at)
-        return None
+        heap = self._next_heap()
+        if heap is None:
+            return None
+        _, _, key = heapq.heappop(heap)
+        waiting = self._waiting.pop(key)
+        self._processing[key] = now
+        if heap is self._background:
+            self._busy_with_background.add(key)
+        return Taken(key=key, waited_s=now - waiting.added_at)
 
     def done(self, key: K, *, now: float) -> None:
         """Take a key back from its worker."""
         del self._processing[key]
+        self._busy_with_background.discard(key)
         if key in self._again_soon:
             self._again_soon.discard(key)
             self.add_soon(key, now=now)
@@ -160,6 +171,22 @@ class KeyQueue(Generic[K]):
         """Return the seconds that all workers together have spent on what they have not finished."""
         return sum(now - since for since in self._processing.values())
 
+    def _next_heap(self) -> list[tuple[float, int, K]] | None:
+        self._drop_stale(self._urgent)
+        self._drop_stale(self._background)
+        may_background = len(self._busy_with_background) < self.background_limit
+        candidates = [self._urgent, self._background] if may_background else [self._urgent]
+        return min((heap for heap in candidates if heap), key=lambda heap: heap[0], default=None)
+
+    def _drop_stale(self, heap: list[tuple[float, int, K]]) -> None:
+        """Drop from the top what was taken, or was added again with more priority."""
+        while heap:
+            score, _, key = heap[0]
+            waiting = self._waiting.get(key)
+            if waiting is not None and waiting.score == score:
+                return
+            heapq.heappop(heap)
+
     def _add_due(self, now: float) -> None:
         while (due := self.next_due()) is not None and due <= now:
             _, _, key = heapq.heappop(self._timers)
@@ -175,11 +202,12 @@ class WorkQueue(Generic[K]):
     """A `KeyQueue` for which workers can wait.
 
     Args:
+        workers: how many will take keys.
         clock: monotonic seconds; must be the event loop's own pace.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.keys: KeyQueue[K] = KeyQueue()
+    def __init__(self, *, workers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self.keys: KeyQueue[K] = KeyQueue(background_limit=max(1, workers // BACKGROUND_SHARE))
         self._clock = clock
         self._idle: deque[asyncio.Future[Taken[K]]] = deque()
         self._timer: asyncio.TimerHandle | None = None

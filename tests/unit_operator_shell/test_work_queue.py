@@ -15,7 +15,8 @@ from finetune_operator.work_queue import (
 
 @pytest.fixture
 def queue() -> KeyQueue[str]:
-    return KeyQueue(jitter=lambda: 0.5)  # the middle: no deviation
+    # Jitter in the middle is no deviation.
+    return KeyQueue(jitter=lambda: 0.5, background_limit=100)
 
 
 def pop(queue: KeyQueue[str], *, now: float) -> str | None:
@@ -109,6 +110,25 @@ def test_a_new_resource_passes_what_time_brought(queue: KeyQueue[str]) -> None:
     queue.schedule("old", now=0, delay_s=1)
     queue.add("new", now=2)
     assert [pop(queue, now=2), pop(queue, now=2)] == ["new", "old"]
+
+
+def test_some_workers_are_kept_for_new_resources() -> None:
+    queue: KeyQueue[str] = KeyQueue(background_limit=2)
+    for key in ("old-1", "old-2", "old-3"):
+        queue.add(key, now=0, priority=PRIORITY_RESYNC)
+    assert [pop(queue, now=0) for _ in range(3)] == ["old-1", "old-2", None]
+    queue.add("new", now=1)
+    assert [pop(queue, now=1), pop(queue, now=1)] == ["new", None]
+    queue.done("old-1", now=2)
+    assert pop(queue, now=2) == "old-3"
+
+
+def test_a_key_that_became_urgent_is_not_held_back() -> None:
+    queue: KeyQueue[str] = KeyQueue(background_limit=0)
+    queue.add("a", now=0, priority=PRIORITY_RESYNC)
+    assert pop(queue, now=0) is None
+    queue.add("a", now=1)
+    assert [pop(queue, now=1), pop(queue, now=1)] == ["a", None]
 
 
 @pytest.mark.parametrize(("later", "due"), [(30.0, 31.0), (2.0, 3.0)], ids=["later", "sooner"])
