@@ -48,7 +48,11 @@ class Cluster:
             return await answer.json()
 
     async def watch_jobs(self, namespace: str, seen: dict[str, float], count: int) -> None:
-        """Note when each Job is seen, until there are `count`."""
+        """Note when each Job is seen, until there are `count`; a watch that is cut off is opened anew."""
+        while len(seen) < count:
+            await self._watch_once(namespace, seen, count)
+
+    async def _watch_once(self, namespace: str, seen: dict[str, float], count: int) -> None:
         path = f"{self.server}/apis/batch/v1/namespaces/{namespace}/jobs?watch=1"
         rest = b""
         timeout = aiohttp.ClientTimeout(total=LIMIT_S)
