@@ -335,5 +335,18 @@ class LanguageFinetuneStatus(StatusPart):
     """The base model's resolved commit or content hash."""
 
     def to_object(self) -> dict[str, Any]:
-        """Return the JSON object for the API server; empty parts are left out."""
-        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+        """Return the JSON object for the API server; empty parts, lists and texts are left out."""
+        whole: dict[str, Any] = _present(
+            self.model_dump(by_alias=True, exclude_none=True, mode="json")
+        )
+        return whole
+
+
+def _present(value: Any) -> Any:
+    """Return a JSON value without the entries that say nothing."""
+    if isinstance(value, dict):
+        entries = {key: _present(one) for key, one in value.items()}
+        return {key: one for key, one in entries.items() if one not in ("", [], {})}
+    if isinstance(value, list):
+        return [_present(one) for one in value]
+    return value

@@ -72,7 +72,7 @@ def describe(told: Told) -> dict[str, Any]:
 
 def shortened(status: dict[str, Any], before: Any) -> dict[str, Any]:
     earlier = before if isinstance(before, dict) else {}
-    long = {key: status[key] for key in ("parameters", "warnings") if status[key]}
+    long = {key: status[key] for key in ("parameters", "warnings") if key in status}
     same = {key: AS_BEFORE for key, value in long.items() if earlier.get(key) == value}
     return status | same
 
