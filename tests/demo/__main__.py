@@ -84,7 +84,10 @@ def up(*, own: bool) -> None:
     steps.run(
         "helm install of the operator",
         lambda: journey.install_operator(
-            cluster, operator_image=operator_image, trainer_image=trainer_image
+            cluster,
+            operator_image=operator_image,
+            trainer_image=trainer_image,
+            image_id=images.image_id(operator_image) if own else "",
         ),
     )
     steps.run(

@@ -33,8 +33,17 @@ PATIENCE_S = 30 * 60
 console = Console(highlight=False)
 
 
-def install_operator(cluster: Cluster, *, operator_image: str, trainer_image: str) -> None:
-    """Install or upgrade the chart and wait until the operator is ready."""
+def install_operator(
+    cluster: Cluster, *, operator_image: str, trainer_image: str, image_id: str
+) -> None:
+    """Install or upgrade the chart and wait until the operator is ready.
+
+    Args:
+        cluster: Where.
+        operator_image: Its name with a tag.
+        trainer_image: Its name with a tag.
+        image_id: What the operator's image holds; an image of the same tag may be new.
+    """
     operator_name, _, operator_tag = operator_image.rpartition(":")
     trainer_name, _, trainer_tag = trainer_image.rpartition(":")
     values = {
@@ -42,12 +51,11 @@ def install_operator(cluster: Cluster, *, operator_image: str, trainer_image: st
         "image.tag": operator_tag,
         "trainer.image.repository": trainer_name,
         "trainer.image.tag": trainer_tag,
+        "podAnnotations.image-id": image_id or operator_image,
     }
     settings = [f"--set-string={key}={value}" for key, value in values.items()]
     where = ("--namespace", SYSTEM_NAMESPACE, "--create-namespace")
     cluster.helm("upgrade", "--install", RELEASE, str(CHART), *where, *settings, "--wait")
-    # An image of the same tag may be new: the demo of a developer must run what was just built.
-    cluster.kubectl("rollout", "status", f"deployment/{RELEASE}", "-n", SYSTEM_NAMESPACE)
 
 
 def apply_example(cluster: Cluster, endpoint: Endpoint) -> None:

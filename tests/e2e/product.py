@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 
 from tests.cluster.fixtures import S3, Lab
+from tests.cluster.images import image_id
 
 RELEASE = "language-finetune"
 SYSTEM_NAMESPACE = "language-finetune-system"
@@ -175,6 +176,8 @@ def install(lab: Lab, *, trainer_env: dict[str, str]) -> None:
     settings = [
         f"--set-string=image.repository={operator_image}",
         "--set-string=image.tag=dev",
+        # An image of the same tag may be new.
+        f"--set-string=podAnnotations.image-id={image_id(operator_image)}",
         f"--set-string=trainer.image.repository={trainer_image}",
         "--set-string=trainer.image.tag=dev",
         f"--set-json=trainer.env={json.dumps(trainer_env)}",
