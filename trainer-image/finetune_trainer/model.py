@@ -9,7 +9,6 @@ error. Nothing here decides a number: all of them come from the plan.
 # before keeps the old ones. `environment.prepare_environment` must have run.
 import unsloth
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from finetune_api.plan import LoraPlan, TrainingPlan
 from finetune_api.resource import Bias, Method
 
+from finetune_trainer.environment import count_cpus
 from finetune_trainer.errors import DataInvalid, EnvironmentUnfit, OutOfGpuMemory, PlanInvalid
 from finetune_trainer.network import LoadedModel
 
@@ -39,7 +39,7 @@ def load(plan: TrainingPlan, *, folder: Path) -> LoadedModel:
     """
     device, dtype = _decide_device(plan), _decide_dtype(plan)
     if device.type == "cpu":
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(count_cpus())
     base = _load_base(plan, folder=folder, dtype=dtype)
     targets = _decide_targets(plan, base)
     network = _add_adapter(plan, base, targets=targets)

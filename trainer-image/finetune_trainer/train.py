@@ -106,7 +106,8 @@ def train(
     history: list[StepReport] = []
     started = time.monotonic()
     loaded.network.train()
-    with metrics_path.open("w", encoding="utf-8") as metrics:
+    # Line by line: what a run that ends badly did is read from here.
+    with metrics_path.open("w", buffering=1, encoding="utf-8") as metrics:
         for step in range(schedule.total_steps):
             if hooks.is_stopping():
                 raise _build_interruption(step, total=schedule.total_steps)
