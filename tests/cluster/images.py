@@ -43,6 +43,8 @@ STRIPPED = (
 """What no container reads: half of the base image's files."""
 
 IGNORED_FOLDERS = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+BIG_LAYER = 100 * 1024**2
+"""Bytes. The trainer's dependencies are one layer of 6.6 GB, which the node need not keep twice."""
 CERTIFICATES = Path("/etc/ssl/certs")
 
 
@@ -137,9 +139,18 @@ def load_image(name: str, *, layout: Layout) -> str:
         given, taken, said = pipe(giver, [*ctr(layout), "images", "import", "-"])
         if given or taken:
             raise LabError(f"{name} did not reach the node:\n{said[-2000:]}")
+        _discard_packed_layers(layout)
     marker.parent.mkdir(exist_ok=True)
     marker.write_text(identity)
     return name
+
+
+def _discard_packed_layers(layout: Layout) -> None:
+    """Delete big layers from the node's content store: containers run on what was unpacked of them."""
+    blobs = layout.state / "containerd" / "io.containerd.content.v1.content" / "blobs" / "sha256"
+    digests = [f"sha256:{blob.name}" for blob in blobs.iterdir() if blob.stat().st_size > BIG_LAYER]
+    if digests:
+        run([*ctr(layout), "content", "rm", *digests])
 
 
 def list_images(layout: Layout) -> list[str]:

@@ -1,12 +1,12 @@
 """Fixtures of the end-to-end tests: the product as a user installs it, on the real kubelet."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.unit_trainer.fake_hub import FakeHub
 
 from tests.cluster.fixtures import S3, Lab
 from tests.cluster.layout import NODE_ADDRESS
@@ -16,10 +16,12 @@ from tests.e2e.product import (
     SYSTEM_NAMESPACE,
     Product,
     build_client,
+    chats,
     install,
     run_helm,
 )
 from tests.e2e.tiny_model import write_tiny_model
+from tests.unit_trainer.fake_hub import FakeHub, Repository
 
 BUCKETS = ("e2e-models", "e2e-corpora", "e2e-adapters")
 
@@ -35,9 +37,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def hub(tiny_model: Path) -> Iterator[FakeHub]:
     """A Hugging Face Hub where pods reach it, with the tiny model and a corpus."""
-    with FakeHub.serve(address=NODE_ADDRESS) as served:
-        served.add_model("org/tiny", folder=tiny_model)
-        yield served
+    files = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
+    rows = "".join(f"{json.dumps(row)}\n" for row in chats(24)).encode()
+    repositories = {
+        "org/tiny": Repository(files),
+        "org/gated": Repository(files, is_gated=True),
+        "org/chats": Repository({"data/train.jsonl": rows}, kind="dataset"),
+    }
+    served = FakeHub(repositories, address=NODE_ADDRESS)
+    yield served
+    served.stop()
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +59,7 @@ def product(lab: Lab, s3: S3, tiny_model: Path, hub: FakeHub) -> Iterator[Produc
         client.upload_file(str(file), "e2e-models", f"tiny/{file.name}")
         if not file.name.startswith(("token", "chat_template", "special")):
             client.upload_file(str(file), "e2e-models", f"no-tokenizer/{file.name}")
-    install(lab, trainer_env={"HF_ENDPOINT": hub.url})
+    install(lab, trainer_env={"HF_ENDPOINT": hub.endpoint})
     yield Product(lab=lab, s3=s3, client=client)
     run_helm(lab, "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")
 

@@ -17,7 +17,7 @@ SYSTEM_NAMESPACE = "language-finetune-system"
 OPERATOR_USER = f"system:serviceaccount:{SYSTEM_NAMESPACE}:{RELEASE}"
 CHART = "charts/language-finetune"
 IMAGES = ("localhost/language-finetune/operator", "localhost/language-finetune/trainer")
-PULL_TIMEOUT_S = 20
+PULL_TIMEOUT_S = 30
 """A user waits ten minutes; a test need not."""
 ENDED = frozenset({"Complete", "Failed", "Stalled"})
 

@@ -51,7 +51,7 @@ class Faults:
 class FakeHub:
     """The running hub."""
 
-    def __init__(self, repositories: dict[str, Repository]) -> None:
+    def __init__(self, repositories: dict[str, Repository], *, address: str = "127.0.0.1") -> None:
         self.repositories = repositories
         self.faults = Faults()
         self.seen: list[tuple[str, str, str]] = []
@@ -61,9 +61,9 @@ class FakeHub:
         class Handler(_Handler):
             owner = hub
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, 0), Handler)
         self._server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.endpoint = f"http://{address}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
