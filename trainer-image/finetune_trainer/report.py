@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -207,7 +207,7 @@ class Progress:
         is_marked = report.step in (1, report.total_steps) or report.eval_loss is not None
         if is_marked or now - self._logged_at >= INTERVAL_S:
             self._logged_at = now
-            log.info("Step done", extra=asdict(report))
+            log.info("Step done", extra=report.to_fields())
 
     def _push(self, *, percent: int, remaining_s: int | None, urgent: bool) -> None:
         self._percent = max(self._percent, percent)

@@ -29,7 +29,10 @@ class StepReport:
     """Of the step itself, evaluation excluded."""
     eval_loss: float | None = None
 
+    def to_fields(self) -> dict[str, int | float]:
+        """Return what is known of the step, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def to_line(self) -> str:
         """Return the line of metrics.jsonl, its end included."""
-        fields = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps(fields) + "\n"
+        return json.dumps(self.to_fields()) + "\n"
