@@ -20,6 +20,17 @@ from tests.demo.verdict import Verdict, compare, load_chats
 
 T = TypeVar("T")
 
+IMAGES = (
+    images.Build(name="operator", dockerfile=Path("operator/Dockerfile"), context=Path()),
+    images.Build(
+        name="trainer",
+        dockerfile=Path("trainer-image/Dockerfile"),
+        context=Path(),
+        # Only a GPU needs the C compiler.
+        arguments={"SYSTEM_PACKAGES": ""},
+    ),
+)
+
 
 def main() -> int:
     """Run the demo or take it down; return the exit code."""
@@ -128,13 +139,10 @@ def _images(layout: Layout, *, own: bool) -> tuple[str, str]:
     """Return the two image names: built here, or named by the user of another cluster."""
     if not own:
         return _need("OPERATOR_IMAGE"), _need("TRAINER_IMAGE")
-    names = []
-    for name, dockerfile in (("operator", "operator"), ("trainer", "trainer-image")):
-        images.build_image(
-            images.Build(name=name, dockerfile=Path(dockerfile) / "Dockerfile", context=Path())
-        )
-        names.append(images.load_image(name, layout=layout))
-    return names[0], names[1]
+    for build in IMAGES:
+        images.build_image(build)
+    operator, trainer = (images.load_image(build.name, layout=layout) for build in IMAGES)
+    return operator, trainer
 
 
 def _load_corpus() -> materials.CorpusFiles:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.cluster.fixtures import Lab
+from tests.cluster.layout import Layout
+from tests.cluster.node import set_gpus
 from tests.e2e.product import Finetune, JsonObject, Product, chats, condition, truths
 
 pytestmark = pytest.mark.e2e
@@ -27,14 +29,15 @@ class Bad:
 
 
 CASES = (
-    Bad("empty-dataset", 65, "EmptyDataset", ("e2e-corpora/bad/empty",)),
-    Bad("wrong-column", 65, "WrongColumn", ("answer", "question", "messages")),
+    Bad("empty-file", 66, "DatasetNotFound", ("e2e-corpora/bad/empty", "empty")),
+    Bad("no-rows", 65, "DatasetEmpty", ("e2e-corpora/bad/blank",)),
+    Bad("wrong-column", 65, "ColumnsUnknown", ("sauti", "jibu", "messages")),
     Bad("line-37", 65, "MalformedRow", ("line 37", "JSON")),
     Bad("no-bucket", 66, "BucketNotFound", ("e2e-nowhere",)),
-    Bad("wrong-credentials", 77, "AccessDenied", ("e2e-corpora",)),
+    Bad("wrong-credentials", 77, "SignatureDoesNotMatch", ("AWS_", "Secret")),
     Bad("no-tokenizer", 66, "TokenizerMissing", ("tokenizer", "e2e-models/no-tokenizer")),
     Bad("gated", 77, "ModelGated", ("org/gated",)),
-    Bad("no-repository", 66, "RepositoryNotFound", ("org/nowhere",)),
+    Bad("no-repository", 66, "ModelNotFound", ("org/nowhere",)),
     Bad("wrong-modules", 64, "TargetModulesMissing", ("c_attn", "q_proj")),
 )
 
@@ -57,9 +60,10 @@ def _resources(product: Product) -> list[Finetune]:
     rows = "".join(f'{{"messages": {row["messages"]!r}}}\n'.replace("'", '"') for row in chats(60))
     lines = rows.splitlines(keepends=True)
     lines[36] = '{"messages": [{"role": "user", "content": "habari"\n'
-    strangers = [{"question": "habari?", "answer": "nzuri"} for _ in range(24)]
+    strangers = [{"sauti": f"habari {number}?", "jibu": "nzuri"} for number in range(24)]
     return [
-        Finetune("empty-dataset", product.put_rows("bad/empty/train.jsonl", "")),
+        Finetune("empty-file", product.put_rows("bad/empty/train.jsonl", "")),
+        Finetune("no-rows", product.put_rows("bad/blank.jsonl", "\n\n\n")),
         Finetune("wrong-column", product.put_rows("bad/column.jsonl", strangers)),
         Finetune("line-37", product.put_rows("bad/line37.jsonl", "".join(lines))),
         Finetune("no-bucket", "s3://e2e-nowhere/texts/"),
@@ -107,13 +111,15 @@ def test_an_unknown_language_is_stalled_and_no_job_is_made(
 
 def test_a_plan_tampered_with_is_refused(product: Product, namespace: str) -> None:
     data = product.put_rows("tampered/train.jsonl", chats(24))
-    # The Secret comes later, so that the plan can be replaced before the pod starts.
-    product.lab.apply(Finetune("tampered", data, secret="late-keys").build(namespace))
+    product.create_secret(namespace)
+    # No node has the label yet, so that the plan can be replaced before the pod mounts it.
+    selector = {"scheduling": {"nodeSelector": {"e2e/tampered": "true"}}}
+    product.lab.apply(Finetune("tampered", data, spec=selector).build(namespace))
     product.wait(
-        namespace, "tampered", lambda found: "late-keys" in found["status"].get("message", "")
+        namespace, "tampered", lambda found: "nodeSelector" in found["status"].get("message", "")
     )
     _tamper(product, namespace)
-    product.create_secret(namespace, "late-keys")
+    product.lab.kubectl("label", "node", product.lab.node, "e2e/tampered=true", "--overwrite")
 
     ended = product.wait_end(namespace, "tampered", timeout_s=240)
 
@@ -121,6 +127,7 @@ def test_a_plan_tampered_with_is_refused(product: Product, namespace: str) -> No
     assert failed["reason"] == "PlanTampered", failed
     assert ended["status"]["attempts"][0]["exitCode"] == 64
     assert product.object_keys(f"s3://e2e-adapters/{namespace}/") == []
+    product.lab.kubectl("label", "node", product.lab.node, "e2e/tampered-")
 
 
 def test_an_image_that_cannot_be_pulled_is_named_and_frees_the_node(
@@ -144,6 +151,7 @@ def test_an_image_that_cannot_be_pulled_is_named_and_frees_the_node(
 
 
 def test_a_run_that_asks_for_a_missing_gpu_says_so(product: Product, namespace: str) -> None:
+    set_gpus(0, layout=Layout.from_environment())
     product.create_secret(namespace)
     data = product.put_rows("gpu/train.jsonl", chats(24))
     product.lab.apply(Finetune("gpu", data, spec={"resources": {"gpus": 1}}).build(namespace))
