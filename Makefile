@@ -62,7 +62,7 @@ generate: venv-check ## Write CRD, chart copy and reference page from the models
 
 .PHONY: unit
 unit:
-	$(RUN) pytest -q -m "not cluster and not e2e and not torch and not slow" tests
+	$(RUN) pytest -q -n auto --dist loadfile -m "not cluster and not e2e and not torch and not slow" tests
 
 # --- With torch, root, Go ---------------------------------------------------------------------------
 
