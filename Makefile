@@ -112,7 +112,7 @@ venv: $(UV) ## Python environment with everything, torch included (from uv.lock)
 .PHONY: venv-check
 venv-check: $(UV) # Without torch, unless it is there already
 	@test -d $(VENV)/lib/python3.11/site-packages/torch || \
-	  $(UV) sync --frozen --quiet --python $(PYTHON) --extra operator --extra cli --group lab
+	  $(UV) sync --frozen --quiet --python $(PYTHON) --extra operator --extra cli --group lab --group trainer-light
 
 $(UV):
 	@$(PYTHON) -m venv $(UV_HOME) 2>/dev/null || { apt-get update -q && apt-get install -yq --no-install-recommends python3-venv && $(PYTHON) -m venv --clear $(UV_HOME); }
