@@ -15,6 +15,9 @@ from tests.unit_trainer.s3_proxy import S3Proxy
 from tests.unit_trainer.test_export_folder import build_account
 from tests.unit_trainer.tiny import build_plan
 
+# On a real SeaweedFS: seconds of starting and stopping.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:

@@ -79,6 +79,11 @@ def test_evaluations_keep_to_the_guides_range(total: int, every: int) -> None:
     assert schedule_of(max_steps=total).eval_every == every
 
 
+def test_saves_without_steps_of_their_own_fall_on_evaluations() -> None:
+    schedule = schedule_of(save_strategy="Steps", eval_steps=7)
+    assert (schedule.eval_every, schedule.save_every) == (7, 7)
+
+
 def test_the_end_is_always_evaluated() -> None:
     schedule = schedule_of(max_steps=250)
     assert [step for step in range(1, 251) if schedule.is_evaluation_due(step)] == [100, 200, 250]
@@ -102,6 +107,11 @@ def test_nothing_is_evaluated_without_a_held_out_part() -> None:
             {"save_strategy": "Steps", "save_steps": 20, "eval_steps": 10},
             Keep.BEST_SAVED,
             id="every save is evaluated",
+        ),
+        pytest.param(
+            {"save_strategy": "Steps", "eval_steps": 10},
+            Keep.BEST_SAVED,
+            id="saves without steps of their own are those of evaluation",
         ),
         pytest.param(
             {"save_strategy": "Steps", "save_steps": 15, "eval_steps": 10},

@@ -39,6 +39,9 @@ from tests.unit_trainer.fake_hub import FakeHub, Faults, Repository
 from tests.unit_trainer.s3_proxy import Behaviour, S3Proxy
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY
 
+# On a real SeaweedFS: seconds of starting and stopping.
+pytestmark = pytest.mark.slow
+
 MODEL = {
     "config.json": b'{"model_type": "llama"}',
     "generation_config.json": b"{}",

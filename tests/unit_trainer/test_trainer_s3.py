@@ -28,6 +28,9 @@ from tests.unit_trainer.conftest import (
 from tests.unit_trainer.s3_proxy import Behaviour, S3Proxy
 from tests.unit_trainer.seaweed import READER_KEY, SECRET_KEY, SeaweedFS
 
+# On a real SeaweedFS: seconds of starting and stopping.
+pytestmark = pytest.mark.slow
+
 MEBIBYTE = 1 << 20
 
 
