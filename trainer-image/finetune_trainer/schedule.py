@@ -81,7 +81,7 @@ def build_schedule(training: TrainingParameters, *, rows: int, held_out: int) ->
         eval_every=eval_every,
         save_every=_decide_interval(
             training.save_strategy.value,
-            given=training.save_steps,
+            given=_save_steps(training),
             total=total,
             epoch=steps_per_epoch,
         ),
@@ -131,6 +131,12 @@ def _decide_keep(training: TrainingParameters, *, can_evaluate: bool) -> Keep:
 
 
 def _saves_are_evaluated(training: TrainingParameters) -> bool:
-    if training.save_steps is None or training.eval_steps is None:
-        return training.save_steps == training.eval_steps
-    return training.save_steps % training.eval_steps == 0
+    save_steps = _save_steps(training)
+    if save_steps is None or training.eval_steps is None:
+        return save_steps is training.eval_steps
+    return save_steps % training.eval_steps == 0
+
+
+def _save_steps(training: TrainingParameters) -> int | None:
+    """Return the steps between candidates; where the plan names none they are those of evaluation."""
+    return training.save_steps or training.eval_steps
