@@ -14,7 +14,11 @@ from finetune_api import wire
 
 SCHEMA_VERSION: Literal[1] = 1
 MESSAGE_LIMIT = 1024
-"""Characters of a message: four bytes each would still fit the kubelet's 4096."""
+"""Characters of a message at most; fewer where they need more bytes than the kubelet keeps."""
+MESSAGE_LIMITS = (MESSAGE_LIMIT, 512, 256, 64)
+"""Tried one after the other: a character may need four bytes, and six where JSON escapes it."""
+CUT = "…"
+"""Ends a message that was cut."""
 
 
 class Stage(StrEnum):
@@ -118,12 +122,13 @@ class Outcome(_Part):
 
         Where that is not enough the per-language corpus yields first, then the message is cut.
         """
-        for smaller in (self, self.model_copy(update={"corpus": ()})):
-            text = smaller.model_dump_json(by_alias=True, exclude_none=True)
+        text = _to_json(self)
+        for limit in MESSAGE_LIMITS:
             if len(text.encode()) <= wire.TERMINATION_LIMIT_BYTES:
-                return text
-        cut = self.model_copy(update={"corpus": (), "message": self.message[:256]})
-        return cut.model_dump_json(by_alias=True, exclude_none=True)
+                break
+            changes = {"corpus": (), "message": cut_message(self.message, limit=limit)}
+            text = _to_json(self.model_copy(update=changes))
+        return text
 
     @classmethod
     def from_termination_message(cls, text: str) -> "Outcome | None":
@@ -132,3 +137,12 @@ class Outcome(_Part):
             return cls.model_validate_json(text)
         except ValidationError:
             return None
+
+
+def cut_message(message: str, *, limit: int = MESSAGE_LIMIT) -> str:
+    """Return the message, or its beginning where it has more than `limit` characters."""
+    return message if len(message) <= limit else message[: limit - len(CUT)] + CUT
+
+
+def _to_json(outcome: Outcome) -> str:
+    return outcome.model_dump_json(by_alias=True, exclude_none=True)

@@ -13,7 +13,7 @@ import pytest
 from finetune_api.outcome import Outcome, Stage
 from finetune_api.plan import TrainingPlan
 from finetune_trainer.__main__ import Goodbye, conclude, write_outcome
-from finetune_trainer.errors import AccessDenied, Interrupted, PlanInvalid
+from finetune_trainer.errors import AccessDenied, DataInvalid, Interrupted, PlanInvalid
 from finetune_trainer.logs import JsonLines
 from finetune_trainer.plan_check import check_supported, load_plan, parse_plan
 from finetune_trainer.report import Progress
@@ -56,12 +56,22 @@ def test_a_full_disk_is_no_bug() -> None:
     )
 
 
-def test_a_message_without_end_still_fits_the_kubelet(tmp_path: Path) -> None:
-    outcome = end_of(PlanInvalid("€" * 5000))
+@pytest.mark.parametrize(
+    "letter", ["a", "€", "😀", '"', "\x01"], ids=["a", "3", "4", "quote", "control"]
+)
+def test_a_message_without_end_still_fits_the_kubelet(letter: str, tmp_path: Path) -> None:
+    outcome = end_of(PlanInvalid(letter * 5000))
     write_outcome(outcome, {"FINETUNE_TERMINATION_PATH": str(tmp_path / "log")})
     content = (tmp_path / "log").read_bytes()
     assert len(content) <= 4096
-    assert Outcome.from_termination_message(content.decode()) == outcome
+    written = Outcome.from_termination_message(content.decode())
+    assert written is not None
+    assert (written.exit_code, written.message[-2:]) == (64, f"{letter}…")
+
+
+def test_half_a_character_in_a_message_is_written_as_its_number() -> None:
+    outcome = end_of(DataInvalid("The columns are \ud800: expected text."))
+    assert (outcome.exit_code, outcome.message) == (65, "The columns are \\ud800: expected text.")
 
 
 def test_an_outcome_that_cannot_be_written_is_in_the_log(
@@ -72,21 +82,36 @@ def test_an_outcome_that_cannot_be_written_is_in_the_log(
     assert caplog.records[-1].__dict__["outcome"] == outcome.to_termination_message()
 
 
+def in_stage(stage: Stage) -> tuple[Goodbye, list[Interrupted]]:
+    progress, left = Progress(None), []
+    progress.enter(stage)
+    return Goodbye(progress, leave=left.append), left
+
+
 @pytest.mark.parametrize("stage", [Stage.START, Stage.FETCH, Stage.MODEL])
 def test_before_training_a_signal_ends_the_run_at_once(stage: Stage) -> None:
-    progress = Progress(None)
-    progress.enter(stage)
-    with pytest.raises(Interrupted):
-        Goodbye(progress).hear(15, None)
+    goodbye, left = in_stage(stage)
+    goodbye.hear(15, None)
+    [asked] = left
+    assert asked.message == (
+        f"The pod was asked to go in the stage {stage.value}, before the first step: the next attempt"
+        " starts again."
+    )
+
+
+def test_a_second_signal_changes_nothing() -> None:
+    goodbye, left = in_stage(Stage.FETCH)
+    goodbye.hear(15, None)
+    goodbye.hear(15, None)
+    assert len(left) == 1
 
 
 @pytest.mark.parametrize("stage", [Stage.TRAIN, Stage.PUBLISH])
 def test_from_training_on_a_signal_is_only_remembered(stage: Stage) -> None:
-    progress = Progress(None)
-    progress.enter(stage)
-    goodbye = Goodbye(progress)
+    goodbye, left = in_stage(stage)
     goodbye.hear(15, None)
     assert goodbye.is_asked()
+    assert left == []
 
 
 # --- The plan -----------------------------------------------------------------------------------
@@ -162,16 +187,25 @@ def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], probl
     )
 
 
-def test_a_log_line_is_one_json_object_with_its_fields() -> None:
+def log_one(message: str, *args: str, **fields: int) -> str:
     stream = StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     logger = logging.getLogger("x")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
-    logger.info("Two\nlines, %s", "ñ", extra={"step": 3})
+    logger.info(message, *args, extra=fields)
     logger.removeHandler(handler)
-    line = json.loads(stream.getvalue())
+    return stream.getvalue()
+
+
+def test_a_log_line_is_one_json_object_with_its_fields() -> None:
+    written = log_one("Two\nlines, %s", "ñ", step=3)
+    line = json.loads(written)
     line.pop("time")
     assert line == {"level": "info", "logger": "x", "message": "Two\nlines, ñ", "step": 3}
-    assert stream.getvalue().count("\n") == 1
+    assert written.count("\n") == 1
+
+
+def test_half_a_character_costs_no_log_line() -> None:
+    assert json.loads(log_one("Columns: \ud800").encode())["message"] == "Columns: \ud800"

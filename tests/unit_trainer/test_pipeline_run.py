@@ -56,7 +56,7 @@ class Pod:
         }
         return build_plan(**where | changes)
 
-    def start(self, plan: TrainingPlan) -> "subprocess.Popen[str]":
+    def start(self, plan: TrainingPlan, **environ: str) -> "subprocess.Popen[str]":
         content = plan.to_json().encode()
         (self.folder / "plan.json").write_bytes(content)
         keys = {
@@ -77,7 +77,7 @@ class Pod:
         }
         return subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer"],
-            env=os.environ | keys | places | self.environ,
+            env=os.environ | keys | places | self.environ | environ,
             stdout=subprocess.PIPE,
             stderr=(self.folder / "stderr.log").open("w"),
             text=True,
@@ -206,3 +206,19 @@ def test_a_pod_that_is_asked_to_go_says_what_is_lost(pod: Pod) -> None:
     assert (process.returncode, outcome.reason, outcome.stage) == (75, "Interrupted", "Train")
     assert "the next attempt starts from the beginning" in outcome.message
     assert pod.published() == {}
+
+
+def test_a_signal_during_a_download_ends_the_pod_at_once(pod: Pod) -> None:
+    # Nobody answers there: boto3 asks for minutes, and swallows what a handler raises.
+    keys = {"FINETUNE_DATASET_0_AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+    process = pod.start(pod.plan(), **keys)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["message"] == "S3 is asked again":
+            break
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    outcome = Outcome.from_termination_message((pod.folder / "outcome.json").read_text())
+    assert outcome is not None
+    assert (process.returncode, outcome.reason, outcome.stage) == (75, "Interrupted", "Fetch")

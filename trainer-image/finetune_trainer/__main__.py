@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from finetune_api import wire
-from finetune_api.outcome import MESSAGE_LIMIT, Outcome, Stage
+from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import TrainingPlan
 from finetune_trainer import logs
 from finetune_trainer.errors import Interrupted, TrainerError
@@ -26,6 +26,7 @@ from finetune_trainer.report import Progress, Pusher, find_server
 
 ENDS_BY_ITSELF = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT, Stage.PUBLISH)
 """Stages in which a signal only raises a flag: a step is finished, an upload is not cut in half."""
+Leave = Callable[[Interrupted], None]
 
 log = logging.getLogger("finetune_trainer")
 
@@ -33,8 +34,9 @@ log = logging.getLogger("finetune_trainer")
 class Goodbye:
     """Remembers that the pod was asked to go; before training it ends the run at once."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, *, leave: Leave) -> None:
         self._progress = progress
+        self._leave = leave
         self.was_asked = False
 
     def is_asked(self) -> bool:
@@ -42,19 +44,20 @@ class Goodbye:
         return self.was_asked
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Take the signal.
-
-        Raises:
-            Interrupted: Nothing is under way that must be finished.
-        """
+        """Take the signal, and leave where nothing is under way that must be finished."""
         del frame
+        if self.was_asked:
+            # A second signal asks for nothing new, and the end may be under way.
+            return
         self.was_asked = True
         stage = self._progress.stage
         log.warning("The pod is asked to go", extra={"signal": number, "stage": stage.value})
         if stage not in ENDS_BY_ITSELF:
-            raise Interrupted(
-                f"The pod was asked to go in the stage {stage.value}, before the first step: the next"
-                " attempt starts again."
+            self._leave(
+                Interrupted(
+                    f"The pod was asked to go in the stage {stage.value}, before the first step: the"
+                    " next attempt starts again."
+                )
             )
 
 
@@ -64,9 +67,25 @@ def main() -> int:
     logs.configure(sys.stdout)
     server = find_server(environ)
     progress = Progress(Pusher(server.send) if server else None)
-    goodbye = Goodbye(progress)
-    signal.signal(signal.SIGTERM, goodbye.hear)
     plan: TrainingPlan | None = None
+
+    def leave(asked: Interrupted) -> None:
+        # NB: no exception, because libraries swallow those and a thread pool first waits for its
+        # downloads, which may take longer than the pod is given.
+        write_outcome(
+            _build_failure(
+                asked.exit_code,
+                asked.reason,
+                asked.message,
+                stage=progress.stage,
+                plan_hash=plan.hash if plan else "",
+            ),
+            environ,
+        )
+        os._exit(asked.exit_code)
+
+    goodbye = Goodbye(progress, leave=leave)
+    signal.signal(signal.SIGTERM, goodbye.hear)
 
     def work() -> Outcome:
         nonlocal plan
@@ -80,6 +99,8 @@ def main() -> int:
     outcome = conclude(
         work, stage=lambda: progress.stage, plan_hash=lambda: plan.hash if plan else ""
     )
+    # The outcome stands: a signal from here on must not replace it by another.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if outcome.exit_code == wire.ExitCode.DONE:
         progress.finish()
     write_outcome(outcome, environ)
@@ -139,11 +160,13 @@ def write_outcome(outcome: Outcome, environ: Mapping[str, str]) -> None:
 def _build_failure(
     code: wire.ExitCode, reason: str, message: str, *, stage: Stage, plan_hash: str
 ) -> Outcome:
+    # Names of files and columns may hold half a character, which no JSON does.
+    printable = message.encode("utf-8", "backslashreplace").decode("utf-8")
     return Outcome(
         exit_code=code,
         reason=reason,
         stage=stage,
-        message=message[:MESSAGE_LIMIT],
+        message=cut_message(printable),
         plan_hash=plan_hash,
     )
 

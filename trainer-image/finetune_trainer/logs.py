@@ -28,7 +28,9 @@ class JsonLines(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in PLAIN_FIELDS}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        text = json.dumps(line, ensure_ascii=False, default=str)
+        # Half a character of a user's text would otherwise cost the whole line.
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def configure(stream: TextIO) -> None:
