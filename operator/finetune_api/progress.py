@@ -9,6 +9,8 @@ from pydantic.alias_generators import to_camel
 
 MAX_METRICS = 50
 """Metrics in one report; as many as the status keeps."""
+LARGEST_ETA_S = 2**53 - 1
+"""Beyond it a JSON number is not exact everywhere, and beyond 2**63 status cannot hold it at all."""
 
 
 class Metric(BaseModel):
@@ -28,7 +30,7 @@ class TrainerStatus(BaseModel):
     )
 
     progress_percentage: int | None = Field(default=None, ge=0, le=100)
-    estimated_remaining_seconds: int | None = Field(default=None, ge=0)
+    estimated_remaining_seconds: int | None = Field(default=None, ge=0, le=LARGEST_ETA_S)
     metrics: tuple[Metric, ...] = Field(default=(), max_length=MAX_METRICS)
     last_updated_time: str | None = Field(default=None, max_length=40)
 

@@ -4,7 +4,6 @@ Between `finetune_resolver`, which decides every number, and `manifests`, which 
 ConfigMap. Everything here is a renaming of what was decided; nothing is chosen.
 """
 
-import json
 from decimal import Decimal
 from typing import Final
 
@@ -21,9 +20,8 @@ from finetune_api.plan import (
     TrainingPlan,
 )
 from finetune_api.resource import Dataset, Language, LanguageFinetune, Resources, SecretRef
-from finetune_api.status import ParameterStatus
-from finetune_resolver.build import build_training, decision_statuses
-from finetune_resolver.resolution import Resolution
+from finetune_resolver.build import build_training
+from finetune_resolver.resolution import Decision, Resolution
 
 DEFAULT_FRACTION: Final = 0.05
 """Share held out where the resource says nothing (API.md: 5 %)."""
@@ -69,7 +67,7 @@ def build_plan(resource: LanguageFinetune, *, resolution: Resolution, run: int) 
             formats=tuple(spec.output.formats),
             credentials=_use(wire.CREDENTIALS_OUTPUT, reference=spec.output.secret_ref),
         ),
-        decisions=tuple(_decision(one) for one in decision_statuses(resolution)),
+        decisions=tuple(_decision(one) for one in resolution.decisions),
     )
     return plan.with_hash()
 
@@ -127,14 +125,14 @@ def _resources(resources: Resources) -> PlannedResources:
     )
 
 
-def _decision(parameter: ParameterStatus) -> PlannedDecision:
+def _decision(decision: Decision) -> PlannedDecision:
     return PlannedDecision(
-        name=parameter.name,
-        value=json.loads(parameter.value),
-        rule=parameter.rule,
-        guide_ids=tuple(parameter.guide_ids),
-        source=parameter.source,
-        message=parameter.message,
+        name=decision.parameter,
+        value=decision.value,
+        rule=decision.rule,
+        guide_ids=decision.guide_ids,
+        source=decision.source.value,
+        message=decision.message,
     )
 
 

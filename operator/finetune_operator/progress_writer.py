@@ -15,11 +15,13 @@ from finetune_api import wire
 from finetune_api.status import ProgressStatus
 from finetune_operator.api_client import ApiClient
 from finetune_operator.apply import build_status_patch
+from finetune_operator.conditions import is_terminal
 from finetune_operator.errors import ClusterError, ConflictError, NotFoundError
 from finetune_operator.kinds import FINETUNES
 from finetune_operator.metrics import Metrics
 from finetune_operator.progress_buffer import ProgressBuffer, RunKey, falls
 from finetune_operator.rate_limit import TokenBucket
+from finetune_operator.status import parse_status
 from finetune_operator.store import Key
 
 TICK_S = 0.5
@@ -102,18 +104,14 @@ def is_ahead(body: Mapping[str, Any], *, run: int, of: ProgressStatus) -> bool:
 
     After a restart of the operator the buffer is empty, and only the resource knows how far it was.
     """
-    status = body.get("status") or {}
-    if status.get("run", 1) > run:
+    status = parse_status(body.get("status"))
+    if status.run > run:
         return True
-    shown = ProgressStatus.model_validate(status.get("progress") or {})
-    return shown.run == run and falls(of, than=shown)
+    shown = status.progress
+    return shown is not None and shown.run == run and falls(of, than=shown)
 
 
 def has_ended(body: Mapping[str, Any], *, run: int) -> bool:
     """Return whether the resource says that this run is over."""
-    status = body.get("status") or {}
-    ends = (
-        condition.get("status") == "True" and condition.get("type") in ("Complete", "Failed")
-        for condition in status.get("conditions") or ()
-    )
-    return status.get("run", 1) == run and any(ends)
+    status = parse_status(body.get("status"))
+    return status.run == run and is_terminal(status.conditions)

@@ -206,3 +206,14 @@ def test_a_run_without_evaluation_or_tokens_still_completes() -> None:
     assert "charsPerToken" not in actions.status["corpus"][0]
     assert "gpuMemory" not in actions.status
     assert "evaluation" not in actions.status
+
+
+def test_the_longest_legal_list_of_modules_runs() -> None:
+    modules = [f"{number:02}{'m' * 62}" for number in range(32)]
+    spec = BODY["spec"] | {"parameters": {"lora": {"targetModules": modules}}}
+    actions = ask(Observed(body=BODY | {"spec": spec}))
+    plan = json.loads(actions.creates[0]["data"]["plan.json"])
+    assert plan["lora"]["targetModules"] == modules
+    assert actions.status is not None
+    shown = next(one for one in actions.status["parameters"] if one["name"] == "target_modules")
+    assert (len(shown["value"]), shown["value"][-1]) == (2048, "…")

@@ -142,8 +142,20 @@ def test_known_metrics_are_shown_as_they_were_sent() -> None:
         ({"run": 2, "progress": {"percent": 0, "run": 2}}, True),
         ({"run": 1, "progress": {}}, False),
         ({}, False),
+        ({"run": 2, "progress": {"percent": "half"}}, True),
+        ({"run": "2", "progress": {"stage": "x" * 129}}, True),
+        ({"run": [], "progress": []}, False),
     ],
-    ids=["further on", "behind", "newer run", "no progress", "no status"],
+    ids=[
+        "further on",
+        "behind",
+        "newer run",
+        "no progress",
+        "no status",
+        "progress of another schema",
+        "run of another schema",
+        "nothing that can be read",
+    ],
 )
 def test_after_a_restart_the_resource_says_how_far_the_run_is(
     shown: dict[str, object], ahead: bool
@@ -157,5 +169,12 @@ def test_after_a_restart_the_resource_says_how_far_the_run_is(
     [("Complete", "True", True), ("Failed", "True", True), ("Failed", "False", False)],
 )
 def test_a_run_ends_with_complete_or_failed(kind: str, value: str, ended: bool) -> None:
-    status = {"run": 1, "conditions": [{"type": kind, "status": value}]}
+    condition = {
+        "type": kind,
+        "status": value,
+        "reason": "R",
+        "message": "m",
+        "lastTransitionTime": NOON,
+    }
+    status = {"run": 1, "conditions": [condition]}
     assert has_ended({"status": status}, run=1) is ended

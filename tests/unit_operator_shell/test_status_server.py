@@ -194,10 +194,15 @@ async def test_a_pod_of_an_earlier_attempt_is_refused(served: Served) -> None:
             400,
             "The report is malformed: trainerStatus.progressPercentage: Input should be less than",
         ),
+        (
+            {"json": {"trainerStatus": {"estimatedRemainingSeconds": 2**63}}},
+            400,
+            "The report is malformed: trainerStatus.estimatedRemainingSeconds: Input should be less",
+        ),
         ({"json": None, "data": b"{"}, 400, "The report is malformed: the body: Invalid JSON"),
         ({"json": None, "data": b"x" * 65_537}, 413, "A report has at most 65536 bytes."),
     ],
-    ids=["out of bounds", "no JSON", "too large"],
+    ids=["out of bounds", "no 64-bit number", "no JSON", "too large"],
 )
 async def test_a_malformed_report_is_refused_with_the_reason(
     served: Served, more: dict[str, Any], code: int, message: str
