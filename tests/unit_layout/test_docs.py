@@ -1,0 +1,51 @@
+"""The pages that people look things up in name everything that they should."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NO_FAILURES = frozenset(
+    {
+        "AlreadyDone",
+        "Created",
+        "Done",
+        "Finished",
+        "Measured",
+        "PlanKept",
+        "PodStarting",
+        "PodStopping",
+        "Published",
+        "Recreated",
+        "Retrying",
+        "RulesApplied",
+        "Training",
+        "Valid",
+    }
+)
+"""Reasons of what goes well."""
+
+
+def reasons_in_code() -> set[str]:
+    conditions = (ROOT / "operator/finetune_operator/conditions.py").read_text(encoding="utf-8")
+    after_types = conditions.partition("# --- Reasons")[2]
+    found = set(re.findall(r': Final = "([A-Z]\w+)"', after_types))
+    for module in (ROOT / "trainer-image/finetune_trainer").glob("*.py"):
+        found |= set(re.findall(r'reason="([A-Z]\w+)"', module.read_text(encoding="utf-8")))
+    return found - NO_FAILURES
+
+
+def test_every_reason_of_a_failure_has_its_remedy() -> None:
+    page = (ROOT / "docs/failures.md").read_text(encoding="utf-8")
+    assert sorted(reason for reason in reasons_in_code() if f"`{reason}`" not in page) == []
+
+
+def test_no_link_of_a_page_leads_nowhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("charts/**/*.md")]
+    broken = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
