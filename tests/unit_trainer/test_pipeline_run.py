@@ -14,8 +14,10 @@ import pytest
 
 from finetune_api.outcome import Outcome
 from finetune_api.plan import TrainingPlan
+from finetune_trainer.publish import OutputPlace, publish
 from tests.unit_trainer.conftest import Bucket, make_bucket
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
+from tests.unit_trainer.test_export_folder import build_account
 from tests.unit_trainer.tiny import build_plan, write_model
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -222,3 +224,22 @@ def test_a_signal_during_a_download_ends_the_pod_at_once(pod: Pod) -> None:
     outcome = Outcome.from_termination_message((pod.folder / "outcome.json").read_text())
     assert outcome is not None
     assert (process.returncode, outcome.reason, outcome.stage) == (75, "Interrupted", "Fetch")
+
+
+def test_a_pod_that_another_one_overtook_leaves_its_work_alone(pod: Pod, tmp_path: Path) -> None:
+    plan = pod.plan(training__max_steps=40)
+    files = [tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"]
+    for path in files:
+        path.write_bytes(b"of the faster one")
+    process = pod.start(plan)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["message"] == "Step done":
+            break
+    place = OutputPlace.of(plan, pod.bucket.at("adapters"))
+    theirs = publish(pod.bucket.store, place, build_account(plan=plan), files=files)
+    process.communicate(timeout=120)
+    outcome = Outcome.from_termination_message((pod.folder / "outcome.json").read_text())
+    assert outcome is not None
+    assert (process.returncode, outcome.reason, outcome.stage) == (0, "AlreadyDone", "Publish")
+    assert outcome.published == theirs.model_copy(update={"already_there": True})

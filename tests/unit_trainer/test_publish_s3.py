@@ -1,12 +1,13 @@
 """Publishing: what a reader trusts is whole, whatever happens on the way."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_trainer.errors import NotFound, OutputUnwritable, TrainerError
+from finetune_trainer.errors import NotFound, OutputUnwritable, PlanInvalid, TrainerError
 from finetune_trainer.publish import Manifest, OutputPlace, find_finished, publish
 from finetune_trainer.s3 import connect
 from finetune_trainer.s3_faults import parse_s3_uri
@@ -92,19 +93,56 @@ def test_another_plan_does_not_find_it(bucket: Bucket, files: list[Path]) -> Non
     assert find_finished(bucket.store, place_in(bucket, other), other) is None
 
 
-@pytest.mark.parametrize("damage", ["a file is gone", "a file is cut", "the manifest is cut"])
+def change_manifest(bucket: Bucket, place: OutputPlace, change: Callable[[Any], None]) -> None:
+    location = place.folder.join("manifest.json")
+    manifest = read_json(bucket, location.key)
+    change(manifest)
+    bucket.store.put(location, json.dumps(manifest).encode())
+
+
+def keep_no_file(manifest: Any) -> None:
+    manifest["files"] = []
+
+
+def name_a_file_elsewhere(manifest: Any) -> None:
+    manifest["files"].append({"path": "../../../x", "sha256": "0" * 64, "bytes": 0})
+
+
+DAMAGES: dict[str, Callable[[Bucket, OutputPlace], object]] = {
+    "a file is gone": lambda bucket, place: bucket.store.delete([place.folder.join("README.md")]),
+    "a file is cut": lambda bucket, place: bucket.store.put(place.folder.join("README.md"), b"#"),
+    "a file was changed": lambda bucket, place: bucket.store.put(
+        place.folder.join("adapter_config.json"), b'{"r": 9}\n'
+    ),
+    "the manifest is cut": lambda bucket, place: bucket.store.put(
+        place.folder.join("manifest.json"), b'{"planHash":'
+    ),
+    "the manifest lists nothing": lambda bucket, place: change_manifest(
+        bucket, place, keep_no_file
+    ),
+    "the manifest leaves its folder": lambda bucket, place: change_manifest(
+        bucket, place, name_a_file_elsewhere
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 def test_a_run_that_is_not_whole_does_not_count(
-    bucket: Bucket, files: list[Path], damage: str
+    bucket: Bucket, files: list[Path], damage: Callable[[Bucket, OutputPlace], object]
 ) -> None:
     plan, place = build_plan(), place_in(bucket)
     publish(bucket.store, place, build_account(), files=files)
-    if damage == "a file is gone":
-        bucket.store.delete([place.folder.join("README.md")])
-    elif damage == "a file is cut":
-        bucket.store.put(place.folder.join("README.md"), b"#")
-    else:
-        bucket.store.put(place.folder.join("manifest.json"), b'{"planHash":')
+    damage(bucket, place)
     assert find_finished(bucket.store, place, plan) is None
+
+
+def test_an_address_that_no_key_can_hold_is_refused_before_the_training() -> None:
+    with pytest.raises(PlanInvalid) as caught:
+        OutputPlace.of(build_plan(), parse_s3_uri(f"s3://adapters/{'x' * 1000}"))
+    assert caught.value.message == (
+        "The folder of this run below output.uri has an address of 1038 bytes: expected at most 990,"
+        " because S3 keys end at 1024; shorten output.uri and apply again."
+    )
 
 
 def test_a_pointer_that_was_lost_is_written_again(bucket: Bucket, files: list[Path]) -> None:

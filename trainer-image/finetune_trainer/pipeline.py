@@ -58,7 +58,7 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
     environment.check_accelerators(plan.resources)
     store, place = connect_output(plan, pod)
     if (finished := find_finished(store, place, plan)) is not None:
-        return build_already_done(plan, finished)
+        return build_already_done(plan, finished, stage=progress.stage)
     # A refused upload is told now, not after hours of training.
     store.check_writable(place.folder)
 
@@ -144,6 +144,9 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
 
     progress.enter(Stage.PUBLISH)
     try:
+        # The pod that took our place, because our node was believed dead, may have been faster.
+        if (finished := find_finished(store, place, plan)) is not None:
+            return build_already_done(plan, finished, stage=progress.stage)
         published = publish(store, place, account, files=files)
     except AccessDenied as refusal:
         raise _build_refused_late(refusal) from refusal
@@ -172,13 +175,13 @@ def connect_output(plan: TrainingPlan, pod: Pod) -> tuple[S3Store, OutputPlace]:
     return connect(credentials, subject="the output"), OutputPlace.of(plan, output)
 
 
-def build_already_done(plan: TrainingPlan, finished: Finished) -> Outcome:
-    """Return the outcome where an earlier run has published the same plan."""
+def build_already_done(plan: TrainingPlan, finished: Finished, *, stage: Stage) -> Outcome:
+    """Return the outcome where another run has published the same plan."""
     return Outcome(
         exit_code=ExitCode.DONE,
         reason="AlreadyDone",
-        stage=Stage.START,
-        message=f"The adapter of this plan is already at {finished.published.uri}; nothing was trained.",
+        stage=stage,
+        message=f"The adapter of this plan is already at {finished.published.uri}; nothing was added.",
         plan_hash=plan.hash,
         model_revision=finished.manifest.model_revision,
         published=finished.published,

@@ -4,7 +4,7 @@ After `export`, and at the very start, when a finished manifest of the same plan
 nothing to do. A reader trusts only what a manifest lists, so a crash at any point leaves either the
 old state or the new one.
 
-    runs/<run>-<plan8>/…files…  →  HEAD or read back  →  manifest.json  →  latest.json  →  read back
+    runs/<run>-<plan8>/…files…  →  HEAD or read back  →  manifest.json  →  read back  →  latest.json
 """
 
 import hashlib
@@ -22,12 +22,16 @@ from finetune_api import wire
 from finetune_api.outcome import CorpusLanguage, Evaluation, Published, RunSummary
 from finetune_api.plan import TrainingPlan
 from finetune_trainer.account import RunAccount
-from finetune_trainer.errors import OutputUnwritable, ServiceUnavailable
+from finetune_trainer.errors import OutputUnwritable, PlanInvalid, ServiceUnavailable
 from finetune_trainer.s3 import S3Store
 from finetune_trainer.s3_faults import S3Location
-from finetune_trainer.s3_transfer import DownloadedFile, upload
+from finetune_trainer.s3_transfer import DownloadedFile, holds, upload
 
 MANIFEST_SCHEMA = 1
+REQUIRED = frozenset({wire.ADAPTER_FILE, wire.ADAPTER_CONFIG_FILE})
+"""Without these there is no adapter, whatever a manifest says."""
+MOST_URI_BYTES = 990
+"""Of a run's folder: S3 keys end at 1024 bytes, and the longest file name is still to come."""
 
 log = logging.getLogger(__name__)
 
@@ -104,11 +108,24 @@ class OutputPlace:
 
     @classmethod
     def of(cls, plan: TrainingPlan, output: S3Location) -> "OutputPlace":
-        """Return the place of one plan's run below `output.uri`."""
+        """Return the place of one plan's run below `output.uri`.
+
+        Raises:
+            PlanInvalid: Its keys would be longer than S3 allows.
+        """
         who = plan.identity
         below = wire.run_prefix(who.namespace, who.name, who.run, plan.hash)
         root, _, run = below.rpartition("/runs/")
-        return cls(root=output.join(root), run_folder=f"runs/{run}")
+        place = cls(root=output.join(root), run_folder=f"runs/{run}")
+        length = len(place.folder.uri.encode())
+        if length > MOST_URI_BYTES:
+            raise PlanInvalid(
+                f"The folder of this run below output.uri has an address of {length} bytes: expected"
+                f" at most {MOST_URI_BYTES}, because S3 keys end at 1024; shorten output.uri and apply"
+                " again.",
+                reason="UriTooLong",
+            )
+        return place
 
     @property
     def folder(self) -> S3Location:
@@ -127,19 +144,20 @@ class Finished:
 def find_finished(store: S3Store, place: OutputPlace, plan: TrainingPlan) -> Finished | None:
     """Return what an earlier run of the same plan published whole, or None.
 
-    The run may have had another number: a resource applied anew counts from 1 again.
+    The run may have had another number: a resource applied anew counts from 1 again. Its files are
+    read and compared with the manifest: what was damaged since does not count.
     """
     runs = place.root.join("runs/")
-    there = {stored.location.key: stored.size for stored in store.list(runs)}
     ending = f"-{plan.hash[:8]}/{wire.MANIFEST_FILE}"
-    for key in sorted(key for key in there if key.endswith(ending)):
+    keys = (stored.location.key for stored in store.list(runs))
+    for key in sorted(key for key in keys if key.endswith(ending)):
         location = S3Location(runs.bucket, key)
         read = store.read(location)
         manifest = _parse(read[0]) if read else None
         if read is None or manifest is None or manifest.plan_hash != plan.hash:
             continue
-        folder = key.removesuffix(wire.MANIFEST_FILE)
-        if all(there.get(folder + file.path) == file.bytes for file in manifest.files):
+        folder = S3Location(runs.bucket, key.removesuffix(wire.MANIFEST_FILE))
+        if _is_whole(store, folder, manifest):
             content = read[0]
             _point_at(store, place, manifest, content=content, key=location.key)
             published = _describe(location, manifest, content=content, already_there=True)
@@ -152,12 +170,14 @@ def publish(
 ) -> Published:
     """Upload the files of one folder and make them count.
 
+    The caller has seen that no finished run of this plan is there (`find_finished`).
+
     Raises:
         ServiceUnavailable: The store did not answer within the waits.
         OutputUnwritable: The store does not keep what it is given.
     """
     location = place.folder.join(wire.MANIFEST_FILE)
-    # A manifest that lists what is about to change would lie in between.
+    # What is left of an attempt that broke off: it would list what is about to change.
     store.delete([location])
     uploaded = [upload(store, path, place.folder.join(path.name)) for path in files]
     manifest = build_manifest(account, uploaded, created_at=datetime.now(UTC))
@@ -196,6 +216,17 @@ def build_manifest(
         summary=account.summary,
         environment=dict(account.environment),
         created_at=created_at.isoformat(timespec="seconds"),
+    )
+
+
+def _is_whole(store: S3Store, folder: S3Location, manifest: Manifest) -> bool:
+    if not {file.path for file in manifest.files} >= REQUIRED:
+        return False
+    return all(
+        # Published files lie flat; another path is none of ours and nothing to ask a store for.
+        "/" not in file.path
+        and holds(store, folder.join(file.path), size=file.bytes, sha256=file.sha256)
+        for file in manifest.files
     )
 
 

@@ -252,6 +252,12 @@ def is_stored(
     return _read_back(store, there) == digests.sha256
 
 
+def holds(store: S3Store, location: S3Location, *, size: int, sha256: str) -> bool:
+    """Tell by reading whether the store holds bytes of this size (in bytes) and hash (in hex)."""
+    there = store.head(location)
+    return there is not None and there.size == size and _read_back(store, there) == sha256
+
+
 def _read_back(store: S3Store, there: StoredObject) -> str:
     """Return the SHA-256 of what the store holds, or nothing where it changed meanwhile."""
     sha256, offset, waits = hashlib.sha256(), 0, store.waits.begin()
