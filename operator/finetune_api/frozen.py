@@ -24,8 +24,8 @@ FROZEN: Final = (
     "mode",
     "image",
 )
-"""Fields below `spec` that the Job was made from. The others may change at any time:
-suspend, updatePolicy, backoffLimit, ttlSecondsAfterFinished, and activeDeadlineSeconds upwards."""
+"""Fields below `spec` that the Job was made from. The others may change at any time, and the Job
+follows: suspend, updatePolicy, backoffLimit, ttlSecondsAfterFinished, and activeDeadlineSeconds upwards."""
 
 # NB: `?.` and `orValue` would be shorter, but they hide the bounds of the schema from the API
 # server's cost estimate, which then refuses the rules.

@@ -6,8 +6,9 @@ The shell keeps this order, so that a crash between any two steps loses nothing:
    the first one that is refused the shell stops, observes again with `name_conflicts` or `rejected`
    filled in, decides anew and carries out that answer instead, its creates left out.
 2. `status`, which presumes that the creates succeeded.
-3. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin anew.
-4. `events`, only once the status is written.
+3. `patches` of a Job whose limits the spec has changed since.
+4. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin anew.
+5. `events`, only once the status is written.
 
 Where `needs_job_events`, the shell first reads the events of the Job and its pods, decides once more
 with them and carries out that answer, whether or not it asks for events again.
@@ -32,6 +33,18 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Patch:
+    """A change of an object's spec, only if it still has this uid."""
+
+    kind: Literal["Job"]
+    namespace: str
+    name: str
+    uid: str
+    spec: Mapping[str, Any]
+    """Field to value; None removes the field."""
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A Kubernetes event about the resource."""
 
@@ -45,6 +58,7 @@ class Actions:
     """Everything to do for one resource now."""
 
     creates: tuple[Manifest, ...] = ()
+    patches: tuple[Patch, ...] = ()
     deletes: tuple[Delete, ...] = ()
     status: dict[str, Any] | None = None
     """The whole status to apply, `progress` left out; None: it is as it should be."""

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from finetune_api import wire
-from finetune_operator.actions import Actions, Delete, Event, Manifest
+from finetune_operator.actions import Actions, Delete, Event, Manifest, Patch
 from finetune_operator.api_client import ApiClient
 from finetune_operator.errors import (
     AlreadyExistsError,
@@ -92,9 +92,11 @@ class Applier:
         return None
 
     async def apply_rest(self, body: RawObject, actions: Actions) -> None:
-        """Write the status, then delete, then tell; the creates must have succeeded."""
+        """Write the status, then patch, delete and tell; the creates must have succeeded."""
         if actions.status is not None and needs_write(body, actions.status):
             await self._apply_status(body, actions.status)
+        for patch in actions.patches:
+            await self._patch(patch)
         for delete in actions.deletes:
             await self._delete(delete)
         for event in actions.events:
@@ -106,6 +108,17 @@ class Applier:
             FINETUNES, manifest=manifest, field_manager=wire.FIELD_MANAGER
         )
         self._remember_resource(stored)
+
+    async def _patch(self, patch: Patch) -> None:
+        where = {"namespace": patch.namespace, "name": patch.name}
+        # A uid in the patch keeps a new object of the same name from it.
+        body = {"metadata": {"uid": patch.uid}, "spec": patch.spec}
+        try:
+            stored = await self._client.merge_patch(JOBS, **where, patch=body)
+        except (NotFoundError, ConflictError):
+            return  # gone, or another's; the next look decides anew
+        self._remember_job(stored)
+        self._log.info("Changed.", kind="Job", **where, spec=patch.spec)
 
     async def _delete(self, delete: Delete) -> None:
         try:

@@ -19,12 +19,13 @@ from finetune_api.outcome import Outcome
 from finetune_api.resource import ObjectMeta
 from finetune_api.status import Attempt, LanguageFinetuneStatus
 from finetune_operator import conditions as words
-from finetune_operator.actions import Actions, Delete
+from finetune_operator.actions import Actions, Delete, Patch
 from finetune_operator.admission import Proposal, Refusal, propose
 from finetune_operator.conditions import Claim, is_terminal
 from finetune_operator.context import DecisionContext
 from finetune_operator.course import PENDING, STALLED, Run, decide_course
 from finetune_operator.diagnosis import diagnose_refusal
+from finetune_operator.limits import decide_patches
 from finetune_operator.manifests import build_run
 from finetune_operator.names import job_name
 from finetune_operator.observation import Observed, ObservedJob, Rejection
@@ -123,7 +124,7 @@ def _leave_alone(situation: Situation) -> Actions | None:
 
 
 def _keep_end(situation: Situation) -> Actions | None:
-    """Never touch a run that has ended: not after TTL, restart, relabelling or a lost Job."""
+    """Never begin a run again that has ended: not after TTL, restart, relabelling or a lost Job."""
     before, generation = situation.before, situation.metadata.generation
     if not is_terminal(before.conditions):
         return None
@@ -137,7 +138,8 @@ def _keep_end(situation: Situation) -> Actions | None:
     unused = failed is not None and failed.reason == words.IMAGE_PULL_FAILED
     is_held = job is not None and not job.finished and not job.deleting
     deletes = (_delete(job),) if job is not None and unused and is_held else ()
-    return Actions(status=status, deletes=deletes)
+    patches = decide_patches(situation.observed.body, job=job) if job is not None else ()
+    return Actions(status=status, patches=() if deletes else patches, deletes=deletes)
 
 
 def _follow_job(situation: Situation) -> Actions | None:
@@ -148,7 +150,7 @@ def _follow_job(situation: Situation) -> Actions | None:
 
 STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
     _leave_alone,  # deleted: the garbage collector does the rest
-    _keep_end,  # ended: nothing, ever
+    _keep_end,  # ended: no second Job, ever
     _follow_job,  # begun: the Job is the truth, not the spec
 )
 
@@ -249,6 +251,7 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
     return _write(
         situation,
         report=report,
+        patches=decide_patches(situation.observed.body, job=job),
         deletes=(_delete(job),) if course.delete_job else (),
         requeue_after_s=course.requeue_after_s,
         needs_job_events=course.needs_job_events,
@@ -374,6 +377,7 @@ def _write(
     situation: Situation,
     *,
     report: Report,
+    patches: tuple[Patch, ...] = (),
     deletes: tuple[Delete, ...] = (),
     requeue_after_s: float | None = None,
     needs_job_events: bool = False,
@@ -381,6 +385,7 @@ def _write(
     before = situation.before
     after = build_status(report, before=before, now=situation.now)
     return Actions(
+        patches=patches,
         deletes=deletes,
         status=changed_status(after, raw=situation.observed.body.get("status")),
         events=build_events(before.conditions, after=after.conditions),

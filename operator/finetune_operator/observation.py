@@ -51,6 +51,8 @@ class ObservedJob:
     suspended: bool
     deadline_s: int | None
     """Longest time over all pods, as the Job was created with."""
+    ttl_s: int | None
+    """Seconds after its end when the Job is deleted."""
     backoff_limit: int
     image: str
     gpus: str
@@ -90,6 +92,7 @@ class ObservedJob:
             deleting=_time(metadata, "deletionTimestamp") is not None,
             suspended=spec.get("suspend") is True,
             deadline_s=_number(spec, "activeDeadlineSeconds"),
+            ttl_s=_number(spec, "ttlSecondsAfterFinished"),
             backoff_limit=_number(spec, "backoffLimit") or 0,
             image=_text(trainer, "image"),
             gpus=_text(limits, wire.RESOURCE_GPU),

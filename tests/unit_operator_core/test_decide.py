@@ -13,6 +13,7 @@ from finetune_operator.observation import JobEvent, Observed, ObservedJob, Obser
 from tests.unit_operator_core.story import (
     CASES,
     CONTEXT,
+    JOB_UID,
     START,
     build_raw_job,
     build_raw_pod,
@@ -217,3 +218,41 @@ def test_the_longest_legal_list_of_modules_runs() -> None:
     assert actions.status is not None
     shown = next(one for one in actions.status["parameters"] if one["name"] == "target_modules")
     assert (len(shown["value"]), shown["value"][-1]) == (2048, "…")
+
+
+def test_a_job_follows_the_limits_that_may_still_change() -> None:
+    limits = {"backoffLimit": 5, "activeDeadlineSeconds": 7200, "ttlSecondsAfterFinished": 600}
+    (patch,) = ask(with_job({"active": 1}, **limits)).patches
+    assert (patch.name, patch.uid) == ("swahili-assistant-1-train-1", JOB_UID)
+    assert patch.spec == limits
+
+
+def test_a_limit_that_is_taken_out_of_the_spec_is_taken_from_the_job() -> None:
+    raw = build_raw_job({"spec": {"activeDeadlineSeconds": 60, "backoffLimit": 0}})
+    (patch,) = ask(Observed(body=BODY, jobs=(ObservedJob.from_object(raw),))).patches
+    assert patch.spec == {"activeDeadlineSeconds": None, "backoffLimit": 3}
+
+
+def test_a_job_whose_limits_are_the_specs_is_not_patched() -> None:
+    assert ask(with_job({"active": 1})).patches == ()
+
+
+def test_a_finished_job_follows_the_time_it_stays_and_nothing_else() -> None:
+    ended = with_job(
+        ended_job("Failed", "DeadlineExceeded"), backoffLimit=9, ttlSecondsAfterFinished=300
+    )
+    first = ask(ended)
+    assert [patch.spec for patch in first.patches] == [{"ttlSecondsAfterFinished": 300}]
+    again = ask(replace(ended, body={**ended.body, "status": first.status}))
+    assert [patch.spec for patch in again.patches] == [{"ttlSecondsAfterFinished": 300}]
+    assert (again.creates, again.status) == ((), None)
+
+
+def test_a_job_that_goes_is_not_patched() -> None:
+    raw = build_raw_job({"metadata": {"deletionTimestamp": END}})
+    body = BODY | {"spec": BODY["spec"] | {"backoffLimit": 1}}
+    assert ask(Observed(body=body, jobs=(ObservedJob.from_object(raw),))).patches == ()
+
+
+def test_a_limit_that_is_no_number_changes_nothing() -> None:
+    assert ask(with_job({"active": 1}, backoffLimit=True, activeDeadlineSeconds=-1)).patches == ()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_api import wire
-from finetune_operator.actions import Actions, Delete, Event
+from finetune_operator.actions import Actions, Delete, Event, Patch
 from finetune_operator.apply import Applier, build_event, needs_write
 from finetune_operator.gather import Gatherer
 from finetune_operator.metrics import Metrics
@@ -136,6 +136,30 @@ async def test_status_comes_before_deletes_and_events_come_last(
     suspended = world(Actions(status={"phase": "Suspended"}, deletes=(delete,), events=(event,)))
     await suspended.reconciler.reconcile(KEY)
     assert methods(api) == ["PATCH languagefinetunes/sw/status", "DELETE jobs/j", "POST events"]
+
+
+async def test_a_job_is_patched_by_its_uid_and_seen_as_it_became(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    patch = Patch(
+        kind="Job", namespace="ml", name="sw-1-train-1", uid="uid-x", spec={"backoffLimit": 1}
+    )
+    api.answer(200, job(version=9))
+    changing = world(Actions(patches=(patch,)))
+    await changing.reconciler.reconcile(KEY)
+    method, path, body = api.requests[0]
+    assert (method, path) == ("PATCH", "/apis/batch/v1/namespaces/ml/jobs/sw-1-train-1")
+    assert body == {"metadata": {"uid": "uid-x"}, "spec": {"backoffLimit": 1}}
+    assert [one.version for one in changing.jobs] == [9]
+
+
+async def test_a_job_that_is_gone_or_another_is_not_patched(api: FakeApi, world: MakeWorld) -> None:
+    patch = Patch(kind="Job", namespace="ml", name="j", uid="u", spec={})
+    api.answer(404, build_status(404, "NotFound"))
+    api.answer(409, build_status(409, "Conflict"))
+    late = world(Actions(patches=(patch, patch)))
+    assert await late.reconciler.reconcile(KEY) is None
+    assert methods(api) == ["PATCH jobs/j", "PATCH jobs/j"]
 
 
 async def test_no_event_is_told_when_the_status_could_not_be_written(
