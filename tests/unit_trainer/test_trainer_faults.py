@@ -1,6 +1,7 @@
-"""What refusals of a store mean, how long the trainer waits, and a disk that is full."""
+"""What refusals of a store mean, how long the trainer waits, and a disk that is full or closed."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from botocore.exceptions import NoCredentialsError, SSLError
 
 from finetune_api.wire import ExitCode
 from finetune_trainer import errors
-from finetune_trainer.errors import EnvironmentUnfit, TrainerError
-from finetune_trainer.fetch import told_when_full
+from finetune_trainer.errors import AccessDenied, EnvironmentUnfit, TrainerError
+from finetune_trainer.fetch import told_in_words
 from finetune_trainer.s3 import read_fault
 from finetune_trainer.s3_errors import diagnose_fault, may_pass
 from finetune_trainer.s3_faults import (
@@ -104,7 +105,7 @@ def test_waits_grow_to_a_longest_and_end_at_their_sum() -> None:
 
 
 def test_a_full_disk_is_told_with_the_remedy() -> None:
-    with pytest.raises(EnvironmentUnfit) as error, told_when_full(Path("/work")):
+    with pytest.raises(EnvironmentUnfit) as error, told_in_words(Path("/work"), uri="pvc://c/x"):
         Path("/dev/full").write_bytes(b"x" * 100)
     assert error.value.message == (
         "The scratch volume at /work is full while files are fetched; raise the pod's"
@@ -113,6 +114,16 @@ def test_a_full_disk_is_told_with_the_remedy() -> None:
 
 
 def test_another_fault_of_the_disk_is_no_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as error, told_when_full(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, told_in_words(tmp_path, uri="pvc://c/x"):
         (tmp_path / "none").read_bytes()
     assert error.value.errno == errno.ENOENT
+
+
+def test_a_file_of_a_claim_that_may_not_be_read_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(AccessDenied) as error, told_in_words(tmp_path, uri="pvc://corpora/sw/"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/claims/corpora/sw/a.jsonl")
+    assert error.value.message == (
+        f"pvc://corpora/sw/ cannot be read: the trainer runs as user {os.getuid()}, which may not"
+        " read 'a.jsonl'; let everybody read the claim's files (chmod -R a+rX), or set the claim's"
+        " group, and apply again."
+    )

@@ -387,6 +387,19 @@ def test_data_in_a_claim_is_read_in_place(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_in_a_claim_that_is_no_text_is_told(tmp_path: Path) -> None:
+    write_folder(tmp_path / "corpora", {"a.jsonl": ROWS})
+    (tmp_path / "corpora" / "kis\udce9.jsonl").write_text("")
+    with pytest.raises(DataInvalid) as error:
+        fetch_dataset(
+            dataset_of("pvc://corpora/"), tmp_path / "w", surroundings=surround(claims=tmp_path)
+        )
+    assert error.value.message == (
+        "pvc://corpora/ holds a file whose name is not UTF-8 (kis\\udce9.jsonl): expected names in"
+        " UTF-8; rename the file and apply again."
+    )
+
+
 def test_a_checksum_that_differs_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "corpora", {"a.jsonl": ROWS})
     with pytest.raises(DataInvalid) as error:

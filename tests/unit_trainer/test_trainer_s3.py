@@ -330,11 +330,12 @@ def test_an_endpoint_that_nobody_listens_on_is_unavailable() -> None:
 
 
 def test_an_endpoint_that_is_no_url_is_refused() -> None:
+    # The value is not shown: whoever mixed up the keys of a Secret wrote a credential there.
     with pytest.raises(PlanInvalid) as error:
         connect(build_credentials("minio:9000"), subject="the output")
     assert error.value.message == (
-        "AWS_ENDPOINT_URL_S3 of the output is 'minio:9000', which is no URL: expected http:// or"
-        " https:// and a host; correct the Secret and apply again."
+        "AWS_ENDPOINT_URL_S3 of the output is no URL: expected http:// or https:// and a host; correct"
+        " the Secret and apply again."
     )
 
 
@@ -362,6 +363,16 @@ def test_each_use_reads_its_own_names_and_cuts_the_newline_of_a_file() -> None:
     output = load_credentials("OUTPUT", environ=environ)
     assert (output.access_key_id, output.secret_access_key, output.hf_token) == ("a", "b", None)
     assert load_credentials(None, environ=environ) == Credentials()
+
+
+@pytest.mark.parametrize("value", ["hf_a\nb", "hf_ä", "hf_a b", "hf_\u200b"])
+def test_what_no_request_can_carry_is_refused_and_not_shown(value: str) -> None:
+    with pytest.raises(AccessDenied) as error:
+        load_credentials("MODEL", environ={"FINETUNE_MODEL_HF_TOKEN": value})
+    assert error.value.message == (
+        "HF_TOKEN in the Secret for model holds a space, a line end or a letter outside ASCII:"
+        " expected the key alone; write it into the Secret again and apply again."
+    )
 
 
 def test_half_a_key_pair_is_refused() -> None:

@@ -36,12 +36,13 @@ def load_credentials(use: str | None, *, environ: Mapping[str, str]) -> Credenti
     Surrounding whitespace is cut: a Secret made from a file often ends in a newline.
 
     Raises:
-        AccessDenied: The Secret holds one half of a key pair.
+        AccessDenied: The Secret holds one half of a key pair, or what no request can carry.
     """
     if use is None:
         return Credentials()
     prefix = wire.credentials_prefix(use)
     values = {key: environ.get(prefix + key, "").strip() or None for key in wire.CREDENTIAL_KEYS}
+    _check_characters(use, values)
     _check_pair(use, values)
     return Credentials(
         use=use,
@@ -52,6 +53,17 @@ def load_credentials(use: str | None, *, environ: Mapping[str, str]) -> Credenti
         region=values["AWS_REGION"],
         endpoint_url=values["AWS_ENDPOINT_URL_S3"],
     )
+
+
+def _check_characters(use: str, values: Mapping[str, str | None]) -> None:
+    """Refuse what was pasted with more than the key: libraries fail on it in words of their own."""
+    for key, value in values.items():
+        if value is not None and not (value.isascii() and value.isprintable() and " " not in value):
+            raise AccessDenied(
+                f"{key} in the Secret for {use.lower()} holds a space, a line end or a letter outside"
+                " ASCII: expected the key alone; write it into the Secret again and apply again.",
+                reason="CredentialsMalformed",
+            )
 
 
 def _check_pair(use: str, values: Mapping[str, str | None]) -> None:

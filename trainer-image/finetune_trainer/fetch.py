@@ -8,6 +8,7 @@ folder is verified and reused.
 
 import errno
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from finetune_api import wire
 from finetune_api.plan import PlannedDataset, PlannedModel
 from finetune_trainer import hub
+from finetune_trainer.claims import find_in_claim, list_claim
 from finetune_trainer.credentials import Credentials, load_credentials
 from finetune_trainer.data_files import (
     DataFile,
@@ -28,7 +30,13 @@ from finetune_trainer.data_files import (
     file_format,
     hash_contents,
 )
-from finetune_trainer.errors import DataInvalid, EnvironmentUnfit, NotFound, PlanInvalid
+from finetune_trainer.errors import (
+    AccessDenied,
+    DataInvalid,
+    EnvironmentUnfit,
+    NotFound,
+    PlanInvalid,
+)
 from finetune_trainer.model_files import INDEX, decide_missing_shards, decide_model_files
 from finetune_trainer.s3 import S3Store, connect
 from finetune_trainer.s3_faults import S3Location, parse_s3_uri
@@ -75,7 +83,7 @@ def fetch_model(model: PlannedModel, folder: Path, *, surroundings: Surroundings
         AccessDenied: Credentials are refused, or the repository is gated.
     """
     credentials = load_credentials(model.credentials, environ=surroundings.environ)
-    with told_when_full(folder):
+    with told_in_words(folder, uri=model.uri):
         match _scheme(model.uri, what="model"):
             case "hf":
                 return _fetch_hub_model(model, folder, credentials, surroundings)
@@ -117,7 +125,7 @@ def _fetch_s3_model(
 
 
 def _find_claim_model(model: PlannedModel, surroundings: Surroundings) -> FetchedModel:
-    path = _find_in_claim(model.uri, what="model", surroundings=surroundings)
+    path = find_in_claim(model.uri, what="model", claims=surroundings.claims)
     if not path.is_dir():
         raise NotFound(
             f"The model at {model.uri} is a file: expected a folder with config.json; correct the"
@@ -163,7 +171,7 @@ def fetch_dataset(
     """
     credentials = load_credentials(dataset.credentials, environ=surroundings.environ)
     source = _Source(dataset=dataset, credentials=credentials, surroundings=surroundings)
-    with told_when_full(folder):
+    with told_in_words(folder, uri=dataset.uri):
         train, revision = source.fetch(dataset.uri, folder / "train", splits=(dataset.split,))
         _check_sha256(dataset, train)
         validation: tuple[DataFile, ...] = ()
@@ -246,13 +254,13 @@ class _Source:
         return _download_all(store, [there[name] for name in names], prefix=prefix, folder=folder)
 
     def _find_claim(self, uri: str) -> tuple[DataFile, ...]:
-        path = _find_in_claim(
-            uri, what=f"dataset of {self.dataset.tag}", surroundings=self.surroundings
+        path = find_in_claim(
+            uri, what=f"dataset of {self.dataset.tag}", claims=self.surroundings.claims
         )
         if path.is_file():
             _check_readable_format(uri, tag=self.dataset.tag)
             return (_measure(path, source=uri),)
-        inside = [file for file in path.rglob("*") if file.is_file()]
+        inside = list_claim(path, uri=uri)
         files = [NamedFile(str(file.relative_to(path)), file.stat().st_size) for file in inside]
         names = decide_data_files(files, source=uri, tag=self.dataset.tag)
         return tuple(_measure(path / name, source=f"{uri.rstrip('/')}/{name}") for name in names)
@@ -321,27 +329,6 @@ def _parse_hub_dataset(uri: str) -> tuple[str, str]:
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 
-def _find_in_claim(uri: str, *, what: str, surroundings: Surroundings) -> Path:
-    """Return where a pvc:// URI is mounted; nothing outside its claim is ever returned."""
-    claim, _, inside = uri.removeprefix("pvc://").partition("/")
-    root = surroundings.claims / claim
-    escapes = ".." in PurePosixPath(inside).parts or claim in ("", ".", "..")
-    path = (root / inside.strip("/")).resolve()
-    if escapes or not path.is_relative_to(root.resolve()):
-        raise PlanInvalid(
-            f"The URI {uri!r} of the {what} leaves its claim: expected pvc://claim/path without '..'"
-            " or a link to the outside; correct it and apply again.",
-            reason="UriInvalid",
-        )
-    if not path.exists():
-        raise NotFound(
-            f"The {what} at {uri} does not exist: the claim {claim!r} holds no {inside!r}; correct"
-            " the path or copy the files there, and apply again.",
-            reason="PathNotFound",
-        )
-    return path
-
-
 def _relative(stored: StoredObject, prefix: S3Location) -> str:
     return stored.location.key.removeprefix(prefix.key).lstrip("/")
 
@@ -377,14 +364,23 @@ def _measure(path: Path, *, source: str) -> DataFile:
 
 
 @contextmanager
-def told_when_full(folder: Path) -> Iterator[None]:
-    """Turn a full disk into our error.
+def told_in_words(folder: Path, *, uri: str) -> Iterator[None]:
+    """Turn what the file system refuses into our errors; `uri` says what is brought to `folder`.
 
     Raises:
         EnvironmentUnfit: The disk is full.
+        AccessDenied: The trainer's user may not read a file of a claim.
     """
     try:
         yield
+    except PermissionError as fault:
+        name = Path(fault.filename or "").name
+        raise AccessDenied(
+            f"{uri} cannot be read: the trainer runs as user {os.getuid()}, which may not read"
+            f" {name!r}; let everybody read the claim's files (chmod -R a+rX), or set"
+            " the claim's group, and apply again.",
+            reason="FileNotReadable",
+        ) from fault
     except OSError as fault:
         if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -1,8 +1,8 @@
 """S3: list, read, write and delete objects, with waits that grow and errors that are ours.
 
 The only module that imports boto3. It lies below the stages: fetch reads through it, publish writes
-through it, and neither sees an exception of boto3. `s3_faults` and
-`s3_errors` say what a refusal means, `s3_transfer` moves whole files. Stores that only speak the old S3 work without a setting: no
+through it, and neither sees an exception of boto3. `s3_faults` and `s3_errors` say what a refusal
+means, `s3_transfer` moves whole files. Stores that only speak the old S3 work without a setting: no
 checksum header is sent or demanded, a bare endpoint is addressed by path, and a store without
 conditional writes is asked first.
 """
@@ -366,8 +366,9 @@ def connect(credentials: Credentials, *, subject: str, waits: Waits | None = Non
             client = open_client(config=config.merge(Config(s3={"addressing_style": "path"})))
     except ValueError as fault:
         raise PlanInvalid(
-            f"AWS_ENDPOINT_URL_S3 of {subject} is {credentials.endpoint_url!r}, which is no URL:"
-            " expected http:// or https:// and a host; correct the Secret and apply again.",
+            # Not shown: whoever mixed up the Secret's keys has a credential there.
+            f"AWS_ENDPOINT_URL_S3 of {subject} is no URL: expected http:// or https:// and a host;"
+            " correct the Secret and apply again.",
             reason="EndpointInvalid",
         ) from fault
     return S3Store(client, subject=subject, waits=waits)
