@@ -22,7 +22,7 @@ from finetune_operator.errors import (
     InvalidError,
     NotFoundError,
 )
-from finetune_operator.kinds import EVENTS, FINETUNES, JOBS, kind_of
+from finetune_operator.kinds import EVENTS, FINETUNES, JOBS, Kind, kind_of
 from finetune_operator.observation import Rejection
 
 RawObject = Mapping[str, Any]
@@ -85,11 +85,25 @@ class Applier:
             stored = await self._client.get(kind, namespace=namespace, name=name)
             if _controller_uid(stored) != _controller_uid(manifest):
                 raise NameTakenError(str(error), code=error.code) from error
+            stored = await self._relabel(kind, stored, manifest)
         except (ForbiddenError, InvalidError) as error:
             return Rejection(kind=kind.kind, name=name, message=error.answer)
         if kind is JOBS:
             self._remember_job(stored)
         return None
+
+    async def _relabel(
+        self, kind: Kind, stored: dict[str, Any], manifest: Manifest
+    ) -> dict[str, Any]:
+        """Give an object of ours its labels back: without them no watch would ever tell of it."""
+        metadata = stored["metadata"]
+        labels = manifest["metadata"].get("labels") or {}
+        if kind is not JOBS or labels.items() <= (metadata.get("labels") or {}).items():
+            return stored
+        where = {"namespace": metadata["namespace"], "name": metadata["name"]}
+        self._log.warning("A Job of ours had lost its labels.", **where)
+        patch = {"metadata": {"uid": metadata["uid"], "labels": labels}}
+        return await self._client.merge_patch(kind, **where, patch=patch)
 
     async def apply_rest(self, body: RawObject, actions: Actions) -> None:
         """Write the status, then patch, delete and tell; the creates must have succeeded."""

@@ -192,6 +192,22 @@ async def test_an_object_of_ours_that_exists_counts_as_created(
     assert [one.name for one in adopting.jobs] == ["sw-1-train-1"]
 
 
+async def test_a_job_of_ours_gets_back_the_labels_by_which_it_is_watched(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    wanted = job()
+    wanted["metadata"]["labels"] = {"managed": "yes"}
+    api.answer(409, build_status(409, "AlreadyExists"))
+    api.answer(200, job())
+    api.answer(200, job(version=6))
+    relabelling = world(Actions(creates=(wanted,)))
+    await relabelling.reconciler.reconcile(KEY)
+    method, _, body = api.requests[-1]
+    patch = {"metadata": {"uid": "uid-sw-1-train-1", "labels": {"managed": "yes"}}}
+    assert (method, body) == ("PATCH", patch)
+    assert [one.version for one in relabelling.jobs] == [6]
+
+
 async def test_a_name_that_somebody_else_has_is_decided_on_again(
     api: FakeApi, world: MakeWorld
 ) -> None:
