@@ -53,7 +53,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch]
 - apiGroups: [langops.dev]
   resources: [languagefinetunes/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Where OwnerReferencesPermissionEnforcement is on, owning an object takes this right.
 - apiGroups: [langops.dev]
   resources: [languagefinetunes/finalizers]
@@ -63,16 +63,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [create, delete, get, list, patch, watch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # The plan of a run; it goes with its owner, so nothing is deleted.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [create, get]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 # Read for a Job that gets no pod: quotas and refusals stand nowhere else.
 - apiGroups: [""]
   resources: [events]
-  verbs: [get, list]
+  verbs: [list]
 {{- end -}}
