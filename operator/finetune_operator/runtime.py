@@ -63,7 +63,8 @@ from finetune_operator.tokens import TokenVerifier
 from finetune_operator.work_queue import WorkQueue
 
 OWN_QPS, OWN_BURST = 20.0, 40
-"""Requests in a second for lease, certificate and tokens: never behind the workers' requests."""
+"""Requests in a second for lease and certificate: never behind the workers' requests, nor behind the
+tokens', whose number training pods decide. These have as many for themselves."""
 PROGRESS_WRITES_PER_S = 20.0
 HARD_EXIT_S = 1.5
 """Seconds that an orderly end may take once the lease is lost; another replica starts then."""
@@ -106,6 +107,7 @@ class Runtime:
         self._metrics = Metrics()
         self._client = self._open_client(session, rate=settings.api_qps, burst=settings.api_burst)
         self._own_client = self._open_client(session, rate=OWN_QPS, burst=OWN_BURST)
+        self._token_client = self._open_client(session, rate=OWN_QPS, burst=OWN_BURST)
         self._queue: WorkQueue[Key] = WorkQueue(workers=settings.workers)
         self._metrics.watch_queue(self._queue)
         self._resources = ResourceCache(
@@ -301,7 +303,7 @@ class Runtime:
 
     def _status_server(self) -> StatusServer:
         return StatusServer(
-            verifier=TokenVerifier(client=self._own_client),
+            verifier=TokenVerifier(client=self._token_client),
             jobs=self._jobs.store,
             pods=self._pods.store,
             buffer=self._buffer,

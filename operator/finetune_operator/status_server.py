@@ -27,6 +27,7 @@ from finetune_operator.tokens import TokenVerifier, unverified_pod_uid
 READ_LIMIT_S = 10.0
 """Seconds for a whole request; a slower client is cut off."""
 RETRY_AFTER_S = 10
+UNKNOWN_POD = "The token's pod trains nothing here, or is too new to be known; report again."
 ROUTE = f"/namespaces/{{namespace}}/{wire.PLURAL}/{{name}}/runs/{{run:[0-9]{{1,9}}}}/progress"
 
 
@@ -102,11 +103,14 @@ class StatusServer:
         try:
             pod_uid = unverified_pod_uid(token)
             job = self._job_of(pod_uid)
-            audience = wire.token_audience(job.owner_uid if job else "", run)
+            if job is None:
+                # Before anything is asked of the API server, or strangers could make us ask.
+                raise RefusedError(401, UNKNOWN_POD)
+            audience = wire.token_audience(job.owner_uid, run)
             claims = await self._verifier.verify(token, audience=audience)
         except TokenRefusedError as error:
             raise RefusedError(401, str(error)) from error
-        if job is None or not self._may_report(job, key=key, run=run):
+        if not self._may_report(job, key=key, run=run):
             raise RefusedError(403, f"The token's pod does not train run {run} of {key} now.")
         if (claims.namespace, claims.pod_uid) != (key.namespace, pod_uid):
             raise RefusedError(403, f"The token is of another namespace or pod than {key}'s.")

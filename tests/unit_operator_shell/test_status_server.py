@@ -160,11 +160,16 @@ async def test_a_token_that_proves_nothing_is_refused(
     assert len(served.buffer) == 0
 
 
-async def test_a_pod_that_nobody_knows_is_refused(served: Served) -> None:
-    publish_keys(served.api)
+async def test_a_pod_that_nobody_knows_is_refused_and_nobody_is_asked_about_it(
+    served: Served,
+) -> None:
     stranger = {"namespace": "ml", "pod": {"name": "s", "uid": "uid-stranger"}}
-    code, _ = await served.post(bearer=token(bound=stranger))
-    assert code == 401
+    code, body = await served.post(bearer=token(bound=stranger))
+    assert (code, body["message"]) == (
+        401,
+        "The token's pod trains nothing here, or is too new to be known; report again.",
+    )
+    assert served.api.requests == []
 
 
 @pytest.mark.parametrize(
