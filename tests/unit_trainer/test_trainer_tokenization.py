@@ -368,7 +368,8 @@ def test_a_long_text_goes_on_in_the_next_sequence_and_loses_no_token() -> None:
     sequences = tokenize(tokenizer, [Example(source="", text=text)], rules=rules).train
     ids = [token for sequence in sequences for token in sequence.input_ids]
     assert tokenizer.decode(ids) == f"{text}</s>"
-    assert sum(sequence.supervised_bytes for sequence in sequences) == len(text)
+    unpredicted = sum(len(tokenizer.decode(sequence.input_ids[:1])) for sequence in sequences)
+    assert sum(sequence.supervised_bytes for sequence in sequences) == len(text) - unpredicted
 
 
 # --- What is counted
@@ -378,6 +379,23 @@ def test_bytes_are_those_of_the_answers_and_not_of_the_template() -> None:
     example = chat(("user", "Habari?"), ("assistant", "नमस्ते"))
     (sequence,) = tokenize(build_tokenizer(families.CHATML), [example]).train
     assert (sequence.supervised_characters, sequence.supervised_bytes) == (6, 18)
+
+
+def test_the_first_token_is_never_predicted_and_its_bytes_do_not_count() -> None:
+    tokenizer = build_tokenizer(None)
+    text = "Maji ni uhai."
+    (sequence,) = tokenize(tokenizer, [Example(source="a", text=text)]).train
+    first = tokenizer.decode(sequence.input_ids[:1])
+    assert sequence.supervised_bytes == len(text) - len(first)
+
+
+def test_characters_are_those_of_the_tokens_that_are_left() -> None:
+    tokenizer = build_tokenizer(None)
+    example = Example(source="a", text="maji " * 400)
+    whole = tokenize(tokenizer, [example], rules=TokenizationRules(max_seq_length=5000)).corpus
+    cut = tokenize(tokenizer, [example], rules=TokenizationRules(max_seq_length=50)).corpus
+    assert (whole.characters, cut.tokens) == (2000, 50)
+    assert cut.characters / cut.tokens == pytest.approx(whole.characters / whole.tokens, rel=0.1)
 
 
 def test_the_corpus_is_summed_up() -> None:

@@ -258,6 +258,12 @@ def test_prompts_and_answers_are_kept_unchanged(
     assert (example.prompt, example.separator, example.completion) == expected
 
 
+def test_an_answer_called_context_is_no_part_of_its_question(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Sema {n}", "context": f"maji {n}"} for n in range(2)]
+    example = read_all([to_jsonl(tmp_path, rows)], columns={"completion": "context"})[0]
+    assert (example.prompt, example.completion) == ("Sema 0", "maji 0")
+
+
 def test_named_columns_beat_the_usual_ones(tmp_path: Path) -> None:
     rows = [{"text": "si hii", "swali": f"Q{n}", "jibu": f"A{n}"} for n in range(2)]
     columns = {"prompt": "swali", "completion": "jibu"}
@@ -551,3 +557,26 @@ def test_a_held_out_dataset_of_its_own_is_used_whole(tmp_path: Path) -> None:
     valid = validate([train], held_out=[held_out])
     assert (valid.train_examples, valid.validation_examples) == (1, 2)
     assert len(list(valid.read_validation())) == 2
+    assert valid.warnings == ()
+
+
+def test_a_held_out_dataset_is_evaluated_up_to_the_most_examples(tmp_path: Path) -> None:
+    (tmp_path / "held").mkdir()
+    train = to_jsonl(tmp_path, [chat(1)])
+    held_out = to_jsonl(tmp_path / "held", [chat(number) for number in range(2, 9)])
+    valid = validate([train], held_out=[held_out], validation={"max_examples": 3})
+    assert valid.validation_examples == len(list(valid.read_validation())) == 3
+    assert valid.warnings == (
+        "3 of 7 held-out rows of sw are evaluated, as dataset.validation.maxExamples says.",
+    )
+
+
+def test_held_out_rows_that_are_trained_on_too_are_told(tmp_path: Path) -> None:
+    (tmp_path / "held").mkdir()
+    train = to_jsonl(tmp_path, [chat(1), chat(2)])
+    held_out = to_jsonl(tmp_path / "held", [chat(2), chat(3)])
+    valid = validate([train], held_out=[held_out])
+    assert (len(list(valid.read_train())), len(list(valid.read_validation()))) == (2, 2)
+    assert valid.warnings == (
+        "1 of 2 held-out rows of sw are trained on too: the held-out loss looks better than it is.",
+    )

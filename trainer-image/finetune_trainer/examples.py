@@ -216,7 +216,9 @@ def _build_pair(values: Mapping[str, Any], reading: Reading, *, source: str) -> 
     asked, answered = _text(values, prompt), _text(values, completion)
     if reading.format is DatasetFormat.PROMPT_COMPLETION:
         return Example(source=source, prompt=asked, completion=answered)
-    more = next((values[name] for name in INPUT_COLUMNS if values.get(name)), None)
+    # The answer may stand in a column of such a name: it is never part of its own question.
+    inputs = (name for name in INPUT_COLUMNS if name not in (prompt, completion))
+    more = next((values[name] for name in inputs if values.get(name)), None)
     instruction = f"{asked}\n\n{more}" if isinstance(more, str) else asked
     return Example(source=source, prompt=instruction, separator="\n\n", completion=answered)
 

@@ -40,7 +40,8 @@ class TokenizedExample:
     labels: "array[int]"
     """As long as `input_ids`; -100 where there is no loss."""
     supervised_bytes: int
-    """UTF-8 bytes of the text that carries loss; what ends a turn is no text."""
+    """UTF-8 bytes of the text that carries loss; what ends a turn is no text, and the first token of
+    a sequence is never predicted."""
     supervised_characters: int
     source: str
     """Where the row stands, for messages."""
@@ -83,7 +84,9 @@ class Tally:
     """What is counted while one language is tokenised."""
 
     lengths: list[int] = field(default_factory=list)
+    """Tokens of each row, before it is cut."""
     characters: int = 0
+    """Of the text that is trained on: what is cut off has no tokens either."""
     skipped: int = 0
     first_skipped: str = ""
     truncated: int = 0
@@ -216,7 +219,6 @@ class Sequencer:
             encoded, labels = _append_stop(encoded, labels, stop, at=len(written.text))
         length, longest = len(encoded.ids), self.rules.max_seq_length
         tally.lengths.append(length)
-        tally.characters += len(written.text)
         tally.truncated += length > longest
         made = False
         for first in range(0, length if written.is_splittable else min(length, longest), longest):
@@ -224,6 +226,7 @@ class Sequencer:
             # The first token of a sequence is never predicted.
             if (labels[part][1:] != IGNORED).any():
                 made = True
+                tally.characters += _count_characters(encoded.offsets[part])
                 yield _build(written, encoded.part(part), labels[part])
         if not made:
             tally.skipped += 1
@@ -299,8 +302,8 @@ def _append_stop(
 
 
 def _build(written: _Written, encoded: _Encoded, labels: NDArray[np.int32]) -> TokenizedExample:
-    """Return one sequence, counting the text that its tokens cover."""
-    reach = Span(int(encoded.offsets[0, 0]), int(encoded.offsets[:, 1].max()))
+    """Return one sequence, counting the text that is predicted: all but that of its first token."""
+    reach = Span(int(encoded.offsets[0, 1]), int(encoded.offsets[:, 1].max()))
     parts = [
         written.text[max(span.start, reach.start) : min(span.end, reach.end)]
         for span in written.said
@@ -313,6 +316,10 @@ def _build(written: _Written, encoded: _Encoded, labels: NDArray[np.int32]) -> T
         supervised_characters=sum(len(part) for part in parts),
         source=written.source,
     )
+
+
+def _count_characters(offsets: NDArray[np.int64]) -> int:
+    return int(offsets[:, 1].max() - offsets[0, 0])
 
 
 def _pack(values: NDArray[np.int32]) -> "array[int]":

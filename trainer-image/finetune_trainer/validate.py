@@ -42,21 +42,18 @@ class ValidDataset:
     duplicates: int
     """Rows whose content stands in an earlier row."""
     warnings: tuple[str, ...]
-    held_out: frozenset[bytes] = frozenset()
-    """Hashes of the held-out rows, where the held-out part is a fraction."""
+    held_out: frozenset[bytes]
+    """Hashes of the rows that are evaluated, of the training files or of files of their own."""
 
     def read_train(self) -> Iterator[Example]:
         """Yield the rows to train on, in the order of files and lines."""
         for example in _read_examples(self.dataset, self.fetched.train):
-            if hash_example(example) not in self.held_out:
+            if self.fetched.validation or hash_example(example) not in self.held_out:
                 yield example
 
     def read_validation(self) -> Iterator[Example]:
         """Yield the held-out rows."""
-        if self.fetched.validation:
-            yield from _read_examples(self.dataset, self.fetched.validation)
-            return
-        for example in _read_examples(self.dataset, self.fetched.train):
+        for example in _read_examples(self.dataset, self.fetched.validation or self.fetched.train):
             if hash_example(example) in self.held_out:
                 yield example
 
@@ -79,28 +76,39 @@ def validate_dataset(dataset: PlannedDataset, fetched: FetchedDataset) -> ValidD
     train = _survey(dataset, fetched.train)
     distinct = set(train.hashes)
     duplicates = len(train.hashes) - len(distinct)
+    least = 1 if fetched.validation else 2
+    _check_size(dataset, distinct=len(distinct), rows=len(train.hashes), least=least)
+    warnings = [*_describe_survey(dataset, train, duplicates=duplicates)]
     if fetched.validation:
-        held_out: frozenset[bytes] = frozenset()
-        held_out_examples = len(_survey(dataset, fetched.validation).hashes)
-        _check_size(dataset, distinct=len(distinct), rows=len(train.hashes), least=1)
+        own = _survey(dataset, fetched.validation).hashes
+        held_out = decide_evaluated(own, max_examples=dataset.validation.max_examples)
+        evaluated = [each for each in own if each in held_out]
+        warnings += _describe_held_out(dataset, evaluated, rows=len(own), trained=distinct)
     else:
-        _check_size(dataset, distinct=len(distinct), rows=len(train.hashes), least=2)
         held_out = decide_held_out(
             train.hashes,
             fraction=dataset.validation.fraction,
             max_examples=dataset.validation.max_examples,
         )
-        held_out_examples = sum(1 for each in train.hashes if each in held_out)
+        evaluated = [each for each in train.hashes if each in held_out]
     return ValidDataset(
         dataset=dataset,
         fetched=fetched,
-        train_examples=len(train.hashes) - (0 if fetched.validation else held_out_examples),
-        validation_examples=held_out_examples,
+        train_examples=len(train.hashes) - (0 if fetched.validation else len(evaluated)),
+        validation_examples=len(evaluated),
         empty=train.empty,
         duplicates=duplicates,
-        warnings=tuple(_describe_survey(dataset, train, duplicates=duplicates)),
+        warnings=tuple(warnings),
         held_out=held_out,
     )
+
+
+def decide_evaluated(hashes: Sequence[bytes], *, max_examples: int) -> frozenset[bytes]:
+    """Return which contents of a held-out dataset are evaluated: all, or the smallest hashes."""
+    if len(hashes) <= max_examples:
+        return frozenset(hashes)
+    # One content alone, however often it stands there, is evaluated too.
+    return decide_held_out(hashes, fraction=1.0, max_examples=max_examples) or frozenset(hashes)
 
 
 def decide_held_out(
@@ -257,3 +265,19 @@ def _describe_survey(dataset: PlannedDataset, survey: _Survey, *, duplicates: in
         )
     if duplicates:
         yield f"{duplicates} of {len(survey.hashes)} rows of {dataset.tag} repeat an earlier row."
+
+
+def _describe_held_out(
+    dataset: PlannedDataset, evaluated: Sequence[bytes], *, rows: int, trained: set[bytes]
+) -> Iterator[str]:
+    if len(evaluated) < rows:
+        yield (
+            f"{len(evaluated)} of {rows} held-out rows of {dataset.tag} are evaluated, as"
+            " dataset.validation.maxExamples says."
+        )
+    seen = sum(1 for each in evaluated if each in trained)
+    if seen:
+        yield (
+            f"{seen} of {len(evaluated)} held-out rows of {dataset.tag} are trained on too: the"
+            " held-out loss looks better than it is."
+        )
