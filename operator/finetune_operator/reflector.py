@@ -28,6 +28,9 @@ RawObject = Mapping[str, Any]
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses after each broken list or watch in a row; 5 s is short enough to be back soon after an
 outage and long enough not to add to it."""
+SHORTEST_WATCH_S = 1.0
+"""A watch that ends sooner counts as broken: a proxy that closes each at once would be asked as fast
+as it answers. The API server's own end comes after minutes."""
 
 
 class Lister(Protocol):
@@ -123,8 +126,10 @@ class Reflector(Generic[T]):
             try:
                 if not cursor:
                     cursor = await self._list(namespace)
+                opened_at = self._clock()
                 cursor = await self._watch(namespace, cursor)
-                failures = 0
+                is_short = self._clock() - opened_at < SHORTEST_WATCH_S
+                failures = failures + 1 if is_short else 0
             except GoneError:
                 self._log.info("The watch is too old; listing again.", namespace=namespace)
                 cursor = ""

@@ -107,6 +107,16 @@ async def test_a_watch_that_breaks_goes_on_where_it_broke(api: FakeApi) -> None:
         assert (await next_watch(api)).resource_version == "5"
 
 
+async def test_a_watch_that_ends_at_once_is_not_opened_in_a_hot_loop(api: FakeApi) -> None:
+    async with following(api):
+        for _ in range(3):
+            (await next_watch(api)).end()
+        opened = asyncio.create_task(api.watches.get())
+        done, _ = await asyncio.wait({opened}, timeout=0.2)
+        opened.cancel()
+    assert not done
+
+
 async def test_a_list_tells_only_of_what_changed(api: FakeApi) -> None:
     api.items = [build_object("a", version=1), build_object("b", version=1)]
     async with following(api) as (_, seen):
