@@ -194,6 +194,8 @@ def log_one(message: str, *args: str, **fields: int) -> str:
     logger = logging.getLogger("x")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
+    # pytest would keep the line for its report, and send half a character to another process.
+    logger.propagate = False
     logger.info(message, *args, extra=fields)
     logger.removeHandler(handler)
     return stream.getvalue()
