@@ -71,6 +71,8 @@ class RunSummary(_Part):
     final_loss: float | None = None
     best_eval_loss: float | None = None
     best_step: int | None = None
+    published_step: int | None = None
+    """Step whose adapter is published: the best, or the last where the plan keeps that."""
     stopped_early: bool = False
     train_seconds: float = 0.0
     tokens: int = 0

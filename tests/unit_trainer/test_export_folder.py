@@ -10,7 +10,7 @@ import pytest
 
 from finetune_api.outcome import CorpusLanguage, Evaluation, RunSummary
 from finetune_trainer.account import DatasetIdentity, RunAccount
-from finetune_trainer.card import build_card, build_report
+from finetune_trainer.card import build_card, build_curve, build_report
 from finetune_trainer.errors import NotFinite, OutputUnwritable
 from finetune_trainer.steps import StepReport
 from finetune_trainer.stops import Stop, Token
@@ -94,6 +94,7 @@ def test_the_card_of_a_model_from_s3_names_no_hub() -> None:
     card = build_card(build_account(base_name="s3://models/tiny"))
     assert "base_model" not in card
     assert "fetch s3://models/tiny first" in card
+    assert f"adapter for s3://models/tiny with the content SHA-256 {COMMIT}, trained on sw" in card
     assert "revision=" not in card
 
 
@@ -103,6 +104,42 @@ def test_the_report_is_one_file_that_needs_nothing_else() -> None:
     assert report.count("<polyline") == 2
     assert "src=" not in report
     assert "href=" not in report
+
+
+def test_the_card_says_which_text_was_read_and_which_state_is_published() -> None:
+    summary = RunSummary(
+        steps=4,
+        total_steps=4,
+        epochs=1.0,
+        best_eval_loss=2.5,
+        best_step=3,
+        published_step=3,
+        tokens=400,
+        train_seconds=2.0,
+        trainable_parameters=1234,
+        attention="sdpa",
+    )
+    card = build_card(build_account(summary=summary))
+    assert f"| no | s3://corpora/no/ (SHA-256 {'0' * 64}) | 80 | 4 |" in card
+    assert (
+        "4 of 4 steps, 1.00 passes, 400 tokens in 2 s with sdpa attention; 1234 parameters were"
+        " trained. Lowest held-out loss: 2.5000 at step 3. The adapter is that of step 3. "
+    ) in card
+
+
+def test_a_run_of_one_step_and_one_evaluation_still_shows_its_points() -> None:
+    account = build_account()
+    curve = build_curve(replace(account, history=account.history[-1:]))
+    # The step, the base model and the evaluation after it.
+    assert curve.count("<circle") == 3
+
+
+def test_the_report_says_how_good_it_is_and_what_to_know() -> None:
+    report = build_report(build_account())
+    assert "<td>loss, nats per supervised token</td><td>5.5000</td><td>2.5000</td>" in report
+    assert "<li>2 of 80 rows of no repeat an earlier row.</li>" in report
+    nothing = build_report(build_account(evaluation=None, warnings=()))
+    assert "<p>Nothing was held out, so nothing was evaluated.</p>" in nothing
 
 
 def test_the_report_escapes_what_users_write() -> None:

@@ -7,12 +7,15 @@ import json
 from html import escape
 
 from finetune_api.outcome import CorpusLanguage, Evaluation
-from finetune_trainer.account import RunAccount
+from finetune_trainer.account import DatasetIdentity, RunAccount
 
 CURVE_WIDTH, CURVE_HEIGHT, MARGIN = 720, 240, 40
 """Pixels of the loss curve."""
+NOT_EVALUATED = "Nothing was held out, so nothing was evaluated."
 CURVE_POINTS = 600
 """Points drawn at most: a curve of more is no finer on a screen."""
+DOTS_AT_MOST = 30
+"""Points of a line up to which each is marked; more would run together."""
 
 
 def build_card(account: RunAccount) -> str:
@@ -49,10 +52,11 @@ def build_report(account: RunAccount) -> str:
         "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
         "td,th{text-align:left;vertical-align:top;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ddd}"
         "svg{width:100%;height:auto}</style>"
-        f"<h1>{title}</h1><p>{escape(_sentence(account))}</p>"
+        f"<h1>{title}</h1><p>{escape(_sentence(account))}</p>{_warning_list(account)}"
         f"<h2>Loss</h2>{build_curve(account)}"
-        "<p>Blue: training loss of each step. Orange: loss on the held-out part. Nats per supervised"
-        " token.</p>"
+        "<p>Blue: training loss of each step. Orange: loss on the held-out part, at step 0 that of the"
+        " base model. Nats per supervised token.</p>"
+        f"{_evaluation_table(account.evaluation)}<p>{escape(_course(account))}</p>"
         "<h2>Parameters</h2><table><tr><th>Parameter</th><th>Value</th><th>From</th><th>Why</th></tr>"
         f"{rows}</table></html>\n"
     )
@@ -63,18 +67,25 @@ def build_curve(account: RunAccount) -> str:
     stride = -(-len(account.history) // CURVE_POINTS)
     training = [(report.step, report.loss) for report in account.history[::stride]]
     held_out = [(r.step, r.eval_loss) for r in account.history if r.eval_loss is not None]
+    if account.evaluation is not None:
+        held_out.insert(0, (0, account.evaluation.base_loss))
     losses = [loss for _, loss in training + held_out]
     lowest, highest = min(losses), max(losses)
     last = account.history[-1].step
 
-    def place(step: int, loss: float) -> str:
+    def place(step: int, loss: float) -> tuple[str, str]:
         x = MARGIN + (CURVE_WIDTH - 2 * MARGIN) * (step / last)
         y = MARGIN + (CURVE_HEIGHT - 2 * MARGIN) * ((highest - loss) / ((highest - lowest) or 1.0))
-        return f"{x:.1f},{y:.1f}"
+        return f"{x:.1f}", f"{y:.1f}"
 
     def line(points: list[tuple[int, float]], colour: str) -> str:
-        path = " ".join(place(*point) for point in points)
-        return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        places = [place(*point) for point in points]
+        path = " ".join(f"{x},{y}" for x, y in places)
+        # A line through one point is invisible.
+        marked = places if len(places) <= DOTS_AT_MOST else []
+        dots = "".join(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>' for x, y in marked)
+        stroke = f'fill="none" stroke="{colour}" stroke-width="1.5"'
+        return f'<polyline points="{path}" {stroke}/>{dots}'
 
     bottom = CURVE_HEIGHT - MARGIN
     return (
@@ -100,15 +111,16 @@ def _front_matter(account: RunAccount) -> str:
 
 def _sentence(account: RunAccount) -> str:
     tags = ", ".join(dataset.tag for dataset in account.plan.datasets)
-    revision = f" at revision {account.model_revision}" if account.model_revision else ""
+    version = "at revision" if account.is_hub_model else "with the content SHA-256"
     return (
-        f"A {account.plan.method.value} adapter for {account.base_name}{revision}, trained on {tags}"
+        f"A {account.plan.method.value} adapter for {account.base_name} {version}"
+        f" {account.model_revision}, trained on {tags}"
         f" in {account.summary.steps} steps."
     )
 
 
 def _opening(account: RunAccount) -> str:
-    warnings = "".join(f"\n> {warning}\n" for warning in account.warnings)
+    warnings = "".join(f"\n> {_cell(warning)}\n" for warning in account.warnings)
     return f"{_sentence(account)}\n{warnings}"
 
 
@@ -132,29 +144,58 @@ def _usage(account: RunAccount) -> str:
 
 def _evaluation(evaluation: Evaluation | None) -> str:
     if evaluation is None:
-        return "Nothing was held out, so nothing was evaluated.\n"
+        return f"{NOT_EVALUATED}\n"
+    rows = "".join(f"| {' | '.join(row)} |\n" for row in _evaluation_rows(evaluation))
     return (
         f"On {evaluation.examples} examples that were held out:\n\n"
-        "| | base model | with the adapter |\n|---|---|---|\n"
-        f"| loss, nats per supervised token | {evaluation.base_loss:.4f} |"
-        f" {evaluation.adapter_loss:.4f} |\n"
-        f"| bits per byte | {evaluation.base_bits_per_byte:.4f} |"
-        f" {evaluation.adapter_bits_per_byte:.4f} |\n"
+        f"| | base model | with the adapter |\n|---|---|---|\n{rows}"
+    )
+
+
+def _evaluation_table(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return f"<p>{NOT_EVALUATED}</p>"
+    rows = "".join(
+        f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in _evaluation_rows(evaluation)
+    )
+    return (
+        f"<table><tr><th>{evaluation.examples} held-out examples</th><th>base model</th>"
+        f"<th>with the adapter</th></tr>{rows}</table>"
+    )
+
+
+def _evaluation_rows(evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
+    return (
+        (
+            "loss, nats per supervised token",
+            f"{evaluation.base_loss:.4f}",
+            f"{evaluation.adapter_loss:.4f}",
+        ),
+        (
+            "bits per byte",
+            f"{evaluation.base_bits_per_byte:.4f}",
+            f"{evaluation.adapter_bits_per_byte:.4f}",
+        ),
     )
 
 
 def _data(corpus: tuple[CorpusLanguage, ...], account: RunAccount) -> str:
-    uris = {dataset.tag: dataset.uri for dataset in account.datasets}
+    sources = {dataset.tag: _source(dataset) for dataset in account.datasets}
     header = (
         "| language | source | examples | held out | tokens | supervised | p50 | p95 | longest | cut |"
         "\n|---|---|---|---|---|---|---|---|---|---|\n"
     )
     return header + "".join(
-        f"| {each.tag} | {uris.get(each.tag, '')} | {each.examples} | {each.validation_examples} |"
-        f" {each.tokens} | {each.supervised_tokens} | {each.p50} | {each.p95} | {each.longest} |"
-        f" {each.truncated} |\n"
+        f"| {each.tag} | {_cell(sources.get(each.tag, ''))} | {each.examples} |"
+        f" {each.validation_examples} | {each.tokens} | {each.supervised_tokens} | {each.p50} |"
+        f" {each.p95} | {each.longest} | {each.truncated} |\n"
         for each in corpus
     )
+
+
+def _source(dataset: DatasetIdentity) -> str:
+    version = f"revision {dataset.revision}" if dataset.revision else f"SHA-256 {dataset.sha256}"
+    return f"{dataset.uri} ({version})"
 
 
 def _parameters(account: RunAccount) -> str:
@@ -178,17 +219,35 @@ def _parameter_rows(account: RunAccount) -> list[tuple[str, str, str, str]]:
 
 
 def _run(account: RunAccount) -> str:
-    summary = account.summary
-    best = ""
-    if summary.best_eval_loss is not None:
-        best = f" Lowest held-out loss: {summary.best_eval_loss:.4f} at step {summary.best_step}."
-    early = " It stopped early." if summary.stopped_early else ""
     return (
-        f"{summary.steps} of {summary.total_steps} steps, {summary.epochs:.2f} passes,"
-        f" {summary.tokens} tokens in {summary.train_seconds:.0f} s; {summary.trainable_parameters}"
-        f" parameters were trained.{early}{best} The plan's hash is `{account.plan.hash}`;"
-        " environment.json holds the versions, parameters.json the reasons, metrics.jsonl each step.\n"
+        f"{_course(account)} The plan's hash is `{account.plan.hash}`; environment.json holds the"
+        " versions, parameters.json the reasons, metrics.jsonl each step.\n"
     )
+
+
+def _course(account: RunAccount) -> str:
+    """Return what happened in the run, in sentences."""
+    summary = account.summary
+    opening = (
+        f"{summary.steps} of {summary.total_steps} steps, {summary.epochs:.2f} passes,"
+        f" {summary.tokens} tokens in {summary.train_seconds:.0f} s with {summary.attention or 'eager'}"
+        f" attention; {summary.trainable_parameters} parameters were trained."
+    )
+    sentences = [opening]
+    if summary.stopped_early:
+        sentences.append("It stopped early.")
+    if summary.best_eval_loss is not None:
+        sentences.append(
+            f"Lowest held-out loss: {summary.best_eval_loss:.4f} at step {summary.best_step}."
+        )
+    if summary.published_step is not None:
+        sentences.append(f"The adapter is that of step {summary.published_step}.")
+    return " ".join(sentences)
+
+
+def _warning_list(account: RunAccount) -> str:
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in account.warnings)
+    return f"<ul>{items}</ul>" if items else ""
 
 
 def _cell(text: str) -> str:

@@ -245,6 +245,7 @@ def build_summary(result: "TrainResult", loaded: "LoadedModel") -> RunSummary:
         final_loss=last.loss,
         best_eval_loss=result.best_eval_loss,
         best_step=result.best_step,
+        published_step=result.published_step,
         stopped_early=result.stopped_early,
         train_seconds=result.train_seconds,
         tokens=result.tokens,
