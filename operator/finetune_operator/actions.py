@@ -3,8 +3,8 @@
 The shell keeps this order, so that a crash between any two steps loses nothing:
 
 1. `creates`, one after the other. A name that is taken by an object of ours counts as created. At
-   the first one that is refused the shell stops, observes again with `name_conflicts` or `rejected`
-   filled in, decides anew and carries out that answer instead, its creates left out.
+   the first one that is refused the shell stops, observes again with `name_conflicts`,
+   `predecessors` or `rejected` filled in, decides anew and carries out that answer instead, its creates left out.
 2. `status`, which presumes that the creates succeeded.
 3. `patches` of a Job whose limits the spec has changed since.
 4. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin anew.

@@ -39,6 +39,10 @@ class NameTakenError(ConflictError):
     """A name that we need belongs to an object of somebody else."""
 
 
+class PredecessorError(NameTakenError):
+    """A name belongs to what a deleted resource of our resource's name left; it goes by itself."""
+
+
 class Applier:
     """Writes to the cluster.
 
@@ -74,6 +78,7 @@ class Applier:
 
         Raises:
             NameTakenError: the name belongs to an object of somebody else.
+            PredecessorError: it belongs to what a deleted resource of the same name left.
         """
         kind = kind_of(manifest["apiVersion"], manifest["kind"])
         metadata = manifest["metadata"]
@@ -83,8 +88,11 @@ class Applier:
             self._log.info("Created.", kind=kind.kind, namespace=namespace, name=name)
         except AlreadyExistsError as error:
             stored = await self._client.get(kind, namespace=namespace, name=name)
-            if _controller_uid(stored) != _controller_uid(manifest):
-                raise NameTakenError(str(error), code=error.code) from error
+            theirs, ours = _controller(stored), _controller(manifest)
+            if theirs.get("uid") != ours.get("uid"):
+                is_left = all(theirs.get(key) == ours.get(key) for key in ("kind", "name"))
+                family = PredecessorError if is_left else NameTakenError
+                raise family(str(error), code=error.code) from error
             stored = await self._relabel(kind, stored, manifest)
         except (ForbiddenError, InvalidError) as error:
             return Rejection(kind=kind.kind, name=name, message=error.answer)
@@ -201,6 +209,6 @@ def build_event(body: RawObject, event: Event, *, identity: str, now: datetime) 
     }
 
 
-def _controller_uid(manifest: RawObject) -> str:
+def _controller(manifest: RawObject) -> RawObject:
     owners = manifest["metadata"].get("ownerReferences") or ()
-    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
+    return next((owner for owner in owners if owner.get("controller")), {})

@@ -7,28 +7,26 @@ clock or a setting that was not passed in.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
 from typing import Final
 
 from pydantic import ValidationError
 
-from finetune_api import wire
 from finetune_api.outcome import Outcome
 from finetune_api.resource import ObjectMeta
 from finetune_api.status import Attempt, LanguageFinetuneStatus
 from finetune_operator import conditions as words
 from finetune_operator.actions import Actions, Delete, Patch
-from finetune_operator.admission import Proposal, Refusal, propose
+from finetune_operator.admission import Proposal, Refusal
 from finetune_operator.conditions import Claim, is_terminal
 from finetune_operator.context import DecisionContext
 from finetune_operator.course import PENDING, STALLED, Run, decide_course
 from finetune_operator.diagnosis import diagnose_refusal
 from finetune_operator.limits import decide_patches
 from finetune_operator.manifests import build_run
-from finetune_operator.names import job_name
 from finetune_operator.observation import Observed, ObservedJob, Rejection
+from finetune_operator.situation import FIRST_ATTEMPT, Situation
 from finetune_operator.status import (
     PlanReport,
     Report,
@@ -37,67 +35,19 @@ from finetune_operator.status import (
     build_status,
     changed_status,
     find_condition,
-    parse_status,
     with_generation,
 )
 from finetune_operator.transitions import build_events
 
 ACCEPTED_MESSAGE: Final = "The resource is valid and allowed."
-FIRST_ATTEMPT: Final = 1
 TEXT_LIMIT: Final = 1024
 """Characters of a text in status."""
-HIGHEST_RUN: Final = 1_000_000
-"""A larger number in a stored status was not written by us."""
 CONFLICT_RETRY_S: Final = 300.0
 """A taken name is somebody else's to free; looking again costs one request."""
+PREDECESSOR_RETRY_S: Final = 10.0
+"""The garbage collector takes seconds, and the deletion of a Job is told at once."""
 REFUSED_RETRY_S: Final = 60.0
 """Quotas get room when other work ends, which this operator does not watch."""
-
-
-@dataclass(frozen=True)
-class Situation:
-    """Everything that the steps look at."""
-
-    observed: Observed
-    metadata: ObjectMeta
-    now: datetime
-    context: DecisionContext
-
-    @cached_property
-    def before(self) -> LanguageFinetuneStatus:
-        """The stored status, as far as it can be read."""
-        return parse_status(self.observed.body.get("status"))
-
-    @cached_property
-    def run(self) -> int:
-        """Number of the current run; Jobs know it where the status was lost."""
-        numbers = [self.before.run, *(job.run for job in self._owned)]
-        return max((one for one in numbers if 1 <= one <= HIGHEST_RUN), default=1)
-
-    @cached_property
-    def job(self) -> ObservedJob | None:
-        """The training Job of the newest attempt of the current run.
-
-        By its labels, or by its name: labels can be changed by anybody who may edit Jobs.
-        """
-        first = job_name(
-            name=self.metadata.name, run=self.run, role=wire.ROLE_TRAIN, attempt=FIRST_ATTEMPT
-        )
-        current = [
-            job
-            for job in self._owned
-            if (job.role, job.run) == (wire.ROLE_TRAIN, self.run) or job.name == first
-        ]
-        return max(current, key=lambda job: (job.attempt, job.name), default=None)
-
-    @property
-    def _owned(self) -> list[ObservedJob]:
-        return [job for job in self.observed.jobs if job.owner_uid == self.metadata.uid]
-
-    @cached_property
-    def proposal(self) -> Proposal | Refusal:
-        """What the spec resolves to now."""
-        return propose(self.observed.body, run=self.run, context=self.context)
 
 
 def decide(observed: Observed, *, now: datetime, context: DecisionContext) -> Actions:
@@ -172,6 +122,8 @@ def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
 def _begin(situation: Situation, *, proposal: Proposal) -> Actions:
     """Create plan and Job, or say why the last try to do so failed."""
     names, rejected = situation.observed.name_conflicts, situation.observed.rejected
+    if situation.observed.predecessors:
+        return _await_predecessor(situation, proposal=proposal)
     if names:
         return _report_conflict(situation, proposal=proposal, names=names)
     if rejected:
@@ -204,6 +156,27 @@ def _report_conflict(
         plan=_plan_report(proposal, config_map=""),
     )
     return _write(situation, report=report, requeue_after_s=CONFLICT_RETRY_S)
+
+
+def _await_predecessor(situation: Situation, *, proposal: Proposal) -> Actions:
+    """Wait for what a deleted resource of the same name left, as after a delete and an apply."""
+    names = ", ".join(sorted(situation.observed.predecessors))
+    message = (
+        f"{names} is left of a deleted resource of this name; Kubernetes removes it, and then this "
+        "run begins."
+    )
+    report = _report(
+        situation,
+        phase=PENDING,
+        message=message,
+        claims=(
+            *_accepted(proposal),
+            Claim(words.JOB_CREATED, "False", words.PREDECESSOR_GOING, message),
+            Claim(words.RECONCILING, "True", words.PREDECESSOR_GOING, message),
+        ),
+        plan=_plan_report(proposal, config_map=""),
+    )
+    return _write(situation, report=report, requeue_after_s=PREDECESSOR_RETRY_S)
 
 
 def _report_rejection(situation: Situation, *, proposal: Proposal, rejection: Rejection) -> Actions:

@@ -235,6 +235,8 @@ class Observed:
     """Warning events about the Job and its pods; read only where `Actions.needs_job_events`."""
     name_conflicts: tuple[str, ...] = ()
     """Names that the last creates found taken by objects of somebody else."""
+    predecessors: tuple[str, ...] = ()
+    """Names that the last creates found taken by what a deleted resource of this name left."""
     rejected: tuple[Rejection, ...] = field(default=())
     """Creates that the API server just refused."""
 

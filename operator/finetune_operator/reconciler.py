@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from finetune_operator.actions import Actions
-from finetune_operator.apply import Applier, NameTakenError
+from finetune_operator.apply import Applier, NameTakenError, PredecessorError
 from finetune_operator.errors import ClusterError, NotFoundError
 from finetune_operator.gather import Gatherer
 from finetune_operator.metrics import CONTROLLER, Metrics
@@ -32,6 +32,7 @@ class Refusal:
     """Why the creates stopped."""
 
     name_conflicts: tuple[str, ...] = ()
+    predecessors: tuple[str, ...] = ()
     rejected: tuple[Rejection, ...] = ()
 
 
@@ -108,7 +109,10 @@ class Reconciler:
             if observed is None:
                 return None
             observed = replace(
-                observed, name_conflicts=refusal.name_conflicts, rejected=refusal.rejected
+                observed,
+                name_conflicts=refusal.name_conflicts,
+                predecessors=refusal.predecessors,
+                rejected=refusal.rejected,
             )
             actions = self._decide(observed, now=self._now())
         elif self._tells_later(key, has_created=bool(actions.creates)):
@@ -128,6 +132,8 @@ class Reconciler:
         for manifest in actions.creates:
             try:
                 rejection = await self._applier.create(manifest)
+            except PredecessorError:
+                return Refusal(predecessors=(manifest["metadata"]["name"],))
             except NameTakenError:
                 return Refusal(name_conflicts=(manifest["metadata"]["name"],))
             if rejection is not None:

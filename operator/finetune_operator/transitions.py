@@ -18,6 +18,7 @@ QUIET: Final = frozenset(
         words.FINISHED,
         words.JOB_SUSPENDED,
         words.SCHEDULING_GATED,
+        words.PREDECESSOR_GOING,
     }
 )
 """Reasons for not running that are part of every life."""

@@ -93,6 +93,7 @@ def build_observed(resource: Mapping[str, Any], seen: Mapping[str, Any]) -> Obse
         ),
         job_events=tuple(JobEvent.from_object(event) for event in seen.get("events", ())),
         name_conflicts=tuple(seen.get("nameConflicts", ())),
+        predecessors=tuple(seen.get("predecessors", ())),
         rejected=tuple(Rejection(**one) for one in seen.get("rejected", ())),
     )
 

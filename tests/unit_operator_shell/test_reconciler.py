@@ -221,6 +221,19 @@ async def test_a_name_that_somebody_else_has_is_decided_on_again(
     assert api.requests[-1][2]["status"] == {"phase": "Failed"}
 
 
+async def test_what_a_deleted_resource_of_the_same_name_left_is_waited_for(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    left = job()
+    left["metadata"]["ownerReferences"][0]["uid"] = "uid-of-the-deleted"
+    api.answer(409, build_status(409, "AlreadyExists"))
+    api.answer(200, left)
+    waiting = world(Actions(creates=(job(),)), Actions(requeue_after_s=10))
+    assert await waiting.reconciler.reconcile(KEY) == 10
+    assert waiting.observed[1].predecessors == ("sw-1-train-1",)
+    assert waiting.observed[1].name_conflicts == ()
+
+
 async def test_a_refused_create_is_decided_on_again_with_the_words_of_the_api_server(
     api: FakeApi, world: MakeWorld
 ) -> None:

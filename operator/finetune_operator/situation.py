@@ -1,0 +1,69 @@
+"""Everything that the steps of `decide` look at, each part worked out once and only where asked for.
+
+Between `observation`, which shows the cluster, and `decide`, which judges it. What is read here is
+read with suspicion: a status may be lost or old, labels can be changed by anybody who may edit Jobs.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Final
+
+from finetune_api import wire
+from finetune_api.resource import ObjectMeta
+from finetune_api.status import LanguageFinetuneStatus
+from finetune_operator.admission import Proposal, Refusal, propose
+from finetune_operator.context import DecisionContext
+from finetune_operator.names import job_name
+from finetune_operator.observation import Observed, ObservedJob
+from finetune_operator.status import parse_status
+
+FIRST_ATTEMPT: Final = 1
+HIGHEST_RUN: Final = 1_000_000
+"""A larger number in a stored status was not written by us."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything that the steps look at."""
+
+    observed: Observed
+    metadata: ObjectMeta
+    now: datetime
+    context: DecisionContext
+
+    @cached_property
+    def before(self) -> LanguageFinetuneStatus:
+        """The stored status, as far as it can be read."""
+        return parse_status(self.observed.body.get("status"))
+
+    @cached_property
+    def run(self) -> int:
+        """Number of the current run; Jobs know it where the status was lost."""
+        numbers = [self.before.run, *(job.run for job in self._owned)]
+        return max((one for one in numbers if 1 <= one <= HIGHEST_RUN), default=1)
+
+    @cached_property
+    def job(self) -> ObservedJob | None:
+        """The training Job of the newest attempt of the current run.
+
+        By its labels, or by its name: labels can be changed by anybody who may edit Jobs.
+        """
+        first = job_name(
+            name=self.metadata.name, run=self.run, role=wire.ROLE_TRAIN, attempt=FIRST_ATTEMPT
+        )
+        current = [
+            job
+            for job in self._owned
+            if (job.role, job.run) == (wire.ROLE_TRAIN, self.run) or job.name == first
+        ]
+        return max(current, key=lambda job: (job.attempt, job.name), default=None)
+
+    @property
+    def _owned(self) -> list[ObservedJob]:
+        return [job for job in self.observed.jobs if job.owner_uid == self.metadata.uid]
+
+    @cached_property
+    def proposal(self) -> Proposal | Refusal:
+        """What the spec resolves to now."""
+        return propose(self.observed.body, run=self.run, context=self.context)
