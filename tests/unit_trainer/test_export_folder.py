@@ -11,7 +11,7 @@ import pytest
 from finetune_api.outcome import CorpusLanguage, Evaluation, RunSummary
 from finetune_trainer.account import DatasetIdentity, RunAccount
 from finetune_trainer.card import build_card, build_curve, build_report
-from finetune_trainer.errors import NotFinite, OutputUnwritable
+from finetune_trainer.errors import DataInvalid, NotFinite, OutputUnwritable
 from finetune_trainer.steps import StepReport
 from finetune_trainer.stops import Stop, Token
 from tests.unit_trainer.tiny import build_plan, build_rows, write_model
@@ -221,23 +221,56 @@ def test_a_weight_that_is_not_finite_is_never_exported(
     assert caught.value.reason == "WeightsNotFinite"
 
 
-@pytest.mark.torch
-def test_a_local_path_in_the_models_own_files_is_told(
-    loaded: Any, model_folder: Path, tmp_path: Path
-) -> None:
-    copy, target = tmp_path / "model", tmp_path / "adapter"
+@pytest.fixture
+def careless(model_folder: Path, tmp_path: Path) -> Path:
+    """Return a model whose tokenizer names the very folder that it lies in."""
+    copy = tmp_path / "careless"
     copy.mkdir()
-    target.mkdir()
     for path in model_folder.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     config = json.loads((copy / "tokenizer_config.json").read_text())
     (copy / "tokenizer_config.json").write_text(json.dumps(config | {"name_or_path": str(copy)}))
-    with pytest.raises(OutputUnwritable) as caught:
-        export_to(target, loaded, build_account(), model_folder=copy)
+    return copy
+
+
+@pytest.mark.torch
+def test_a_local_path_in_the_models_own_files_is_told_before_the_training(careless: Path) -> None:
+    from finetune_trainer.tokenizer_files import load_tokenizer
+
+    with pytest.raises(DataInvalid) as caught:
+        load_tokenizer(build_plan().model, folder=careless)
     assert caught.value.message == (
-        f"tokenizer_config.json names the local folder {copy}, which nobody else has; remove it from"
-        " the base model's file of that name."
+        f"tokenizer_config.json of the model hf://org/tiny names the folder {careless}, which nobody"
+        " has who loads the adapter: expected no path of a container; remove it from the file and"
+        " apply again."
     )
+
+
+@pytest.mark.torch
+def test_no_local_path_is_ever_published(loaded: Any, careless: Path, tmp_path: Path) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    with pytest.raises(OutputUnwritable) as caught:
+        export_to(target, loaded, build_account(), model_folder=careless)
+    assert caught.value.message == (
+        f"tokenizer_config.json names the local folder {careless}, which nobody else has; remove it"
+        " from the base model's file of that name."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "is_named"),
+    [
+        pytest.param('"/work/model"', True, id="itself"),
+        pytest.param('"/work/model/x.json"', True, id="a file in it"),
+        pytest.param('"/home/me/work/model"', False, id="the end of another"),
+        pytest.param('"/work/model-2"', False, id="the beginning of another"),
+    ],
+)
+def test_a_folder_is_told_from_those_with_a_similar_path(text: str, is_named: bool) -> None:
+    from finetune_trainer.tokenizer_files import names_folder
+
+    assert names_folder(text.encode(), Path("/work/model")) is is_named
 
 
 @pytest.mark.torch

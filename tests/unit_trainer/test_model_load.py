@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.errors import DataInvalid, PlanInvalid
+from finetune_trainer.errors import DataInvalid, OutOfGpuMemory, PlanInvalid
 from tests.unit_trainer.tiny import TARGETS, build_plan, write_model
 
 pytestmark = pytest.mark.torch
@@ -69,6 +69,19 @@ def test_a_broken_model_is_told_as_the_models_fault(folder: Path, tmp_path: Path
     assert caught.value.reason == "ModelInvalid"
     assert caught.value.message.startswith("The model hf://org/tiny cannot be loaded (")
     assert str(tmp_path) not in caught.value.message
+
+
+def test_a_gpu_that_the_model_or_its_adapter_fills_is_told() -> None:
+    import torch
+
+    from finetune_trainer.model import told_when_too_large
+
+    with pytest.raises(OutOfGpuMemory) as caught, told_when_too_large(build_plan()):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert caught.value.message == (
+        "The GPU's memory does not hold the model hf://org/tiny with its adapter: choose method QLoRA,"
+        " a smaller model or lora.r, or a GPU with more memory, and apply again."
+    )
 
 
 def test_a_state_that_was_put_back_is_the_earlier_model(folder: Path) -> None:

@@ -15,6 +15,7 @@ from finetune_api.plan import TrainingPlan
 from finetune_trainer.__main__ import Goodbye, conclude, write_outcome
 from finetune_trainer.errors import AccessDenied, DataInvalid, Interrupted, PlanInvalid
 from finetune_trainer.logs import JsonLines
+from finetune_trainer.pipeline import make_empty
 from finetune_trainer.plan_check import check_supported, load_plan, parse_plan
 from finetune_trainer.report import Progress
 from tests.unit_trainer.tiny import build_plan
@@ -112,6 +113,12 @@ def test_from_training_on_a_signal_is_only_remembered(stage: Stage) -> None:
     goodbye.hear(15, None)
     assert goodbye.is_asked()
     assert left == []
+
+
+def test_what_an_earlier_run_left_is_not_published(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "chat_template.jinja").write_text("of another model")
+    assert list(make_empty(tmp_path / "adapter").iterdir()) == []
 
 
 # --- The plan -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from finetune_trainer.card import build_card, build_report
 from finetune_trainer.errors import NotFinite, OutputUnwritable
 from finetune_trainer.network import LoadedModel
 from finetune_trainer.stops import Stop
-from finetune_trainer.tokenizer_files import copy_tokenizer
+from finetune_trainer.tokenizer_files import copy_tokenizer, names_folder
 
 FILE_MODE = 0o644
 """Safetensors writes 0600, which another user's server cannot read."""
@@ -124,15 +124,15 @@ def check_no_local_path(files: Iterable[Path], *, places: Iterable[Path]) -> Non
     Raises:
         OutputUnwritable: One does.
     """
-    needles = [str(place).encode() for place in places]
+    forbidden = tuple(places)
     for path in files:
         if path.suffix == ".safetensors":
             continue
         content = path.read_bytes()
-        for needle in needles:
-            if needle in content:
+        for place in forbidden:
+            if names_folder(content, place):
                 raise OutputUnwritable(
-                    f"{path.name} names the local folder {needle.decode()}, which nobody else has;"
+                    f"{path.name} names the local folder {place}, which nobody else has;"
                     " remove it from the base model's file of that name.",
                     reason="LocalPath",
                 )

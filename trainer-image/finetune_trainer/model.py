@@ -9,7 +9,8 @@ error. Nothing here decides a number: all of them come from the plan.
 # before keeps the old ones. `environment.prepare_environment` must have run.
 import unsloth
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,17 @@ def load(plan: TrainingPlan, *, folder: Path) -> LoadedModel:
 
     Raises:
         PlanInvalid: A target module does not exist in this model.
+        DataInvalid: The model's files are no model.
         EnvironmentUnfit: What was loaded is not what was asked for.
+        OutOfGpuMemory: The GPU does not hold it.
     """
     device, dtype = _decide_device(plan), _decide_dtype(plan)
     if device.type == "cpu":
         torch.set_num_threads(count_cpus())
-    base = _load_base(plan, folder=folder, dtype=dtype)
-    targets = _decide_targets(plan, base)
-    network = _add_adapter(plan, base, targets=targets)
+    with told_when_too_large(plan):
+        base = _load_base(plan, folder=folder, dtype=dtype)
+        targets = _decide_targets(plan, base)
+        network = _add_adapter(plan, base, targets=targets)
     _check_adapter(plan.lora, network)
     counts = [(p.numel(), p.requires_grad) for p in network.parameters()]
     return LoadedModel(
@@ -56,16 +60,30 @@ def load(plan: TrainingPlan, *, folder: Path) -> LoadedModel:
     )
 
 
+@contextmanager
+def told_when_too_large(plan: TrainingPlan) -> Iterator[None]:
+    """Turn a full GPU into our error, whether the model or its adapter filled it.
+
+    Raises:
+        OutOfGpuMemory: It is full.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as fault:
+        raise OutOfGpuMemory(
+            f"The GPU's memory does not hold the model {plan.model.uri} with its adapter: choose"
+            " method QLoRA, a smaller model or lora.r, or a GPU with more memory, and apply again.",
+            reason="ModelTooLarge",
+        ) from fault
+
+
 def _load_base(plan: TrainingPlan, *, folder: Path, dtype: torch.dtype) -> Any:
     """Load the base model; what the library says of a broken one is told as a fault of the model."""
     try:
         base = _call_loader(plan, folder=folder, dtype=dtype)
-    except torch.OutOfMemoryError as fault:
-        raise OutOfGpuMemory(
-            f"The GPU's memory does not hold the model {plan.model.uri}: choose method QLoRA, a"
-            " smaller model, or a GPU with more memory.",
-            reason="ModelTooLarge",
-        ) from fault
+    except torch.OutOfMemoryError:
+        # A RuntimeError too, and no fault of the model's files.
+        raise
     except LOADING_FAULTS as fault:
         said = str(fault).strip().partition("\n")[0].replace(str(folder), plan.model.uri)[:300]
         raise DataInvalid(

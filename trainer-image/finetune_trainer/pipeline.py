@@ -4,6 +4,7 @@ Called by `__main__`. Stages do not know each other; only this module knows thei
 need torch are imported when their turn comes, so that a fault in the data ends a run in a second.
 """
 
+import shutil
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -105,8 +106,7 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
     progress.enter(Stage.TRAIN)
     from finetune_trainer.train import Hooks, train
 
-    folder = pod.work / "adapter"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_empty(pod.work / "adapter")
     result = train(
         loaded,
         corpus.train,
@@ -166,6 +166,13 @@ def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:
         ),
         generation=load_generation_config(base.path),
     )
+
+
+def make_empty(folder: Path) -> Path:
+    """Return the folder, empty: what an earlier run left on a workstation is never published."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def connect_output(plan: TrainingPlan, pod: Pod) -> tuple[S3Store, OutputPlace]:

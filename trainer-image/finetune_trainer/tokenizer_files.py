@@ -6,6 +6,7 @@ was loaded and saved again may differ in more than that.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from importlib import import_module
@@ -45,8 +46,9 @@ def load_tokenizer(model: PlannedModel, *, folder: Path) -> Any:
     """Return the fast tokenizer of the model.
 
     Raises:
-        DataInvalid: There is none that can be used.
+        DataInvalid: There is none that can be used, or its files cannot be published.
     """
+    _check_no_local_path(model, folder=folder)
     auto = import_module("transformers").AutoTokenizer
     try:
         tokenizer = auto.from_pretrained(
@@ -68,6 +70,31 @@ def load_tokenizer(model: PlannedModel, *, folder: Path) -> Any:
     return tokenizer
 
 
+def _check_no_local_path(model: PlannedModel, *, folder: Path) -> None:
+    """Find before the training what could not be published after it."""
+    for file in find_tokenizer_files(folder):
+        if names_folder(file.read_bytes(), folder):
+            raise DataInvalid(
+                f"{file.name} of the model {model.uri} names the folder {folder}, which nobody has who"
+                " loads the adapter: expected no path of a container; remove it from the file and"
+                " apply again.",
+                reason="LocalPath",
+            )
+
+
+def names_folder(content: bytes, folder: Path) -> bool:
+    """Tell whether a text names this very folder, and not another whose path only holds its name."""
+    return (
+        re.search(rb"(?<![\w./-])" + re.escape(str(folder).encode()) + rb"(?![\w-])", content)
+        is not None
+    )
+
+
+def find_tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files of a model that its adapter is published with."""
+    return [file for pattern in TOKENIZER_FILES for file in sorted(folder.glob(pattern))]
+
+
 def load_generation_config(folder: Path) -> Mapping[str, Any]:
     """Return what the model says of generation; empty where it says nothing readable."""
     for name in ("generation_config.json", "config.json"):
@@ -83,9 +110,8 @@ def load_generation_config(folder: Path) -> Mapping[str, Any]:
 
 def copy_tokenizer(source: Path, target: Path, *, stop: Stop) -> None:
     """Copy the tokenizer's files and correct the word that ends an answer."""
-    for pattern in TOKENIZER_FILES:
-        for file in sorted(source.glob(pattern)):
-            shutil.copyfile(file, target / file.name)
+    for file in find_tokenizer_files(source):
+        shutil.copyfile(file, target / file.name)
     if stop.token is None:
         return
     for name in EOS_FILES:
