@@ -22,8 +22,8 @@ TOP_LEVEL = ("apiVersion", "kind", "metadata", "spec", "status")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LONGEST_NAME = 253
 NO_JSON = (
-    "it holds .inf, .nan, a key that is no text, an alias of itself, or aliases that unfold to more "
-    f"than {LARGEST_BYTES:,} characters"
+    "it holds .inf, .nan, a key or value that is neither text, number nor boolean, an alias of "
+    f"itself, or aliases that unfold to more than {LARGEST_BYTES:,} characters"
 )
 
 
@@ -108,6 +108,28 @@ def _envelope_problems(body: dict[str, Any]) -> list[str]:
             f"metadata.name {told}, expected small letters, digits, hyphens and dots, at most "
             f"{LONGEST_NAME}."
         )
+    return problems + (_metadata_problems(metadata) if isinstance(metadata, dict) else [])
+
+
+def _metadata_problems(metadata: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the rest of metadata that people write."""
+    problems = []
+    namespace = metadata.get("namespace")
+    if namespace is not None and not (_is_name(namespace) and "." not in namespace):
+        problems.append(
+            f"metadata.namespace is {show(namespace)}, expected small letters, digits and hyphens; "
+            "correct it or leave it out."
+        )
+    for field in ("labels", "annotations"):
+        pairs = metadata.get(field)
+        if pairs is not None and not isinstance(pairs, dict):
+            problems.append(f"metadata.{field} is {show(pairs)}, expected names with texts.")
+            continue
+        problems += [
+            f"metadata.{field}.{name} is {show(value)}, expected text; quote it."
+            for name, value in (pairs or {}).items()
+            if not isinstance(value, str)
+        ]
     return problems
 
 

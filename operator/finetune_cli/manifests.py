@@ -22,6 +22,12 @@ STDIN = "-"
 LARGEST_BYTES = 3 * 1024 * 1024
 """Twice what the API server accepts in one request by default; more is no resource."""
 
+LONGEST_SHOWN = 253
+"""Characters shown of a name or kind."""
+LONGEST_NUMBER = 30
+"""Characters shown of what should have been a number."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+
 GO_EXPONENT_FROM = 1e21
 """Floats that Go's JSON writes with an exponent; below it a whole number is written as one."""
 
@@ -66,11 +72,23 @@ class KubectlLoader(yaml.SafeLoader):
         self.flatten_mapping(node)
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _yaml_problem(key, "a key is a list or a mapping, and must be text")
             if key.value in seen:
-                problem = f'the key "{key.value}" stands twice'
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                raise _yaml_problem(key, f'the key "{key.value}" stands twice')
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _yaml_problem(node: yaml.Node, problem: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _construct_text(_: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    text = str(node.value)
+    if SURROGATE.search(text):
+        raise _yaml_problem(node, "the text holds half of a character (\\ud800 to \\udfff)")
+    return text
 
 
 def _construct_bool(_: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
@@ -78,6 +96,18 @@ def _construct_bool(_: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
 
 
 def _construct_int(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    try:
+        return _whole(node)
+    except ValueError as error:
+        raise _not_a_number(node) from error
+
+
+def _not_a_number(node: yaml.ScalarNode) -> yaml.constructor.ConstructorError:
+    shown = node.value if len(node.value) <= LONGEST_NUMBER else f"{node.value[:LONGEST_NUMBER]}…"
+    return _yaml_problem(node, f"{shown} cannot be read as a number")
+
+
+def _whole(node: yaml.ScalarNode) -> int:
     text = node.value.replace("_", "")
     digits = text.lstrip("+-")
     # A leading zero alone is octal, which Python writes 0o.
@@ -87,9 +117,11 @@ def _construct_int(_: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 def _construct_float(_: yaml.SafeLoader, node: yaml.ScalarNode) -> float | int | str:
-    number = float(
-        node.value.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")
-    )
+    text = node.value.replace("_", "").lower()
+    try:
+        number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError as error:
+        raise _not_a_number(node) from error
     if math.isinf(number) and "inf" not in node.value.lower():
         # Too large for a float: Go keeps the text.
         return str(node.value)
@@ -100,6 +132,7 @@ def _construct_float(_: yaml.SafeLoader, node: yaml.ScalarNode) -> float | int |
 for _tag, _shape, _letters in SCALARS:
     _first = [*_letters, ""] if _tag.endswith("null") else list(_letters)
     KubectlLoader.add_implicit_resolver(_tag, _shape, _first)
+KubectlLoader.add_constructor("tag:yaml.org,2002:str", _construct_text)
 KubectlLoader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
 KubectlLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 KubectlLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
@@ -160,18 +193,27 @@ def _where(error: Exception) -> str:
 
 
 def _nothing_found(source: str, *, objects: list[dict[str, Any]]) -> str:
-    kinds = sorted({str(item.get("kind", "an object without kind")) for item in objects})
-    found = f"found {', '.join(kinds)}" if kinds else "it is empty"
+    kinds = sorted({_kind(item) for item in objects})
+    found = f"found {', '.join(kinds)}" if kinds else "there is no object in it"
     return (
         f"{source} holds no {wire.KIND}: {found}; expected a document with apiVersion "
         f"{wire.API_VERSION} and kind {wire.KIND}."
     )
 
 
+def _kind(body: dict[str, Any]) -> str:
+    kind = body.get("kind")
+    return kind[:LONGEST_SHOWN] if isinstance(kind, str) else "an object without kind"
+
+
 def _name(body: dict[str, Any]) -> str:
+    """Return what the file calls the object; what is no text, or too long for a name, is left out."""
     metadata = body.get("metadata")
     if not isinstance(metadata, dict):
         return "without a name"
-    name = metadata.get("name") or metadata.get("generateName") or "without a name"
+    name = metadata.get("name") or metadata.get("generateName")
     namespace = metadata.get("namespace")
-    return f"{namespace}/{name}" if namespace else str(name)
+    if isinstance(name, dict | list | None):
+        return "without a name"
+    shown = str(name)[:LONGEST_SHOWN]
+    return f"{namespace[:LONGEST_SHOWN]}/{shown}" if isinstance(namespace, str) else shown

@@ -15,6 +15,7 @@ from finetune_cli.field_names import fields_of, meant_word, model_at, remedy_for
 
 LONGEST_VALUE = 60
 """Characters of a value shown in a message."""
+SHOWING = json.JSONEncoder(ensure_ascii=False, default=str)
 
 FORMS: dict[str, str] = {
     "tag": "letters, digits and hyphens as in BCP 47, such as sw, zh-Hans or pa-Arab",
@@ -55,8 +56,16 @@ def path_text(steps: tuple[str | int, ...]) -> str:
 
 def show(value: Any) -> str:
     """Return a value as JSON, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+    text = ""
+    try:
+        # Step by step: a few aliases of aliases would unfold to more than fits in memory.
+        for part in SHOWING.iterencode(value):
+            text += part
+            if len(text) > LONGEST_VALUE:
+                return text[: LONGEST_VALUE - 1] + "…"
+    except (TypeError, ValueError):
+        return f"a {type(value).__name__} that JSON cannot hold"
+    return text
 
 
 def _unknown(error: ErrorDetails) -> str:
@@ -153,7 +162,7 @@ def _truth(error: ErrorDetails) -> str:
 def _bound(word: str, key: str) -> Wording:
     def bound(error: ErrorDetails) -> str:
         remedy = REMEDIES.get(str(error["loc"][-1]), "")
-        return f"is {show(error['input'])}, expected {word} {error['ctx'][key]:g}{remedy}"
+        return f"is {show(error['input'])}, expected {word} {error['ctx'][key]:.15g}{remedy}"
 
     return bound
 

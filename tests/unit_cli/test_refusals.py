@@ -11,8 +11,8 @@ from finetune_cli.wording import allowed_words, word_problem
 
 RUNNER = CliRunner()
 NO_JSON = (
-    "spec cannot be written as JSON: it holds .inf, .nan, a key that is no text, an alias of itself, "
-    "or aliases that unfold to more than 3,145,728 characters."
+    "spec cannot be written as JSON: it holds .inf, .nan, a key or value that is neither text, number "
+    "nor boolean, an alias of itself, or aliases that unfold to more than 3,145,728 characters."
 )
 YAML_WORDS = "YAML reads yes, no, on and off without quotes as true and false"
 
@@ -394,9 +394,9 @@ def test_a_resource_without_a_spec_is_refused(spec, told):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it is empty"),
+        ("", "there is no object in it"),
         ("kind: Pod\n---\nkind: Job\n---\nfoo: 1\n", "found Job, Pod, an object without kind"),
-        ("- 1\n", "it is empty"),
+        ("- 1\n", "there is no object in it"),
     ],
 )
 def test_a_file_without_our_kind_says_what_it_holds(text, message):
@@ -415,6 +415,15 @@ def test_a_file_without_our_kind_says_what_it_holds(text, message):
     [
         ("a: [1", "line 1, column 6: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\na: 2\n", 'line 2, column 1: the key "a" stands twice'),
+        ("? [a]\n: b\n", "line 1, column 3: a key is a list or a mapping, and must be text"),
+        ("? {a: b}\n: c\n", "line 1, column 3: a key is a list or a mapping, and must be text"),
+        ("a: 0x_\n", "line 1, column 4: 0x_ cannot be read as a number"),
+        ("a: !!float b\n", "line 1, column 4: b cannot be read as a number"),
+        (f"a: {'9' * 5000}\n", f"line 1, column 4: {'9' * 30}… cannot be read as a number"),
+        (
+            'a: "\\ud83d"\n',
+            "line 1, column 4: the text holds half of a character (\\ud800 to \\udfff)",
+        ),
         (
             "a: !!python/object:os.x {}\n",
             "line 1, column 4: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object:os.x'",
@@ -496,3 +505,38 @@ def test_problems_of_all_resources_are_told_at_once():
 
 def test_a_wrong_option_is_a_usage_error():
     assert RUNNER.invoke(app, ["explain", "-o", "xml", "-f", "x"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "whose", "told"),
+    [
+        (
+            "{name: demo, namespace: 5}",
+            "demo",
+            "namespace is 5, expected small letters, digits and",
+        ),
+        ("{name: demo, namespace: a.b}", "a.b/demo", 'namespace is "a.b", expected small letters,'),
+        ("{name: demo, labels: [a]}", "demo", 'labels is ["a"], expected names with texts.'),
+        ("{name: demo, labels: {a: yes}}", "demo", "labels.a is true, expected text; quote it."),
+        (
+            "{name: demo, annotations: {a: 1}}",
+            "demo",
+            "annotations.a is 1, expected text; quote it.",
+        ),
+        ("{name: &n [*n]}", "without a name", "name is a list that JSON cannot hold, expected"),
+        ("{name: " + LAUGHS + "}", "without a name", "name is "),
+    ],
+    ids=["number", "dots", "list", "boolean", "annotation", "loop", "laughs"],
+)
+def test_metadata_that_the_api_server_refuses_is_refused(metadata, whose, told):
+    text = RESOURCE.format(**GOOD).replace("{name: demo}", metadata)
+    result = RUNNER.invoke(app, ["validate", "-f", "-"], input=text)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"stdin: LanguageFinetune {whose}: metadata.{told}")
+    assert len(result.stderr) < 300
+
+
+def test_a_bound_is_told_to_the_last_digit():
+    assert refuse(parameters="{seed: 2147483648}") == [
+        "spec.parameters.seed is 2147483648, expected at most 2147483647."
+    ]
