@@ -14,6 +14,7 @@ from finetune_trainer.card import build_card, build_curve, build_report
 from finetune_trainer.errors import DataInvalid, NotFinite, OutputUnwritable
 from finetune_trainer.steps import StepReport
 from finetune_trainer.stops import Stop, Token
+from finetune_trainer.tokenizer_files import load_context_length, names_folder
 from tests.unit_trainer.tiny import build_plan, build_rows, write_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -268,8 +269,6 @@ def test_no_local_path_is_ever_published(loaded: Any, careless: Path, tmp_path: 
     ],
 )
 def test_a_folder_is_told_from_those_with_a_similar_path(text: str, is_named: bool) -> None:
-    from finetune_trainer.tokenizer_files import names_folder
-
     assert names_folder(text.encode(), Path("/work/model")) is is_named
 
 
@@ -285,3 +284,18 @@ def test_the_word_that_ends_an_answer_is_corrected_and_nothing_else(
     assert after == before | {"eos_token": "<|im_start|>"}
     tokenizer = "tokenizer.json"
     assert (tmp_path / tokenizer).read_bytes() == (model_folder / tokenizer).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        pytest.param({"max_position_embeddings": 512}, 512, id="said"),
+        pytest.param({"text_config": {"max_position_embeddings": 64}}, 64, id="said within"),
+        pytest.param({"alibi": True}, None, id="not said"),
+    ],
+)
+def test_the_length_that_a_model_reads_stands_in_its_config(
+    config: dict[str, Any], length: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_context_length(tmp_path) == length

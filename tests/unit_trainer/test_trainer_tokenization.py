@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.errors import DataInvalid
+from finetune_trainer.errors import DataInvalid, PlanInvalid
 from finetune_trainer.examples import Example, Message
 from finetune_trainer.stops import Stop, Token, decide_stop
 from finetune_trainer.tokenization import (
@@ -14,6 +14,7 @@ from finetune_trainer.tokenization import (
     TokenizedCorpus,
     TokenizedExample,
     TokenizedLanguage,
+    check_context,
 )
 from tests.unit_trainer import tokenizers_of_tests as families
 from tests.unit_trainer.tokenizers_of_tests import build_tokenizer
@@ -418,3 +419,19 @@ def test_languages_follow_one_another_in_their_order() -> None:
     assert [sequence.source for sequence in corpus.train] == ["a", "b"]
     assert len(corpus.validation) == 2
     assert [language.tag for language in corpus.corpus] == ["sw", "sw"]
+
+
+def test_rows_that_the_model_cannot_read_whole_are_refused_with_the_numbers() -> None:
+    rows = [Example(source="a", text="maji " * 400)]
+    rules = TokenizationRules(max_seq_length=5000)
+    corpus = TokenizedCorpus((tokenize(build_tokenizer(None), rows, rules=rules),))
+    longest = corpus.languages[0].corpus.longest
+    check_context(corpus, context=None, model_uri="hf://org/tiny")
+    check_context(corpus, context=longest, model_uri="hf://org/tiny")
+    with pytest.raises(PlanInvalid) as caught:
+        check_context(corpus, context=128, model_uri="hf://org/tiny")
+    assert caught.value.message == (
+        f"The longest row has {longest} tokens within parameters.maxSeqLength, and the model"
+        " hf://org/tiny reads 128 at most: set parameters.maxSeqLength to 128, so that longer rows lose"
+        " their end, or choose a model that reads more, and apply again."
+    )

@@ -23,6 +23,7 @@ from finetune_api.resource import Bias, Method
 from finetune_trainer.environment import count_cpus
 from finetune_trainer.errors import DataInvalid, EnvironmentUnfit, OutOfGpuMemory, PlanInvalid
 from finetune_trainer.network import LoadedModel
+from finetune_trainer.tokenizer_files import load_context_length
 
 ALL_LINEAR = "AllLinear"
 BIASES = {Bias.NONE: "none", Bias.ALL: "all", Bias.LORA_ONLY: "lora_only"}
@@ -108,7 +109,11 @@ def _call_loader(plan: TrainingPlan, *, folder: Path, dtype: torch.dtype) -> Any
     quantized = plan.method is Method.QLORA
     base, _ = unsloth.FastLanguageModel.from_pretrained(
         model_name=str(folder),
-        max_seq_length=plan.training.max_seq_length,
+        # NB: above what the model was made for Unsloth stretches its positions, which nobody undoes.
+        max_seq_length=min(
+            plan.training.max_seq_length,
+            load_context_length(folder) or plan.training.max_seq_length,
+        ),
         dtype=dtype,
         load_in_4bit=quantized,
         load_in_8bit=False,

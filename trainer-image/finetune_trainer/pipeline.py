@@ -28,7 +28,17 @@ from finetune_trainer.report import Progress
 from finetune_trainer.s3 import S3Store, connect
 from finetune_trainer.s3_faults import parse_s3_uri
 from finetune_trainer.steps import METRICS_FILE
-from finetune_trainer.tokenization import CorpusTokenizer, TokenizationRules, TokenizedCorpus
+from finetune_trainer.tokenization import (
+    CorpusTokenizer,
+    TokenizationRules,
+    TokenizedCorpus,
+    check_context,
+)
+from finetune_trainer.tokenizer_files import (
+    load_context_length,
+    load_generation_config,
+    load_tokenizer,
+)
 from finetune_trainer.validate import validate_dataset
 
 if TYPE_CHECKING:
@@ -91,6 +101,7 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
             for each in valid
         )
     )
+    check_context(corpus, context=load_context_length(base.path), model_uri=plan.model.uri)
 
     progress.enter(Stage.MODEL)
     from finetune_trainer.evaluate import evaluate, evaluate_base
@@ -155,8 +166,6 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
 
 def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:
     """Return the model's tokenizer under the plan's rules."""
-    from finetune_trainer.tokenizer_files import load_generation_config, load_tokenizer
-
     return CorpusTokenizer(
         load_tokenizer(plan.model, folder=base.path),
         rules=TokenizationRules(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.outcome import CorpusLanguage
-from finetune_trainer.errors import DataInvalid
+from finetune_trainer.errors import DataInvalid, PlanInvalid
 from finetune_trainer.examples import Example
 from finetune_trainer.sequences import (
     MAX_REFUSALS,
@@ -27,6 +27,7 @@ __all__ = [
     "TokenizedCorpus",
     "TokenizedExample",
     "TokenizedLanguage",
+    "check_context",
 ]
 
 
@@ -105,6 +106,23 @@ class CorpusTokenizer:
             validation=validated,
             corpus=_summarise(tag, sequences, validated, tally),
             warnings=tuple(_describe(self._sequencer, tag, tally)),
+        )
+
+
+def check_context(corpus: TokenizedCorpus, *, context: int | None, model_uri: str) -> None:
+    """See that the model was made to read sequences as long as these, whatever length is allowed.
+
+    Raises:
+        PlanInvalid: It was not. Unsloth would stretch its positions without a word, and who loads the
+            adapter would not.
+    """
+    longest = max(len(each.input_ids) for each in (*corpus.train, *corpus.validation))
+    if context is not None and longest > context:
+        raise PlanInvalid(
+            f"The longest row has {longest} tokens within parameters.maxSeqLength, and the model"
+            f" {model_uri} reads {context} at most: set parameters.maxSeqLength to {context}, so that"
+            " longer rows lose their end, or choose a model that reads more, and apply again.",
+            reason="SequenceTooLong",
         )
 
 

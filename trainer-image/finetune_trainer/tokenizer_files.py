@@ -97,15 +97,26 @@ def find_tokenizer_files(folder: Path) -> list[Path]:
 
 def load_generation_config(folder: Path) -> Mapping[str, Any]:
     """Return what the model says of generation; empty where it says nothing readable."""
-    for name in ("generation_config.json", "config.json"):
-        try:
-            content = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError):
-            # Absent or broken: the tokenizer and its template still know what ends an answer.
-            continue
-        if isinstance(content, dict):
-            return content
-    return {}
+    return _load_json(folder / "generation_config.json") or _load_json(folder / "config.json")
+
+
+def load_context_length(folder: Path) -> int | None:
+    """Return the most tokens that the model was made to read, or None where its config says nothing."""
+    config = _load_json(folder / "config.json")
+    for part in (config, config.get("text_config")):
+        length = part.get("max_position_embeddings") if isinstance(part, Mapping) else None
+        if isinstance(length, int) and length > 0:
+            return length
+    return None
+
+
+def _load_json(path: Path) -> Mapping[str, Any]:
+    """Return the object in a file; empty where it is absent or broken, which loading will tell."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def copy_tokenizer(source: Path, target: Path, *, stop: Stop) -> None:
