@@ -85,6 +85,13 @@ NOT_SUPPORTED_YET: Final = (
         check=lambda packing: not packing,
     ),
     _not_yet(
+        "spec.parameters.flashAttention",
+        cel="self",
+        what="flashAttention false",
+        remedy="leave flashAttention out; the trainer takes the fastest attention that the GPU has",
+        check=lambda flash_attention: flash_attention is not False,
+    ),
+    _not_yet(
         "spec.parameters.lora.trainEmbeddings",
         cel="!self",
         what="trainEmbeddings true",
@@ -135,6 +142,13 @@ NOT_SUPPORTED_YET: Final = (
         what="more than one node",
         remedy="leave nodes out or set 1",
         check=lambda nodes: nodes == 1,
+    ),
+    _not_yet(
+        "spec.resources.gpuMemory",
+        cel="false",
+        what="gpuMemory",
+        remedy="leave it out; gpuMemoryClass Constrained trains one sequence at a time",
+        check=_never,
     ),
     _not_yet(
         "spec",

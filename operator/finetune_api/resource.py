@@ -237,7 +237,7 @@ class Model(Part):
     trust_remote_code: bool = False
     """Run Python that the model repository ships. Only where the operator's settings allow it."""
     depth: ModelDepth | None = None
-    """Deep from 40 hidden layers on; unset is decided from the model's config where known."""
+    """Deep from 40 hidden layers on; unset is Standard."""
 
 
 class Traits(Part):
@@ -437,9 +437,9 @@ class Resources(Part):
     nodes: int = Field(default=1, ge=1, le=64)
     """Nodes."""
     gpu_memory: Quantity | None = None
-    """Memory of each GPU such as 80Gi; unset is looked up or unknown."""
+    """Memory of each GPU such as 80Gi; unset is unknown."""
     gpu_memory_class: GpuMemoryClass | None = None
-    """Constrained trains one sequence at a time with more accumulation; unset is decided from memory."""
+    """Constrained trains one sequence at a time with more accumulation; unset is Ample."""
     requests: ComputeResources | None = None
     """Requests of the trainer's container."""
     limits: ComputeResources | None = None
@@ -528,7 +528,7 @@ class LanguageFinetuneSpec(Part):
     stage: TrainingStage = TrainingStage.INSTRUCTION
     """Instruction learns answers; ContinuedPretraining learns plain text."""
     method: Method = Method.AUTO
-    """What is trained; Auto chooses by memory."""
+    """What is trained; Auto takes LoRA."""
     policy: Policy = Policy.GUIDE
     """Which rules decide what you do not: the guide, or evidence from measurements and literature."""
     parameters: Parameters | None = None
