@@ -37,6 +37,7 @@ class PlanPart(BaseModel):
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -74,8 +75,10 @@ class PlannedValidation(PlanPart):
     """The held-out part: a dataset of its own, or a fraction chosen by hash."""
 
     uri: str | None = None
-    fraction: float = 0.05
-    max_examples: int = 2000
+    fraction: float = Field(default=0.05, gt=0, lt=1)
+    """Without meaning where `uri` is set."""
+    max_examples: int = Field(default=2000, ge=1)
+    """Rows evaluated at most, of either."""
 
 
 class PlannedDataset(PlanPart):
@@ -88,7 +91,7 @@ class PlannedDataset(PlanPart):
     columns: PlannedColumns = PlannedColumns()
     split: str = "train"
     validation: PlannedValidation = PlannedValidation()
-    weight: int = 1
+    weight: int = Field(default=1, ge=1)
     credentials: str | None = None
     """Credentials use, or None for the pod's own identity."""
 
@@ -96,38 +99,38 @@ class PlannedDataset(PlanPart):
 class TrainingParameters(PlanPart):
     """Every number of the optimization."""
 
-    max_seq_length: int
+    max_seq_length: int = Field(ge=2)
     """Longest example, in tokens."""
-    per_device_train_batch_size: int
+    per_device_train_batch_size: int = Field(ge=1)
     """Sequences of one device in one micro-step."""
-    gradient_accumulation_steps: int
+    gradient_accumulation_steps: int = Field(ge=1)
     """Micro-steps of one optimizer step."""
-    learning_rate: float
+    learning_rate: float = Field(gt=0)
     optimizer: Optimizer
-    weight_decay: float
-    warmup_steps: int = 0
+    weight_decay: float = Field(ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps of linear warm-up; 0 where `warmup_ratio` counts."""
-    warmup_ratio: float = 0.0
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Share of all steps; 0 where `warmup_steps` counts."""
     lr_scheduler: LrScheduler
-    num_train_epochs: float
+    num_train_epochs: float = Field(gt=0)
     """Passes over the data; without meaning where `max_steps` is positive."""
-    max_steps: int = -1
+    max_steps: int = Field(default=-1, ge=-1)
     """Optimizer steps, or -1 for epochs."""
-    max_grad_norm: float
+    max_grad_norm: float = Field(ge=0)
     gradient_checkpointing: bool
     """True: layers may be recomputed where memory requires it."""
     flash_attention: bool
     """A requirement to verify and report, never a reason to fail."""
     eval_strategy: EvalStrategy
-    eval_steps: int | None = None
+    eval_steps: int | None = Field(default=None, ge=1)
     """None: clamp(total steps / 20, 100, 500), the guide's range (G-HT-14), once steps are known."""
     save_strategy: SaveStrategy
-    save_steps: int | None = None
+    save_steps: int | None = Field(default=None, ge=1)
     """None: as `eval_steps`."""
-    early_stopping_patience: int
+    early_stopping_patience: int = Field(ge=0)
     """Evaluations without improvement before the end; 0 never stops early."""
-    seed: int
+    seed: int = Field(ge=0)
     packing: bool = False
     completion_only_loss: bool = True
 
@@ -140,9 +143,9 @@ class TrainingParameters(PlanPart):
 class LoraPlan(PlanPart):
     """The adapter's shape, in PEFT's terms."""
 
-    r: int
-    alpha: int
-    dropout: float
+    r: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    dropout: float = Field(ge=0, lt=1)
     target_modules: tuple[str, ...]
     """Module names, or the single word AllLinear."""
     bias: Bias
@@ -156,7 +159,7 @@ class PlannedResources(PlanPart):
 
     gpus: int = Field(ge=0)
     """GPUs of each node; 0 trains on CPU."""
-    nodes: int = 1
+    nodes: int = Field(default=1, ge=1)
     gpu_memory_bytes: int | None = None
 
 

@@ -20,6 +20,8 @@ from finetune_trainer.plan_check import check_supported, load_plan, parse_plan
 from finetune_trainer.report import Progress
 from tests.unit_trainer.tiny import build_plan
 
+SWAHILI = {"tag": "sw", "uri": "s3://corpora/sw/"}
+
 
 def end_of(fault: BaseException) -> Outcome:
     def work() -> Outcome:
@@ -71,7 +73,10 @@ def test_a_message_without_end_still_fits_the_kubelet(letter: str, tmp_path: Pat
 
 
 def test_half_a_character_in_a_message_is_written_as_its_number() -> None:
+    # pytest keeps log lines for its report and sends them on as UTF-8.
+    logging.disable()
     outcome = end_of(DataInvalid("The columns are \ud800: expected text."))
+    logging.disable(logging.NOTSET)
     assert (outcome.exit_code, outcome.message) == (65, "The columns are \\ud800: expected text.")
 
 
@@ -157,6 +162,25 @@ def test_a_plan_whose_numbers_were_changed_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("perDeviceTrainBatchSize", 0),
+        ("numTrainEpochs", 0),
+        ("learningRate", "inf"),
+        ("maxSeqLength", 1),
+        ("warmupRatio", 1),
+        ("evalSteps", 0),
+    ],
+)
+def test_a_number_that_no_run_can_have_is_refused_with_its_place(field: str, value: object) -> None:
+    content = json.loads(build_plan().to_json())
+    content["training"][field] = value
+    with pytest.raises(PlanInvalid) as caught:
+        parse_plan(json.dumps(content).encode())
+    assert caught.value.message.startswith(f"The plan is malformed at training.{field}: ")
+
+
+@pytest.mark.parametrize(
     ("content", "where"),
     [
         pytest.param(b"", "the document", id="empty"),
@@ -186,6 +210,20 @@ def test_what_is_no_plan_is_refused_with_its_place(content: bytes, where: str) -
             {"output__formats": ["Adapter", "GGUF"]}, "output format GGUF (Adapter is)", id="format"
         ),
         pytest.param({"training__packing": True}, "parameters.packing (false is)", id="packing"),
+        pytest.param({"datasets": []}, "0 datasets (one is)", id="no dataset"),
+        pytest.param(
+            {"datasets": [SWAHILI, SWAHILI | {"tag": "hi"}]}, "2 datasets (one is)", id="languages"
+        ),
+        pytest.param(
+            {"model": {"uri": "s3://models/tiny", "revision": "v2"}},
+            "a revision of s3://models/tiny (one of a model at hf:// is)",
+            id="revision",
+        ),
+        pytest.param(
+            {"datasets": [SWAHILI | {"split": "dev"}]},
+            "split dev of s3://corpora/sw/ (one of a dataset at hf:// is)",
+            id="split",
+        ),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], problem: str) -> None:
@@ -195,16 +233,13 @@ def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], probl
 
 
 def log_one(message: str, *args: str, **fields: int) -> str:
+    """Return the line of one record, past pytest, which keeps lines and sends them on as UTF-8."""
     stream = StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    logger = logging.getLogger("x")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    # pytest would keep the line for its report, and send half a character to another process.
-    logger.propagate = False
-    logger.info(message, *args, extra=fields)
-    logger.removeHandler(handler)
+    record = logging.LogRecord("x", logging.INFO, __file__, 1, message, args, None)
+    vars(record).update(fields)
+    handler.handle(record)
     return stream.getvalue()
 
 

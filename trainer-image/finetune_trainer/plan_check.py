@@ -103,3 +103,10 @@ def _find_unsupported(plan: TrainingPlan) -> Iterator[str]:
         yield f"output format {', '.join(others)} (Adapter is)"
     if plan.training.packing:
         yield "parameters.packing (false is)"
+    if len(plan.datasets) != 1:
+        yield f"{len(plan.datasets)} datasets (one is)"
+    if plan.model.revision is not None and not plan.model.uri.startswith("hf://"):
+        yield f"a revision of {plan.model.uri} (one of a model at hf:// is)"
+    for dataset in plan.datasets:
+        if dataset.split != "train" and not dataset.uri.startswith("hf://"):
+            yield f"split {dataset.split} of {dataset.uri} (one of a dataset at hf:// is)"
