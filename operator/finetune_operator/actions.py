@@ -5,7 +5,7 @@ The shell keeps this order, so that a crash between any two steps loses nothing:
 1. `creates`, one after the other. A name that is taken by an object of ours counts as created. At
    the first one that is refused the shell stops, observes again with `name_conflicts`,
    `predecessors` or `rejected` filled in, decides anew and carries out that answer instead, its creates left out.
-2. `status`, which presumes that the creates succeeded.
+2. `progress`, then `status`, which presumes that the creates succeeded; the end is the last write.
 3. `patches` of a Job whose limits the spec has changed since.
 4. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin anew.
 5. `events`, only once the status is written.
@@ -60,6 +60,8 @@ class Actions:
     creates: tuple[Manifest, ...] = ()
     patches: tuple[Patch, ...] = ()
     deletes: tuple[Delete, ...] = ()
+    progress: dict[str, Any] | None = None
+    """`status.progress` of a run that is complete, where its last report got lost."""
     status: dict[str, Any] | None = None
     """The whole status to apply, `progress` left out; None: it is as it should be."""
     events: tuple[Event, ...] = ()

@@ -114,9 +114,13 @@ class Applier:
         return await self._client.merge_patch(kind, **where, patch=patch)
 
     async def apply_rest(self, body: RawObject, actions: Actions) -> None:
-        """Write the status, then patch, delete and tell; the creates must have succeeded."""
+        """Write progress and status, then patch, delete and tell; the creates must have succeeded."""
+        if actions.progress is not None:
+            await self._apply_status(
+                body, {"progress": actions.progress}, manager=wire.PROGRESS_FIELD_MANAGER
+            )
         if actions.status is not None and needs_write(body, actions.status):
-            await self._apply_status(body, actions.status)
+            await self._apply_status(body, actions.status, manager=wire.FIELD_MANAGER)
         for patch in actions.patches:
             await self._patch(patch)
         for delete in actions.deletes:
@@ -124,10 +128,12 @@ class Applier:
         for event in actions.events:
             await self._post_event(body, event)
 
-    async def _apply_status(self, body: RawObject, status: Mapping[str, Any]) -> None:
+    async def _apply_status(
+        self, body: RawObject, status: Mapping[str, Any], *, manager: str
+    ) -> None:
         manifest = build_status_patch(body, status)
         stored = await self._client.apply_status(
-            FINETUNES, manifest=manifest, field_manager=wire.FIELD_MANAGER
+            FINETUNES, manifest=manifest, field_manager=manager
         )
         self._remember_resource(stored)
 

@@ -9,7 +9,7 @@ clock or a setting that was not passed in.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -31,6 +31,7 @@ from finetune_operator.status import (
     PlanReport,
     Report,
     build_attempts,
+    build_last_progress,
     build_plan_status,
     build_status,
     changed_status,
@@ -224,6 +225,7 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
     return _write(
         situation,
         report=report,
+        progress=_last_progress(situation, outcome=course.outcome),
         patches=decide_patches(situation.observed.body, job=job),
         deletes=(_delete(job),) if course.delete_job else (),
         requeue_after_s=course.requeue_after_s,
@@ -314,6 +316,15 @@ def _created(situation: Situation, *, job: ObservedJob, is_new: bool) -> Claim:
     return Claim(words.JOB_CREATED, "True", words.CREATED, f"Job {job.name} is created.")
 
 
+def _last_progress(situation: Situation, *, outcome: Outcome | None) -> dict[str, Any] | None:
+    """Return the progress of a finished run, unless it is shown: the last report may get lost."""
+    if outcome is None:
+        return None
+    shown = situation.before.progress
+    after = build_last_progress(shown, outcome=outcome, run=situation.run, now=situation.now)
+    return after.model_dump(by_alias=True, exclude_none=True, mode="json") if after else None
+
+
 def _report(
     situation: Situation,
     *,
@@ -350,6 +361,7 @@ def _write(
     situation: Situation,
     *,
     report: Report,
+    progress: dict[str, Any] | None = None,
     patches: tuple[Patch, ...] = (),
     deletes: tuple[Delete, ...] = (),
     requeue_after_s: float | None = None,
@@ -358,6 +370,7 @@ def _write(
     before = situation.before
     after = build_status(report, before=before, now=situation.now)
     return Actions(
+        progress=progress,
         patches=patches,
         deletes=deletes,
         status=changed_status(after, raw=situation.observed.body.get("status")),

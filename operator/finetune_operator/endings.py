@@ -175,7 +175,8 @@ def _tries(failure: ObservedCondition, *, job: ObservedJob) -> str:
     if failure.reason != words.BACKOFF_LIMIT_EXCEEDED:
         return ""
     # The Job controller counts only what its policy does not ignore.
-    return f" It was tried {job.backoff_limit + 1} times, as spec.backoffLimit allows."
+    times = f"{job.backoff_limit + 1} times" if job.backoff_limit else "once"
+    return f" It was tried {times}, as spec.backoffLimit allows."
 
 
 # --- Checks of an ended pod: what killed it from outside first, then what it says of itself -------

@@ -18,7 +18,6 @@ SMALLEST_GAP_S = 2.0
 """Seconds between two writes of one run, however fast it moves."""
 JITTER_S = 1.0
 """Most seconds by which a write is put off, so that runs that began together part."""
-DONE_PERCENT = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from finetune_operator.kinds import FINETUNES
 from finetune_operator.metrics import Metrics
 from finetune_operator.progress_buffer import ProgressBuffer, RunKey, falls
 from finetune_operator.rate_limit import TokenBucket
-from finetune_operator.status import parse_status
+from finetune_operator.status import ALL_PERCENT, parse_status
 from finetune_operator.store import Key
 
 TICK_S = 0.5
@@ -75,6 +75,8 @@ class ProgressWriter:
             body = await self._lookup(run.key)
             if body["metadata"]["uid"] != run.uid:
                 self._buffer.forget(run.uid)
+            elif is_done(body, run=run.run):
+                self._buffer.close(run)
             elif is_ahead(body, run=run.run, of=status):
                 return
             else:
@@ -109,6 +111,13 @@ def is_ahead(body: Mapping[str, Any], *, run: int, of: ProgressStatus) -> bool:
         return True
     shown = status.progress
     return shown is not None and shown.run == run and falls(of, than=shown)
+
+
+def is_done(body: Mapping[str, Any], *, run: int) -> bool:
+    """Return whether the resource says that this run is over and shows all of its progress."""
+    shown = parse_status(body.get("status")).progress
+    is_shown = shown is not None and shown.run == run and shown.percent == ALL_PERCENT
+    return is_shown and has_ended(body, run=run)
 
 
 def has_ended(body: Mapping[str, Any], *, run: int) -> bool:

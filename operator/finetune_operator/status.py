@@ -3,7 +3,7 @@
 `decide` says where the run stands (`Report`); this module writes it down beside what must not be
 forgotten: times of transitions, earlier attempts, the plan that a running Job obeys. The same report
 on the same earlier status is always the same dict, so that nothing is written at rest. `progress`
-belongs to another field manager and is never written here.
+belongs to another field manager and is no part of it; only its end is built here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,6 +25,7 @@ from finetune_api.status import (
     OutputStatus,
     ParameterStatus,
     PlanStatus,
+    ProgressStatus,
     TokenLengths,
     WarningStatus,
 )
@@ -38,6 +39,7 @@ ATTEMPTS_LIMIT: Final = 10
 """API.md section 2."""
 SENTENCE_LIMIT: Final = 4096
 ALL_LANGUAGES: Final = "*"
+ALL_PERCENT: Final = 100
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,29 @@ def build_plan_status(plan: TrainingPlan, *, config_map: str) -> PlanStatus:
         effective_batch=plan.training.sequences_per_step * devices,
         config_map=config_map[:128],
     )
+
+
+def build_last_progress(
+    shown: ProgressStatus | None, *, outcome: Outcome, run: int, now: datetime
+) -> ProgressStatus | None:
+    """Return the progress of a run that is done, or None where it is shown already."""
+    before = shown if shown is not None and shown.run == run else ProgressStatus(run=run)
+    if before.percent == ALL_PERCENT:
+        return None
+    update: dict[str, Any] = {
+        "percent": ALL_PERCENT,
+        "eta_seconds": 0,
+        "updated_at": format_time(now),
+    }
+    if (summary := outcome.summary) is not None:
+        update |= {
+            "step": summary.steps,
+            "total_steps": summary.total_steps,
+            "epoch": f"{summary.epochs:.2f}",
+        }
+        if summary.final_loss is not None:
+            update["loss"] = f"{summary.final_loss:.4f}"
+    return before.model_copy(update=update)
 
 
 def build_attempts(

@@ -209,6 +209,44 @@ def test_a_run_without_evaluation_or_tokens_still_completes() -> None:
     assert "evaluation" not in actions.status
 
 
+def done(*, shown: Mapping[str, Any] | None = None) -> Actions:
+    outcome = Outcome(
+        exit_code=0,
+        reason="Done",
+        stage=Stage.PUBLISH,
+        message="m",
+        published=Published(uri="s3://b/p", manifest_sha256="a" * 64, size_bytes=1, files=1),
+        summary=RunSummary(steps=30, total_steps=40, epochs=2.5, final_loss=2.25),
+        plan_hash=build_raw_job({})["metadata"]["annotations"]["langops.dev/plan-hash"],
+    )
+    observed = with_job({}, terminated(0, outcome.to_termination_message()))
+    status = {"run": 1, "progress": shown or {}}
+    return ask(replace(observed, body={**observed.body, "status": status}))
+
+
+def test_a_finished_run_shows_all_of_its_progress_though_its_last_report_got_lost() -> None:
+    whole = {
+        "percent": 100,
+        "percentText": "100%",
+        "etaSeconds": 0,
+        "etaText": "0s",
+        "step": 30,
+        "totalSteps": 40,
+        "epoch": "2.50",
+        "loss": "2.2500",
+        "updatedAt": "2026-01-05T12:00:00Z",
+        "run": 1,
+    }
+    assert done().progress == whole
+    behind = {"percent": 60, "step": 20, "evalLoss": "2.5", "run": 1}
+    assert done(shown=behind).progress == whole | {"evalLoss": "2.5"}
+    assert done(shown=behind | {"percent": 100, "run": 7}).progress == whole
+
+
+def test_progress_that_is_shown_whole_is_not_written_again() -> None:
+    assert done(shown={"percent": 100, "run": 1}).progress is None
+
+
 def test_the_longest_legal_list_of_modules_runs() -> None:
     modules = [f"{number:02}{'m' * 62}" for number in range(32)]
     spec = BODY["spec"] | {"parameters": {"lora": {"targetModules": modules}}}

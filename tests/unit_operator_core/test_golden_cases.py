@@ -61,6 +61,7 @@ def describe(told: Told) -> dict[str, Any]:
     actions = told.actions
     told_actions: dict[str, Any] = {
         "creates": [f"{one['kind']} {one['metadata']['name']}" for one in actions.creates],
+        "progress": actions.progress,
         "status": "see status.yaml" if actions.status is not None else "stays",
         "deletes": [f"{one.kind} {one.name}" for one in actions.deletes],
         "events": [f"{one.type} {one.reason}: {one.message}" for one in actions.events],

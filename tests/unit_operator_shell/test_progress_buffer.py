@@ -5,7 +5,7 @@ import pytest
 from finetune_api.progress import Metric, TrainerStatus
 from finetune_api.status import ProgressStatus
 from finetune_operator.progress_buffer import ProgressBuffer, RunKey, build_progress
-from finetune_operator.progress_writer import has_ended, is_ahead
+from finetune_operator.progress_writer import has_ended, is_ahead, is_done
 from finetune_operator.store import Key
 
 RUN = RunKey(key=Key("ml", "sw"), uid="u", run=1)
@@ -178,3 +178,23 @@ def test_a_run_ends_with_complete_or_failed(kind: str, value: str, ended: bool) 
     }
     status = {"run": 1, "conditions": [condition]}
     assert has_ended({"status": status}, run=1) is ended
+
+
+@pytest.mark.parametrize(
+    ("progress", "kind", "done"),
+    [
+        ({"percent": 100, "run": 1}, "Complete", True),
+        ({"percent": 99, "run": 1}, "Complete", False),
+        ({"percent": 100, "run": 2}, "Complete", False),
+        ({"percent": 100, "run": 1}, "Running", False),
+        (None, "Complete", False),
+    ],
+    ids=["all of it", "not all", "another run", "not over", "nothing"],
+)
+def test_what_is_shown_whole_and_over_is_done(
+    progress: dict[str, object] | None, kind: str, done: bool
+) -> None:
+    condition = {"type": kind, "status": "True", "reason": "R", "message": "m"}
+    conditions = [condition | {"lastTransitionTime": NOON}]
+    status = {"run": 1, "conditions": conditions} | ({"progress": progress} if progress else {})
+    assert is_done({"status": status}, run=1) is done

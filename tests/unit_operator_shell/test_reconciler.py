@@ -162,6 +162,17 @@ async def test_a_job_that_is_gone_or_another_is_not_patched(api: FakeApi, world:
     assert methods(api) == ["PATCH jobs/j", "PATCH jobs/j"]
 
 
+async def test_the_end_is_the_last_write_to_the_resource(api: FakeApi, world: MakeWorld) -> None:
+    api.answer(200, build_object("sw", version=2))
+    api.answer(200, build_object("sw", version=3))
+    ending = world(Actions(progress={"percent": 100}, status={"phase": "Complete"}))
+    await ending.reconciler.reconcile(KEY)
+    assert [(path.split("?")[1], body["status"]) for _, path, body in api.requests] == [
+        (f"fieldManager={wire.PROGRESS_FIELD_MANAGER}&force=true", {"progress": {"percent": 100}}),
+        (f"fieldManager={wire.FIELD_MANAGER}&force=true", {"phase": "Complete"}),
+    ]
+
+
 async def test_no_event_is_told_when_the_status_could_not_be_written(
     api: FakeApi, world: MakeWorld
 ) -> None:
