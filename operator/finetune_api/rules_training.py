@@ -5,9 +5,9 @@ that exist: the API server lets an unchanged field stay as it was admitted.
 """
 
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any, Final
 
+from finetune_api.quantity import parse_quantity
 from finetune_api.resource import (
     EvalStrategy,
     LanguageFinetuneSpec,
@@ -179,19 +179,6 @@ METHOD: Final = (
 
 # --- Resources and scheduling -------------------------------------------------------------------
 
-_UNITS: Final = {
-    "": Decimal(1),
-    "m": Decimal("0.001"),
-    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGT", start=1)},
-    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGT", start=1)},
-}
-
-
-def _amount(quantity: str) -> Decimal:
-    """Return the number that a Kubernetes quantity such as `80Gi` stands for."""
-    number = quantity.rstrip("mkKMGTi")
-    return Decimal(number) * _UNITS[quantity.removeprefix(number)]
-
 
 def _within_limit(resource: str, *, cel_name: str, attribute: str) -> Rule:
     """Return the rule that the request of `resource` is at most its limit."""
@@ -199,7 +186,7 @@ def _within_limit(resource: str, *, cel_name: str, attribute: str) -> Rule:
     def check(resources: Resources) -> bool:
         request = getattr(resources.requests, attribute, None)
         limit = getattr(resources.limits, attribute, None)
-        return request is None or limit is None or _amount(request) <= _amount(limit)
+        return request is None or limit is None or parse_quantity(request) <= parse_quantity(limit)
 
     request, limit = f"self.requests.{cel_name}", f"self.limits.{cel_name}"
     return Rule(

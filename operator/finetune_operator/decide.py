@@ -7,7 +7,7 @@ clock or a setting that was not passed in.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -145,18 +145,8 @@ def _report_conflict(
         "something else and has the name that this run needs; delete it, or give this resource "
         "another name."
     )
-    report = _report(
-        situation,
-        phase=STALLED,
-        message=message,
-        claims=(
-            *_accepted(proposal),
-            Claim(words.JOB_CREATED, "False", words.NAME_CONFLICT, message),
-            Claim(words.STALLED, "True", words.NAME_CONFLICT, message),
-        ),
-        plan=_plan_report(proposal, config_map=""),
-    )
-    return _write(situation, report=report, requeue_after_s=CONFLICT_RETRY_S)
+    why = Why(words.NAME_CONFLICT, message, retry_s=CONFLICT_RETRY_S, phase=STALLED)
+    return _not_created(situation, proposal=proposal, why=why)
 
 
 def _await_predecessor(situation: Situation, *, proposal: Proposal) -> Actions:
@@ -166,34 +156,41 @@ def _await_predecessor(situation: Situation, *, proposal: Proposal) -> Actions:
         f"{names} is left of a deleted resource of this name; Kubernetes removes it, and then this "
         "run begins."
     )
-    report = _report(
-        situation,
-        phase=PENDING,
-        message=message,
-        claims=(
-            *_accepted(proposal),
-            Claim(words.JOB_CREATED, "False", words.PREDECESSOR_GOING, message),
-            Claim(words.RECONCILING, "True", words.PREDECESSOR_GOING, message),
-        ),
-        plan=_plan_report(proposal, config_map=""),
-    )
-    return _write(situation, report=report, requeue_after_s=PREDECESSOR_RETRY_S)
+    why = Why(words.PREDECESSOR_GOING, message, retry_s=PREDECESSOR_RETRY_S)
+    return _not_created(situation, proposal=proposal, why=why)
 
 
 def _report_rejection(situation: Situation, *, proposal: Proposal, rejection: Rejection) -> Actions:
     diagnosis = diagnose_refusal(rejection.message, what=f"{rejection.kind} {rejection.name}")
+    why = Why(diagnosis.reason, diagnosis.message, retry_s=REFUSED_RETRY_S)
+    return _not_created(situation, proposal=proposal, why=why)
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why there is no Job yet although the resource is accepted."""
+
+    reason: str
+    message: str
+    retry_s: float
+    phase: str = PENDING
+    """Stalled where it takes a person."""
+
+
+def _not_created(situation: Situation, *, proposal: Proposal, why: Why) -> Actions:
+    state = words.STALLED if why.phase == STALLED else words.RECONCILING
     report = _report(
         situation,
-        phase=PENDING,
-        message=diagnosis.message,
+        phase=why.phase,
+        message=why.message,
         claims=(
             *_accepted(proposal),
-            Claim(words.JOB_CREATED, "False", diagnosis.reason, diagnosis.message),
-            Claim(words.RECONCILING, "True", diagnosis.reason, diagnosis.message),
+            Claim(words.JOB_CREATED, "False", why.reason, why.message),
+            Claim(state, "True", why.reason, why.message),
         ),
         plan=_plan_report(proposal, config_map=""),
     )
-    return _write(situation, report=report, requeue_after_s=REFUSED_RETRY_S)
+    return _write(situation, report=report, requeue_after_s=why.retry_s)
 
 
 def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> Actions:

@@ -4,7 +4,6 @@ Between `finetune_resolver`, which decides every number, and `manifests`, which 
 ConfigMap. Everything here is a renaming of what was decided; nothing is chosen.
 """
 
-from decimal import Decimal
 from typing import Final
 
 from finetune_api import wire
@@ -19,24 +18,13 @@ from finetune_api.plan import (
     RunIdentity,
     TrainingPlan,
 )
+from finetune_api.quantity import parse_quantity
 from finetune_api.resource import Dataset, Language, LanguageFinetune, Resources, SecretRef
 from finetune_resolver.build import build_training
 from finetune_resolver.resolution import Decision, Resolution
 
 DEFAULT_FRACTION: Final = 0.05
 """Share held out where the resource says nothing (API.md: 5 %)."""
-
-_SUFFIXES: Final = {
-    "m": Decimal("0.001"),
-    "k": Decimal(1000),
-    "M": Decimal(1000) ** 2,
-    "G": Decimal(1000) ** 3,
-    "T": Decimal(1000) ** 4,
-    "Ki": Decimal(1024),
-    "Mi": Decimal(1024) ** 2,
-    "Gi": Decimal(1024) ** 3,
-    "Ti": Decimal(1024) ** 4,
-}
 
 
 def build_plan(resource: LanguageFinetune, *, resolution: Resolution, run: int) -> TrainingPlan:
@@ -72,22 +60,6 @@ def build_plan(resource: LanguageFinetune, *, resolution: Resolution, run: int) 
     return plan.with_hash()
 
 
-def quantity_bytes(text: str) -> int:
-    """Return the bytes that a Kubernetes quantity such as `80Gi` names.
-
-    Raises:
-        ValueError: the text is no quantity.
-    """
-    suffix = next(
-        (one for one in sorted(_SUFFIXES, key=len, reverse=True) if text.endswith(one)), ""
-    )
-    number = text.removesuffix(suffix)
-    if not number.replace(".", "", 1).isdecimal():
-        message = f"{text!r} is no quantity; write a number with a suffix such as 80Gi"
-        raise ValueError(message)
-    return int(Decimal(number) * _SUFFIXES.get(suffix, Decimal(1)))
-
-
 def _dataset(language: Language, *, index: int) -> PlannedDataset:
     dataset = language.dataset
     use = wire.credentials_dataset(index)
@@ -121,7 +93,7 @@ def _resources(resources: Resources) -> PlannedResources:
     return PlannedResources(
         gpus=resources.gpus,
         nodes=resources.nodes,
-        gpu_memory_bytes=quantity_bytes(memory) if memory else None,
+        gpu_memory_bytes=int(parse_quantity(memory)) if memory else None,
     )
 
 

@@ -8,7 +8,6 @@ from finetune_api.resource import LanguageFinetune
 from finetune_operator.admission import Proposal, propose
 from finetune_operator.context import DecisionContext
 from finetune_operator.manifests import build_run, secret_uses
-from finetune_operator.planning import quantity_bytes
 from tests.unit_operator_core.story import CASES, CONTEXT, read_yaml
 
 LIMITS_ONLY = DecisionContext(
@@ -90,19 +89,3 @@ def test_every_place_of_a_secret_has_a_use_of_its_own() -> None:
 
 def test_a_pod_without_secrets_has_no_environment_from_any() -> None:
     assert "envFrom" not in pod_of(CONTEXT, output={"uri": "s3://o/"})["containers"][0]
-
-
-QUANTITIES = {"80Gi": 80 * 1024**3, "1500M": 1_500_000_000, "1.5Ki": 1536, "7": 7, "100m": 0}
-
-
-@pytest.mark.parametrize(("text", "size"), QUANTITIES.items(), ids=QUANTITIES)
-def test_a_quantity_is_read_as_kubernetes_reads_it(text: str, size: int) -> None:
-    assert quantity_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "Gi", "1.2.3", "-1", "²"])
-def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises(
-        ValueError, match="is no quantity; write a number with a suffix such as 80Gi"
-    ):
-        quantity_bytes(text)
