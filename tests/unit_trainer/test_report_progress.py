@@ -1,17 +1,21 @@
 """Progress: what is sent, how often, and that no server can hurt the training."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from finetune_api.outcome import Stage
 from finetune_api.progress import ProgressReport, TrainerStatus
+from finetune_operator.certificate_material import renew
 from finetune_trainer.report import Progress, Pusher, StatusServer, find_server
 from finetune_trainer.steps import StepReport
 
@@ -184,6 +188,28 @@ def test_a_report_is_kubeflows_json_with_a_token_read_each_time(
     ]
 
 
+def test_the_token_goes_only_to_a_server_of_the_authority_that_the_plan_brings(
+    tmp_path: Path,
+) -> None:
+    ours, another = (renew(None, names=("127.0.0.1",), now=datetime.now(UTC)) for _ in range(2))
+    (tmp_path / "both.pem").write_bytes(ours.tls_crt + ours.tls_key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    handler = type("OneTest", (Handler,), {"received": []})
+    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    running.socket = context.wrap_socket(running.socket, server_side=True)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    url = f"https://127.0.0.1:{running.server_port}/progress"
+    for name, material in (("ours", ours), ("another", another)):
+        (tmp_path / name).write_bytes(material.ca_crt)
+    StatusServer(url, tmp_path / "ours").send(report_of(1))
+    with pytest.raises(requests.exceptions.SSLError):
+        StatusServer(url, tmp_path / "another").send(report_of(2))
+    running.shutdown()
+    running.server_close()
+    assert len(handler.received) == 1
+
+
 def test_a_server_that_is_not_there_is_told_once_and_harms_nothing(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -196,6 +222,23 @@ def test_a_server_that_is_not_there_is_told_once_and_harms_nothing(
     assert [record.message for record in caplog.records] == [
         "Progress could not be sent; training goes on"
     ]
+
+
+def test_a_token_that_no_request_can_carry_ends_no_reports(tmp_path: Path) -> None:
+    token, sent = tmp_path / "token", []
+    token.write_bytes(b"\xff")
+
+    def send(report: ProgressReport) -> None:
+        token.read_text(encoding="utf-8")
+        sent.append(report)
+
+    pusher = Pusher(send, interval_s=0.0)
+    pusher.submit(report_of(1), urgent=True)
+    time.sleep(0.05)
+    token.write_text("whole")
+    pusher.submit(report_of(2), urgent=True)
+    pusher.close()
+    assert sent == [report_of(2)]
 
 
 def test_the_server_is_found_by_kubeflows_names() -> None:

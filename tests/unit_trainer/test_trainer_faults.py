@@ -9,8 +9,8 @@ from botocore.exceptions import NoCredentialsError, SSLError
 
 from finetune_api.wire import ExitCode
 from finetune_trainer import errors
-from finetune_trainer.errors import AccessDenied, EnvironmentUnfit, TrainerError
-from finetune_trainer.fetch import told_in_words
+from finetune_trainer.disk_faults import told_in_words
+from finetune_trainer.errors import AccessDenied, DataInvalid, EnvironmentUnfit, TrainerError
 from finetune_trainer.s3 import read_fault
 from finetune_trainer.s3_errors import diagnose_fault, may_pass
 from finetune_trainer.s3_faults import (
@@ -126,4 +126,13 @@ def test_a_file_of_a_claim_that_may_not_be_read_is_named_with_the_remedy(tmp_pat
         f"pvc://corpora/sw/ cannot be read: the trainer runs as user {os.getuid()}, which may not"
         " read 'a.jsonl'; let everybody read the claim's files (chmod -R a+rX), or set the claim's"
         " group, and apply again."
+    )
+
+
+def test_a_key_that_is_longer_than_a_name_may_be_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataInvalid) as error, told_in_words(tmp_path, uri="s3://corpora/sw/"):
+        (tmp_path / ("x" * 300)).write_text("")
+    assert error.value.message == (
+        "s3://corpora/sw/ holds a key that no file can have (File name too long): expected names of at"
+        " most 255 bytes, none of which is a folder of another; rename the object and apply again."
     )

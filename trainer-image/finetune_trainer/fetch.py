@@ -6,12 +6,9 @@ and not a path in the pod. Nothing is fetched twice: what an earlier attempt lef
 folder is verified and reused.
 """
 
-import errno
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -30,13 +27,8 @@ from finetune_trainer.data_files import (
     file_format,
     hash_contents,
 )
-from finetune_trainer.errors import (
-    AccessDenied,
-    DataInvalid,
-    EnvironmentUnfit,
-    NotFound,
-    PlanInvalid,
-)
+from finetune_trainer.disk_faults import told_in_words
+from finetune_trainer.errors import DataInvalid, NotFound, PlanInvalid
 from finetune_trainer.model_files import INDEX, decide_missing_shards, decide_model_files
 from finetune_trainer.s3 import S3Store, connect
 from finetune_trainer.s3_faults import S3Location, parse_s3_uri
@@ -361,31 +353,3 @@ def _safe_name(name: str, *, uri: str) -> str:
 def _measure(path: Path, *, source: str) -> DataFile:
     digests = measure_file(path)
     return DataFile(path=path, source=source, sha256=digests.sha256, size=digests.size)
-
-
-@contextmanager
-def told_in_words(folder: Path, *, uri: str) -> Iterator[None]:
-    """Turn what the file system refuses into our errors; `uri` says what is brought to `folder`.
-
-    Raises:
-        EnvironmentUnfit: The disk is full.
-        AccessDenied: The trainer's user may not read a file of a claim.
-    """
-    try:
-        yield
-    except PermissionError as fault:
-        name = Path(fault.filename or "").name
-        raise AccessDenied(
-            f"{uri} cannot be read: the trainer runs as user {os.getuid()}, which may not read"
-            f" {name!r}; let everybody read the claim's files (chmod -R a+rX), or set"
-            " the claim's group, and apply again.",
-            reason="FileNotReadable",
-        ) from fault
-    except OSError as fault:
-        if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise EnvironmentUnfit(
-            f"The scratch volume at {folder} is full while files are fetched; raise the pod's"
-            " ephemeral-storage in resources.limits and apply again.",
-            reason="DiskFull",
-        ) from fault

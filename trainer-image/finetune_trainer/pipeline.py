@@ -39,7 +39,7 @@ from finetune_trainer.tokenizer_files import (
     load_generation_config,
     load_tokenizer,
 )
-from finetune_trainer.validate import validate_dataset
+from finetune_trainer.validate import ValidDataset, validate_dataset
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate import HeldOutLoss
@@ -93,14 +93,7 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
     from finetune_trainer import model
 
     tokenizer = build_tokenizer(plan, base)
-    corpus = TokenizedCorpus(
-        tuple(
-            tokenizer.tokenize_language(
-                each.dataset.tag, train=each.read_train(), validation=each.read_validation()
-            )
-            for each in valid
-        )
-    )
+    corpus = tokenize(tokenizer, valid)
     check_context(corpus, context=load_context_length(base.path), model_uri=plan.model.uri)
 
     progress.enter(Stage.MODEL)
@@ -155,13 +148,9 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
 
     progress.enter(Stage.PUBLISH)
     try:
-        # The pod that took our place, because our node was believed dead, may have been faster.
-        if (finished := find_finished(store, place, plan)) is not None:
-            return build_already_done(plan, finished, stage=progress.stage)
-        published = publish(store, place, account, files=files)
+        return publish_once(store, place, account, files=files)
     except AccessDenied as refusal:
         raise _build_refused_late(refusal) from refusal
-    return build_done(account, published)
 
 
 def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:
@@ -175,6 +164,27 @@ def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:
         ),
         generation=load_generation_config(base.path),
     )
+
+
+def tokenize(tokenizer: CorpusTokenizer, valid: Sequence[ValidDataset]) -> TokenizedCorpus:
+    """Return the sequences of every language."""
+    return TokenizedCorpus(
+        tuple(
+            tokenizer.tokenize_language(
+                each.dataset.tag, train=each.read_train(), validation=each.read_validation()
+            )
+            for each in valid
+        )
+    )
+
+
+def publish_once(
+    store: S3Store, place: OutputPlace, account: RunAccount, *, files: Sequence[Path]
+) -> Outcome:
+    """Publish, unless the pod that took our place, because our node was believed dead, was faster."""
+    if (finished := find_finished(store, place, account.plan)) is not None:
+        return build_already_done(account.plan, finished, stage=Stage.PUBLISH)
+    return build_done(account, publish(store, place, account, files=files))
 
 
 def make_empty(folder: Path) -> Path:

@@ -59,6 +59,7 @@ class StatusServer:
         Raises:
             requests.RequestException: The server cannot be reached or refuses.
             OSError: The token cannot be read.
+            ValueError: The token is none that a request can carry.
         """
         headers = {"Content-Type": "application/json"}
         if self.token_path is not None:
@@ -122,7 +123,7 @@ class Pusher:
             sent_at = time.monotonic()
             try:
                 self._send(report)
-            except (requests.RequestException, OSError) as fault:
+            except (requests.RequestException, OSError, ValueError) as fault:
                 self._tell(fault)
             else:
                 self._is_failing = False
