@@ -1,6 +1,6 @@
 """The commands of `kubectl finetune`. Each reads a file, asks the pure packages, and shows the result."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
@@ -10,9 +10,9 @@ from rich.console import Console
 
 from finetune_api import wire
 from finetune_cli import rendering
-from finetune_cli.checking import resolve_manifest
-from finetune_cli.errors import USAGE, CliError, InvalidError
-from finetune_cli.manifests import load_manifests
+from finetune_cli.checking import explain_manifest, resolve_manifest
+from finetune_cli.errors import FAILED, USAGE, CliError, InvalidError
+from finetune_cli.manifests import Manifest, load_manifests
 from finetune_resolver import Resolution
 
 app = typer.Typer(
@@ -60,31 +60,38 @@ def explain(
 ) -> None:
     """Show every parameter that a resource resolves to, and why."""
     with _problems_on_stderr():
-        resolutions = _resolve_file(filename)
-    if output is Output.TABLE:
-        rendering.render_table(resolutions, console=Console(highlight=False))
-        return
-    typer.echo(RENDERERS[output](resolutions))
+        resolutions = _resolve_file(filename, explain_manifest)
+        if output is Output.TABLE:
+            rendering.render_table(resolutions, console=Console(highlight=False))
+            return
+        typer.echo(RENDERERS[output](resolutions))
 
 
 @app.command()
 def validate(filename: File) -> None:
     """Check a resource as the API server would, and its language tags."""
     with _problems_on_stderr():
-        resolutions = _resolve_file(filename)
-    for name, resolution in resolutions.items():
-        count = len(resolution.warnings)
-        told = f"; {count} warning{'s' if count > 1 else ''}, see explain" if count else ""
-        typer.echo(f"{wire.KIND} {name} is valid{told}")
+        for name, resolution in _resolve_file(filename, resolve_manifest).items():
+            count = len(resolution.warnings)
+            told = f"; {count} warning{'s' if count > 1 else ''}, see explain" if count else ""
+            typer.echo(f"{wire.KIND} {name} is valid{told}")
 
 
-def _resolve_file(filename: str) -> dict[str, Resolution]:
+def _resolve_file(
+    filename: str, resolve: Callable[[Manifest], Resolution]
+) -> dict[str, Resolution]:
     """Return the resolution of every LanguageFinetune of a file, by name; all problems at once."""
     resolutions: dict[str, Resolution] = {}
     problems: list[str] = []
     for manifest in load_manifests(filename):
+        if manifest.name in resolutions:
+            problems.append(
+                f"{manifest.source}: {wire.KIND} {manifest.name} stands twice; give each a name of "
+                "its own."
+            )
+            continue
         try:
-            resolutions[manifest.name] = resolve_manifest(manifest)
+            resolutions[manifest.name] = resolve(manifest)
         except InvalidError as error:
             problems += error.lines
     if problems:
@@ -100,3 +107,8 @@ def _problems_on_stderr() -> Iterator[None]:
         for line in error.lines:
             typer.echo(line, err=True)
         raise typer.Exit(USAGE) from error
+    except BrokenPipeError:
+        raise  # whoever read has enough; click ends quietly
+    except OSError as error:
+        typer.echo(f"The result cannot be written: {error.strerror}.", err=True)
+        raise typer.Exit(FAILED) from error

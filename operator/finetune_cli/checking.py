@@ -5,18 +5,25 @@ All problems of one stage are told at once; the next stage needs the one before 
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api import wire
+from finetune_api.not_supported import NOT_SUPPORTED_YET
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_api.validation import check_spec
+from finetune_api.rule import Rule
+from finetune_api.validation import ALL_RULES, RULES, check_spec
 from finetune_cli.errors import InvalidError
 from finetune_cli.field_names import remedy_for
 from finetune_cli.manifests import LARGEST_BYTES, Manifest
 from finetune_cli.wording import sentence, show, word_problem
-from finetune_resolver import Resolution, ResolverError, resolve
+from finetune_resolver import Advice, Resolution, ResolverError, resolve
+from finetune_resolver.resolution import Severity
+
+NOT_YET = "not-supported-yet"
+"""Id of the warning about a field whose behaviour comes later."""
 
 TOP_LEVEL = ("apiVersion", "kind", "metadata", "spec", "status")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -33,8 +40,36 @@ def resolve_manifest(manifest: Manifest) -> Resolution:
     Raises:
         InvalidError: the manifest breaks the schema, a rule, or names no language.
     """
+    return _resolve(manifest, spec=parse_spec(manifest), rules=ALL_RULES)
+
+
+def explain_manifest(manifest: Manifest) -> Resolution:
+    """Return every parameter of a manifest, also of one that asks for what comes later.
+
+    What this version does not do yet stands among the warnings; `validate` and the API server
+    refuse it.
+
+    Raises:
+        InvalidError: the manifest breaks the schema, a rule that stays, or names no language.
+    """
     spec = parse_spec(manifest)
-    problems = [f"{found.path}: {found.message}" for found in check_spec(spec)]
+    resolution = _resolve(manifest, spec=spec, rules=RULES)
+    later = tuple(
+        Advice(
+            id=NOT_YET,
+            parameter=found.path.removeprefix("spec."),
+            severity=Severity.WARN,
+            message=f"The API server refuses {found.path}: {found.message}",
+        )
+        for found in check_spec(spec, rules=NOT_SUPPORTED_YET)
+    )
+    return replace(resolution, warnings=(*later, *resolution.warnings))
+
+
+def _resolve(
+    manifest: Manifest, *, spec: LanguageFinetuneSpec, rules: tuple[Rule, ...]
+) -> Resolution:
+    problems = [f"{found.path}: {found.message}" for found in check_spec(spec, rules=rules)]
     if problems:
         raise _invalid(manifest, problems)
     try:

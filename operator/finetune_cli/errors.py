@@ -7,6 +7,8 @@
 `app` prints the lines of either to stderr and exits with `USAGE`.
 """
 
+FAILED = 1
+"""Exit code where the result cannot be written."""
 USAGE = 2
 """Exit code of invalid input, as for a wrong option."""
 

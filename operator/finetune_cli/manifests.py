@@ -159,11 +159,15 @@ def load_manifests(path: str) -> list[Manifest]:
 
 def _read(path: str, *, source: str) -> str:
     try:
-        data = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        if path == STDIN:
+            data = sys.stdin.buffer.read(LARGEST_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(LARGEST_BYTES + 1)
         if len(data) > LARGEST_BYTES:
             raise ManifestError(
-                f"{source} has {len(data):,} bytes, expected a resource of at most "
-                f"{LARGEST_BYTES:,}; pass the resource and not its data."
+                f"{source} has more than {LARGEST_BYTES:,} bytes, which no resource has; pass the "
+                "resource and not its data."
             )
         return data.decode("utf-8-sig")
     except OSError as error:

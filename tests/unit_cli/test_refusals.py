@@ -1,5 +1,7 @@
 """What the CLI refuses, in whole messages: YAML's traps, old arguments, shapes, rules, files."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -492,10 +494,32 @@ def test_a_file_of_data_is_refused_unread(tmp_path):
     assert (result.exit_code, result.stderr) == (
         2,
         (
-            f"{path} has 4,000,000 bytes, expected a resource of at most 3,145,728; pass the resource and "
-            "not its data.\n"
+            f"{path} has more than 3,145,728 bytes, which no resource has; pass the resource and not its "
+            "data.\n"
         ),
     )
+
+
+def test_an_endless_file_is_read_no_further_than_a_resource_goes():
+    result = RUNNER.invoke(app, ["explain", "-f", "/dev/zero"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("/dev/zero has more than 3,145,728 bytes")
+
+
+def test_two_resources_of_one_name_are_told_apart():
+    text = "---\n".join([RESOURCE.format(**GOOD)] * 2)
+    assert problems_of(text) == ["stands twice; give each a name of its own."]
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_full_disk_is_told_in_a_sentence(form, tmp_path):
+    path = tmp_path / "resource.yaml"
+    path.write_text(RESOURCE.format(**GOOD))
+    command = [sys.executable, "-m", "finetune_cli", "explain", "-f", str(path), "-o", form]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == b"The result cannot be written: No space left on device.\n"
 
 
 def test_problems_of_all_resources_are_told_at_once():
