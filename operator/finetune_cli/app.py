@@ -86,7 +86,7 @@ def _resolve_file(
     for manifest in load_manifests(filename):
         if manifest.name in resolutions:
             problems.append(
-                f"{manifest.source}: {wire.KIND} {manifest.name} stands twice; give each a name of "
+                f"{manifest.source}: {wire.KIND} {manifest.name}: stands twice; give each a name of "
                 "its own."
             )
             continue
