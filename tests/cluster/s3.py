@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.cluster.layout import LOOPBACK, NODE_ADDRESS, S3_PORT, Layout
 from tests.cluster.processes import Program, build_flags, check_running, start
-from tests.cluster.steps import step, wait_until
+from tests.cluster.steps import LabError, step, wait_until
 
 ENDPOINT = f"http://{NODE_ADDRESS}:{S3_PORT}"
 """The same for host and pods. Clients use path-style addresses, as boto3 does for any bare address."""
@@ -73,6 +73,12 @@ def build_weed(weed: Path, layout: Layout) -> Program:
     server = [weed, "-logtostderr=true", "server", *build_flags(flags, dash="-")]
     # SeaweedFS puts sockets in /tmp whose names hold nothing but its ports, where another one on this
     # machine would take them for its own: give it a /tmp of its own. The process id stays across exec.
+    hidden = [path for path in (weed, layout.state) if path.resolve().is_relative_to("/tmp")]
+    if hidden:
+        raise LabError(
+            f"{hidden[0]} lies below /tmp, of which SeaweedFS gets one of its own; set XDG_CACHE_HOME"
+            " and LAB_STATE to folders elsewhere"
+        )
     own_tmp = 'mount --bind "$0" /tmp && exec "$@"'
     isolated = ("unshare", "--mount", "sh", "-c", own_tmp, str(layout.state / "s3-tmp"))
     # At first use of a bucket, one volume and not the seven that spread load over real disks.
