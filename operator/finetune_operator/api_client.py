@@ -274,8 +274,7 @@ class ApiClient:
         self._count(request.method, response.status)
         if response.status >= 400:
             raise _error(request, response, payload)
-        found: RawObject = orjson.loads(payload)
-        return found
+        return _parse(request, payload)
 
     def _url(self, request: _Request) -> URL:
         return URL(f"{self._server}{request.path}", encoded=True).with_query(request.query)
@@ -292,8 +291,21 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         rest = tail
 
 
+def _parse(request: _Request, payload: bytes) -> RawObject:
+    """Return what was answered; a load balancer in front may answer 200 with a page of its own."""
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise errors.UnavailableError(f"{request} was answered with no object: {payload[:80]!r}.")
+    return found
+
+
 def _event(request: _Request, line: bytes) -> tuple[str, RawObject]:
-    event = orjson.loads(line)
+    event = _parse(request, line)
+    if not {"type", "object"} <= event.keys():
+        raise errors.UnavailableError(f"{request} was answered with no event: {line[:80]!r}.")
     body: RawObject = event["object"]
     if event["type"] != "ERROR":
         return event["type"], body

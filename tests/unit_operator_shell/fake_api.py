@@ -42,7 +42,8 @@ class Answer:
     """One answer that was prepared."""
 
     code: int
-    body: dict[str, Any]
+    body: dict[str, Any] | str
+    """An object, or the text of a page that is none."""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -110,7 +111,7 @@ class FakeApi:
         bucket = TokenBucket(rate=1000, burst=1000)
         return ApiClient(server=self.url, session=self._session, bucket=bucket, count=count)
 
-    def answer(self, code: int, body: dict[str, Any], **headers: str) -> None:
+    def answer(self, code: int, body: dict[str, Any] | str, **headers: str) -> None:
         """Prepare the next answer."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.answers.append(Answer(code, body, named))
@@ -123,6 +124,8 @@ class FakeApi:
         body = await request.json() if request.can_read_body else None
         self.requests.append((request.method, request.path_qs, body))
         answer = self.answers.pop(0)
+        if isinstance(answer.body, str):
+            return web.Response(text=answer.body, status=answer.code, headers=answer.headers)
         return web.json_response(answer.body, status=answer.code, headers=answer.headers)
 
     def _list(self, request: web.Request) -> web.Response:
