@@ -27,6 +27,12 @@ class DecisionContext:
     """Requests of the trainer where the resource names none, by resource name."""
     default_limits: Mapping[str, str] = field(default_factory=dict)
     """Limits of the trainer where the resource names none, by resource name."""
+    measure_requests: Mapping[str, str] = field(default_factory=dict)
+    """Requests of a pod that measures, by resource name."""
+    measure_limits: Mapping[str, str] = field(default_factory=dict)
+    """Limits of a pod that measures, by resource name."""
+    measure_node_selector: Mapping[str, str] = field(default_factory=dict)
+    """Where pods that measure may run; a resource's own selector is about GPUs."""
     trainer_env: Mapping[str, str] = field(default_factory=dict)
     """Environment of every trainer, such as a proxy or a mirror of the hub."""
     termination_grace_s: int = 300

@@ -6,8 +6,8 @@ steps are a list; the first that has an answer has the last word. Nothing here r
 clock or a setting that was not passed in.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,40 +15,35 @@ from pydantic import ValidationError
 
 from finetune_api.outcome import Outcome
 from finetune_api.resource import ObjectMeta
-from finetune_api.status import Attempt, LanguageFinetuneStatus
+from finetune_api.status import LanguageFinetuneStatus
 from finetune_operator import conditions as words
-from finetune_operator.actions import Actions, Delete, Patch
+from finetune_operator.actions import Actions
 from finetune_operator.admission import Proposal, Refusal
+from finetune_operator.answering import (
+    ACCEPTED,
+    Why,
+    build_report,
+    delete_of,
+    plan_report,
+    resolved_claim,
+    why_not_created,
+    write,
+)
 from finetune_operator.conditions import Claim, is_terminal
 from finetune_operator.context import DecisionContext
-from finetune_operator.course import PENDING, STALLED, Run, decide_course
-from finetune_operator.diagnosis import diagnose_refusal
+from finetune_operator.course import STALLED, Run, decide_course
 from finetune_operator.limits import decide_patches
 from finetune_operator.manifests import build_run
-from finetune_operator.observation import Observed, ObservedJob, Rejection
+from finetune_operator.observation import Observed, ObservedJob
 from finetune_operator.situation import FIRST_ATTEMPT, Situation
 from finetune_operator.status import (
     PlanReport,
-    Report,
     build_attempts,
     build_last_progress,
-    build_plan_status,
-    build_status,
     changed_status,
     find_condition,
     with_generation,
 )
-from finetune_operator.transitions import build_events
-
-ACCEPTED_MESSAGE: Final = "The resource is valid and allowed."
-TEXT_LIMIT: Final = 1024
-"""Characters of a text in status."""
-CONFLICT_RETRY_S: Final = 300.0
-"""A taken name is somebody else's to free; looking again costs one request."""
-PREDECESSOR_RETRY_S: Final = 10.0
-"""The garbage collector takes seconds, and the deletion of a Job is told at once."""
-REFUSED_RETRY_S: Final = 60.0
-"""Quotas get room when other work ends, which this operator does not watch."""
 
 
 def decide(observed: Observed, *, now: datetime, context: DecisionContext) -> Actions:
@@ -88,7 +83,7 @@ def _keep_end(situation: Situation) -> Actions | None:
     # The operator may have died between that status and this delete.
     unused = failed is not None and failed.reason == words.IMAGE_PULL_FAILED
     is_held = job is not None and not job.finished and not job.deleting
-    deletes = (_delete(job),) if job is not None and unused and is_held else ()
+    deletes = (delete_of(job),) if job is not None and unused and is_held else ()
     patches = decide_patches(situation.observed.body, job=job) if job is not None else ()
     return Actions(status=status, patches=() if deletes else patches, deletes=deletes)
 
@@ -108,7 +103,7 @@ STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
 
 def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
     """Say what must be changed before anything can start; a change of the spec wakes it up."""
-    report = _report(
+    report = build_report(
         situation,
         phase=STALLED,
         message=refusal.message,
@@ -117,18 +112,14 @@ def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
             Claim(words.STALLED, "True", refusal.reason, refusal.message),
         ),
     )
-    return _write(situation, report=report)
+    return write(situation, report=report)
 
 
 def _begin(situation: Situation, *, proposal: Proposal) -> Actions:
     """Create plan and Job, or say why the last try to do so failed."""
-    names, rejected = situation.observed.name_conflicts, situation.observed.rejected
-    if situation.observed.predecessors:
-        return _await_predecessor(situation, proposal=proposal)
-    if names:
-        return _report_conflict(situation, proposal=proposal, names=names)
-    if rejected:
-        return _report_rejection(situation, proposal=proposal, rejection=rejected[0])
+    why = why_not_created(situation)
+    if why is not None:
+        return _not_created(situation, proposal=proposal, why=why)
     objects = build_run(
         proposal.resource, plan=proposal.plan, attempt=FIRST_ATTEMPT, context=situation.context
     )
@@ -137,60 +128,21 @@ def _begin(situation: Situation, *, proposal: Proposal) -> Actions:
     return replace(followed, creates=(objects.config_map, objects.job))
 
 
-def _report_conflict(
-    situation: Situation, *, proposal: Proposal, names: tuple[str, ...]
-) -> Actions:
-    message = (
-        f"{', '.join(sorted(names))} in namespace {situation.metadata.namespace} belongs to "
-        "something else and has the name that this run needs; delete it, or give this resource "
-        "another name."
-    )
-    why = Why(words.NAME_CONFLICT, message, retry_s=CONFLICT_RETRY_S, phase=STALLED)
-    return _not_created(situation, proposal=proposal, why=why)
-
-
-def _await_predecessor(situation: Situation, *, proposal: Proposal) -> Actions:
-    """Wait for what a deleted resource of the same name left, as after a delete and an apply."""
-    names = ", ".join(sorted(situation.observed.predecessors))
-    message = (
-        f"{names} is left of a deleted resource of this name; Kubernetes removes it, and then this "
-        "run begins."
-    )
-    why = Why(words.PREDECESSOR_GOING, message, retry_s=PREDECESSOR_RETRY_S)
-    return _not_created(situation, proposal=proposal, why=why)
-
-
-def _report_rejection(situation: Situation, *, proposal: Proposal, rejection: Rejection) -> Actions:
-    diagnosis = diagnose_refusal(rejection.message, what=f"{rejection.kind} {rejection.name}")
-    why = Why(diagnosis.reason, diagnosis.message, retry_s=REFUSED_RETRY_S)
-    return _not_created(situation, proposal=proposal, why=why)
-
-
-@dataclass(frozen=True)
-class Why:
-    """Why there is no Job yet although the resource is accepted."""
-
-    reason: str
-    message: str
-    retry_s: float
-    phase: str = PENDING
-    """Stalled where it takes a person."""
-
-
 def _not_created(situation: Situation, *, proposal: Proposal, why: Why) -> Actions:
     state = words.STALLED if why.phase == STALLED else words.RECONCILING
-    report = _report(
+    report = build_report(
         situation,
         phase=why.phase,
         message=why.message,
         claims=(
-            *_accepted(proposal),
+            ACCEPTED,
+            resolved_claim(proposal),
             Claim(words.JOB_CREATED, "False", why.reason, why.message),
             Claim(state, "True", why.reason, why.message),
         ),
-        plan=_plan_report(proposal, config_map=""),
+        plan=plan_report(proposal),
     )
-    return _write(situation, report=report, requeue_after_s=why.retry_s)
+    return write(situation, report=report, requeue_after_s=why.retry_s)
 
 
 def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> Actions:
@@ -205,12 +157,12 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
         )
     )
     resolved, plan = _obeyed_plan(situation, job=job)
-    report = _report(
+    report = build_report(
         situation,
         phase=course.phase,
         message=course.message,
         claims=(
-            Claim(words.ACCEPTED, "True", words.VALID, ACCEPTED_MESSAGE),
+            ACCEPTED,
             resolved,
             _created(situation, job=job, is_new=is_new),
             *course.claims,
@@ -219,40 +171,18 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
         attempts=build_attempts(pods, job=job, failed=course.failed_for),
         outcome=course.outcome,
     )
-    return _write(
+    return write(
         situation,
         report=report,
         progress=_last_progress(situation, outcome=course.outcome),
         patches=decide_patches(situation.observed.body, job=job),
-        deletes=(_delete(job),) if course.delete_job else (),
+        deletes=(delete_of(job),) if course.delete_job else (),
         requeue_after_s=course.requeue_after_s,
         needs_job_events=course.needs_job_events,
     )
 
 
 # --- What the steps say ---------------------------------------------------------------------------
-
-
-def _accepted(proposal: Proposal) -> tuple[Claim, Claim]:
-    return Claim(words.ACCEPTED, "True", words.VALID, ACCEPTED_MESSAGE), _resolved(proposal)
-
-
-def _resolved(proposal: Proposal) -> Claim:
-    plan = proposal.plan
-    overrides = sum(one.source == "Override" for one in proposal.parameters)
-    message = (
-        f"{len(proposal.parameters)} parameters are resolved by policy {plan.policy.value}, "
-        f"{overrides} of them overridden; the plan is {plan.hash[:8]}."
-    )
-    return Claim(words.RESOLVED, "True", words.RULES_APPLIED, message)
-
-
-def _plan_report(proposal: Proposal, *, config_map: str) -> PlanReport:
-    return PlanReport(
-        plan=build_plan_status(proposal.plan, config_map=config_map),
-        parameters=proposal.parameters,
-        warnings=proposal.warnings,
-    )
 
 
 def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, PlanReport]:
@@ -263,7 +193,7 @@ def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, Plan
         return settled, _remembered(before)
     proposal = situation.proposal
     if isinstance(proposal, Proposal) and proposal.plan.hash == job.plan_hash:
-        return _resolved(proposal), _plan_report(proposal, config_map=job.plan_config_map)
+        return resolved_claim(proposal), plan_report(proposal, config_map=job.plan_config_map)
     now = (
         f"is refused now ({proposal.message.rstrip('.')})"
         if isinstance(proposal, Refusal)
@@ -320,62 +250,3 @@ def _last_progress(situation: Situation, *, outcome: Outcome | None) -> dict[str
     shown = situation.before.progress
     after = build_last_progress(shown, outcome=outcome, run=situation.run, now=situation.now)
     return after.model_dump(by_alias=True, exclude_none=True, mode="json") if after else None
-
-
-def _report(
-    situation: Situation,
-    *,
-    phase: str,
-    message: str,
-    claims: tuple[Claim, ...],
-    plan: PlanReport | None = None,
-    attempts: tuple[Attempt, ...] = (),
-    outcome: Outcome | None = None,
-) -> Report:
-    return Report(
-        generation=situation.metadata.generation,
-        run=situation.run,
-        phase=phase,
-        message=message,
-        claims=claims,
-        languages_text=_languages_text(situation),
-        plan=plan or PlanReport(),
-        attempts=attempts,
-        outcome=outcome,
-    )
-
-
-def _languages_text(situation: Situation) -> str:
-    """Return the tags as the spec names them, also where the rest of it cannot be read."""
-    spec = situation.observed.body.get("spec")
-    languages = spec.get("languages") if isinstance(spec, Mapping) else None
-    entries = languages if isinstance(languages, list) else []
-    tags = [one["tag"] for one in entries if isinstance(one, Mapping) and "tag" in one]
-    return ",".join(tag for tag in tags if isinstance(tag, str))[:TEXT_LIMIT]
-
-
-def _write(
-    situation: Situation,
-    *,
-    report: Report,
-    progress: dict[str, Any] | None = None,
-    patches: tuple[Patch, ...] = (),
-    deletes: tuple[Delete, ...] = (),
-    requeue_after_s: float | None = None,
-    needs_job_events: bool = False,
-) -> Actions:
-    before = situation.before
-    after = build_status(report, before=before, now=situation.now)
-    return Actions(
-        progress=progress,
-        patches=patches,
-        deletes=deletes,
-        status=changed_status(after, raw=situation.observed.body.get("status")),
-        events=build_events(before.conditions, after=after.conditions),
-        requeue_after_s=requeue_after_s,
-        needs_job_events=needs_job_events,
-    )
-
-
-def _delete(job: ObservedJob) -> Delete:
-    return Delete(kind="Job", namespace=job.namespace, name=job.name, uid=job.uid)

@@ -7,7 +7,8 @@ import pytest
 from finetune_api.resource import LanguageFinetune
 from finetune_operator.admission import Proposal, propose
 from finetune_operator.context import DecisionContext
-from finetune_operator.manifests import build_run, secret_uses
+from finetune_operator.manifests import build_run
+from finetune_operator.pods import secret_uses
 from tests.unit_operator_core.story import CASES, CONTEXT, read_yaml
 
 LIMITS_ONLY = DecisionContext(

@@ -1,0 +1,156 @@
+"""How an answer is put together: what is said of the resource, and why something is not created.
+
+Below `decide` and its neighbours, above `status`. One way for all of them to say a thing, so that the
+same state is always the same status. Nothing here decides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from finetune_api.outcome import Outcome
+from finetune_api.status import Attempt
+from finetune_operator import conditions as words
+from finetune_operator.actions import Actions, Delete, Patch
+from finetune_operator.admission import Proposal
+from finetune_operator.conditions import Claim
+from finetune_operator.course import PENDING, STALLED
+from finetune_operator.diagnosis import diagnose_refusal
+from finetune_operator.observation import ObservedJob
+from finetune_operator.situation import Situation
+from finetune_operator.status import (
+    PlanReport,
+    Report,
+    build_plan_status,
+    build_status,
+    changed_status,
+)
+from finetune_operator.transitions import build_events
+
+ACCEPTED: Final = Claim(words.ACCEPTED, "True", words.VALID, "The resource is valid and allowed.")
+TEXT_LIMIT: Final = 1024
+"""Characters of a text in status."""
+CONFLICT_RETRY_S: Final = 300.0
+"""A taken name is somebody else's to free; looking again costs one request."""
+PREDECESSOR_RETRY_S: Final = 10.0
+"""The garbage collector takes seconds, and the deletion of a Job is told at once."""
+REFUSED_RETRY_S: Final = 60.0
+"""Quotas get room when other work ends, which this operator does not watch."""
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why there is no Job yet although the resource is accepted."""
+
+    reason: str
+    message: str
+    retry_s: float
+    phase: str = PENDING
+    """Stalled where it takes a person."""
+
+
+def why_not_created(situation: Situation) -> Why | None:
+    """Return why the last try to create something failed, or None where nothing is in the way."""
+    observed, namespace = situation.observed, situation.metadata.namespace
+    if observed.predecessors:
+        # As after a delete and an apply.
+        message = (
+            f"{', '.join(sorted(observed.predecessors))} is left of a deleted resource of this name; "
+            "Kubernetes removes it, and then this run begins."
+        )
+        return Why(words.PREDECESSOR_GOING, message, retry_s=PREDECESSOR_RETRY_S)
+    if observed.name_conflicts:
+        message = (
+            f"{', '.join(sorted(observed.name_conflicts))} in namespace {namespace} belongs to "
+            "something else and has the name that this run needs; delete it, or give this resource "
+            "another name."
+        )
+        return Why(words.NAME_CONFLICT, message, retry_s=CONFLICT_RETRY_S, phase=STALLED)
+    if observed.rejected:
+        rejection = observed.rejected[0]
+        what = f"{rejection.kind} {rejection.name}"
+        diagnosis = diagnose_refusal(rejection.message, what=what)
+        return Why(diagnosis.reason, diagnosis.message, retry_s=REFUSED_RETRY_S)
+    return None
+
+
+def resolved_claim(proposal: Proposal) -> Claim:
+    """Return that every parameter has its value."""
+    plan = proposal.plan
+    overrides = sum(one.source == "Override" for one in proposal.parameters)
+    message = (
+        f"{len(proposal.parameters)} parameters are resolved by policy {plan.policy.value}, "
+        f"{overrides} of them overridden; the plan is {plan.hash[:8]}."
+    )
+    return Claim(words.RESOLVED, "True", words.RULES_APPLIED, message)
+
+
+def plan_report(proposal: Proposal, *, config_map: str = "") -> PlanReport:
+    """Return the plan as status shows it; `config_map` holds it, where it is written down."""
+    return PlanReport(
+        plan=build_plan_status(proposal.plan, config_map=config_map),
+        parameters=proposal.parameters,
+        warnings=proposal.warnings,
+    )
+
+
+def build_report(
+    situation: Situation,
+    *,
+    phase: str,
+    message: str,
+    claims: tuple[Claim, ...],
+    plan: PlanReport | None = None,
+    attempts: tuple[Attempt, ...] = (),
+    outcome: Outcome | None = None,
+) -> Report:
+    """Return what is known now of the resource."""
+    return Report(
+        generation=situation.metadata.generation,
+        run=situation.run,
+        phase=phase,
+        message=message,
+        claims=claims,
+        languages_text=_languages_text(situation),
+        plan=plan or PlanReport(),
+        attempts=attempts,
+        outcome=outcome,
+    )
+
+
+def _languages_text(situation: Situation) -> str:
+    """Return the tags as the spec names them, also where the rest of it cannot be read."""
+    spec = situation.observed.body.get("spec")
+    languages = spec.get("languages") if isinstance(spec, Mapping) else None
+    entries = languages if isinstance(languages, list) else []
+    tags = [one["tag"] for one in entries if isinstance(one, Mapping) and "tag" in one]
+    return ",".join(tag for tag in tags if isinstance(tag, str))[:TEXT_LIMIT]
+
+
+def write(
+    situation: Situation,
+    *,
+    report: Report,
+    progress: dict[str, Any] | None = None,
+    patches: tuple[Patch, ...] = (),
+    deletes: tuple[Delete, ...] = (),
+    requeue_after_s: float | None = None,
+    needs_job_events: bool = False,
+) -> Actions:
+    """Return the actions that say so: the status where it changed, and the events of the change."""
+    before = situation.before
+    after = build_status(report, before=before, now=situation.now)
+    return Actions(
+        progress=progress,
+        patches=patches,
+        deletes=deletes,
+        status=changed_status(after, raw=situation.observed.body.get("status")),
+        events=build_events(before.conditions, after=after.conditions),
+        requeue_after_s=requeue_after_s,
+        needs_job_events=needs_job_events,
+    )
+
+
+def delete_of(job: ObservedJob) -> Delete:
+    """Return the deletion of this Job and of no other of its name."""
+    return Delete(kind="Job", namespace=job.namespace, name=job.name, uid=job.uid)
