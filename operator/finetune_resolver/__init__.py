@@ -1,7 +1,8 @@
 """What is known of a language, in; every training parameter with its reason, out.
 
 In flow order: `catalogue` (what is known of a language before its text is seen) → `traits` (declared,
-guide, measured, evidence, default: which one counts) → `rules_guide` and `rules_default` (ordered
+guide, measured, evidence, default: which one counts) → `needs` (what of them only a measurement can
+tell) → `rules_guide` and `rules_default` (ordered
 rules over the traits) → `resolve` (rules and overrides into decisions) → `advice` (what a person may
 want to act on) → `build` (the plan's parts and status lists).
 
@@ -10,8 +11,15 @@ cluster nor a GPU.
 """
 
 from finetune_resolver.build import build_training, decision_statuses, warning_statuses
-from finetune_resolver.errors import ResolverError, UnknownLanguageError, UnsupportedSpecError
+from finetune_resolver.errors import (
+    InsufficientGpuMemoryError,
+    ResolverError,
+    UnknownLanguageError,
+    UnsupportedModelError,
+    UnsupportedSpecError,
+)
 from finetune_resolver.measurement import LanguageMeasurement, Measurements
+from finetune_resolver.needs import Need, measurement_needs
 from finetune_resolver.resolution import (
     Advice,
     Alternative,
@@ -28,17 +36,21 @@ __all__ = [
     "Alternative",
     "Axes",
     "Decision",
+    "InsufficientGpuMemoryError",
     "LanguageMeasurement",
     "Measurements",
     "MethodChoice",
+    "Need",
     "Resolution",
     "ResolverError",
     "Superseded",
     "Trait",
     "UnknownLanguageError",
+    "UnsupportedModelError",
     "UnsupportedSpecError",
     "build_training",
     "decision_statuses",
+    "measurement_needs",
     "resolve",
     "warning_statuses",
 ]

@@ -126,6 +126,7 @@ def _decision_status(decision: Decision) -> ParameterStatus:
             policy=alternative.policy.value,
             value=_json_text(alternative.value, limit=SHORT_LIMIT),
             rule=alternative.rule,
+            reference=alternative.reference,
         ),
     )
 

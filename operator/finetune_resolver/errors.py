@@ -2,7 +2,9 @@
 
     ResolverError
     ├── UnknownLanguageError   the tag is no language; the user corrects it
-    └── UnsupportedSpecError   the resource asks for what does not exist yet; the user changes it
+    ├── UnsupportedSpecError   the resource asks for what does not exist yet; the user changes it
+    ├── UnsupportedModelError  the base model is built otherwise; the user picks another
+    └── InsufficientGpuMemoryError   no launch fits the GPU; the user takes what its message names
 
 All of them are the user's to act on, and a retry never helps: the resolver is pure.
 """
@@ -27,3 +29,16 @@ class UnknownLanguageError(ResolverError):
 
 class UnsupportedSpecError(ResolverError):
     """A field asks for behaviour that does not exist yet."""
+
+
+class UnsupportedModelError(ResolverError):
+    """The shape of the base model cannot be read from its config.json."""
+
+
+class InsufficientGpuMemoryError(ResolverError):
+    """Not even one sequence of the full length fits the GPU; the message has the numbers."""
+
+    def __init__(self, message: str, *, nearest: tuple[str, ...]) -> None:
+        self.nearest = nearest
+        """What would fit, the nearest first."""
+        super().__init__(message)

@@ -7,6 +7,7 @@ holds shapes and the formulas that turn a number into a class; it measures nothi
 from dataclasses import dataclass
 
 from finetune_api.resource import Corpus, GpuMemoryClass, TrainingStage
+from finetune_resolver.model_shape import ModelShape
 
 DENSE_BELOW = 2.0
 """Characters a token; fewer is Dense. It reproduces the guide's labels for 12 of 12 languages with
@@ -39,6 +40,13 @@ class LanguageMeasurement:
     """What was measured of one language's text."""
 
     examples: int | None = None
+    """Examples of the text, those that will be held out included."""
+    held_out: int = 0
+    """Of them, the examples that are evaluated on and not trained on."""
+    tokens: int | None = None
+    """Tokens of all examples, chat template included."""
+    supervised_tokens: int | None = None
+    """Of them, those that carry loss."""
     unique_tokens: int | None = None
     """Tokens after exact and near duplicates are removed."""
     chars_per_token: float | None = None
@@ -50,8 +58,14 @@ class LanguageMeasurement:
     """Mean over utterances, 0 to 100."""
     script_share: float | None = None
     """Share of letters in the tag's script, 0 to 1."""
+    p95_tokens: int | None = None
+    """Length that 95 % of the examples do not exceed, in tokens, chat template included."""
     p99_tokens: int | None = None
-    """Length that 99 % of the examples do not exceed, in tokens, chat template included."""
+    """Length that 99 % do not exceed."""
+    max_tokens: int | None = None
+    """Length of the longest example."""
+    truncated_shares: tuple[tuple[int, float], ...] = ()
+    """Candidate length in tokens and the share of examples that exceed it, 0 to 1."""
 
     def size(self, stage: TrainingStage) -> int | None:
         """Return what `CORPUS_BOUNDS` counts at this stage."""
@@ -64,10 +78,19 @@ class Measurements:
 
     languages: tuple[LanguageMeasurement, ...] = ()
     """In the order of `spec.languages`; empty where no text was measured."""
+    shape: ModelShape | None = None
+    """Of the base model, from its config.json."""
     hidden_layers: int | None = None
-    """Of the base model."""
+    """Of the base model, where only that is known of it; `shape` counts before it."""
+    gpu_memory_bytes: int | None = None
+    """Of one GPU, from its product name or node label; `resources.gpuMemory` counts before it."""
     gpu_memory_class: GpuMemoryClass | None = None
-    """What the memory model says of the nominal batch on this GPU."""
+    """Where someone else has decided it; else the memory model does, from `shape`."""
+
+    @property
+    def layers(self) -> int | None:
+        """Hidden layers of the base model."""
+        return self.shape.layers if self.shape else self.hidden_layers
 
     def language(self, index: int) -> LanguageMeasurement:
         """Return the measurement of `spec.languages[index]`, an empty one where there is none."""

@@ -8,7 +8,7 @@ never opens a file or imports a model library.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from finetune_resolver.errors import ResolverError
+from finetune_resolver.errors import UnsupportedModelError
 
 ALL_LINEAR = "AllLinear"
 """The word that stands for every linear module of the decoder layers."""
@@ -24,10 +24,6 @@ EXPERT_COUNTS = (
 )
 """Fields that count a mixture's experts: Qwen and OLMoE, Mixtral and gpt-oss, DeepSeek, DBRX and
 Ernie, Hunyuan. A dense config lacks them or has at most one."""
-
-
-class UnsupportedModelError(ResolverError):
-    """The shape of the base model cannot be read from its config.json; the user picks another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

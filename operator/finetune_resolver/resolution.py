@@ -10,6 +10,7 @@ from functools import cached_property
 from pydantic import JsonValue
 
 from finetune_api.resource import Method, Policy
+from finetune_resolver.memory import MemoryEstimate
 from finetune_resolver.traits import Axes, Trait
 
 OVERRIDE = "OVERRIDE"
@@ -37,11 +38,13 @@ class Superseded:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """What the policy would decide without the override."""
+    """What the policy would decide without the override, or what the other policy decides."""
 
     policy: Policy
     value: JsonValue
     rule: str
+    reference: str = ""
+    """What it rests on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,10 @@ class Resolution:
     warnings: tuple[Advice, ...]
     method: MethodChoice
     policy: Policy = field(default=Policy.GUIDE)
+    predicted_memory: MemoryEstimate | None = None
+    """Least that a GPU must hold for one sequence; None without GPU or model shape."""
+    total_steps: int | None = None
+    """Optimizer steps; None where the examples were not counted."""
 
     @cached_property
     def _by_name(self) -> dict[str, Decision]:

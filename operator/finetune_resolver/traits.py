@@ -168,7 +168,7 @@ def resolve_job_traits(
 ) -> TraitSet:
     """Return the two traits that are the job's and not a language's."""
     return {
-        "model_depth": _model_depth(depth, layers=measured.hidden_layers),
+        "model_depth": _model_depth(depth, layers=measured.layers),
         "gpu_memory": _gpu_memory(memory, measured=measured.gpu_memory_class),
     }
 

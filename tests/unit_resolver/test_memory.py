@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.resource import GpuMemoryClass, Method, Optimizer
+from finetune_resolver.errors import UnsupportedModelError
 from finetune_resolver.memory import (
     GB,
     MEMORY_CEILING,
@@ -22,7 +23,7 @@ from finetune_resolver.memory import (
     estimate_memory,
     estimate_offloaded_bytes,
 )
-from finetune_resolver.model_shape import UnsupportedModelError, shape_from_config
+from finetune_resolver.model_shape import shape_from_config
 
 SHAPES = {
     name: shape_from_config(model["config"])

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_resolver.model_shape import UnsupportedModelError, shape_from_config
+from finetune_resolver.errors import UnsupportedModelError
+from finetune_resolver.model_shape import shape_from_config
 
 MODELS: dict[str, dict[str, Any]] = yaml.safe_load(
     Path(__file__).with_name("test_memory_models.yaml").read_text("utf-8")

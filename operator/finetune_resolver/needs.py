@@ -1,0 +1,197 @@
+"""Whether the job's text and model have to be measured before its parameters are decided, and why.
+
+The operator asks before it creates anything: no need, no Measure Job. A trait is a need where it is
+left Auto, no declaration and no row of the catalogue tells it, a measurement can, and at least one
+parameter that is trained with would follow (docs/decisions/0006-when-text-is-measured.md). Pure: it
+tries the rules with every class that a measurement could find.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+
+from pydantic import JsonValue
+
+from finetune_api.resource import (
+    Corpus,
+    LanguageFinetuneSpec,
+    Method,
+    Mode,
+    Morphology,
+    Policy,
+    TokenDensity,
+)
+from finetune_resolver import rules_guide
+from finetune_resolver.fold import Members, fold_traits
+from finetune_resolver.measurement import Measurements
+from finetune_resolver.overrides import build_overrides
+from finetune_resolver.resolve import Overrides, decide_values, resolve_members
+from finetune_resolver.rule import match_rules
+from finetune_resolver.traits import (
+    AXIS_NAMES,
+    Axes,
+    Known,
+    TraitSet,
+    TraitSource,
+    TraitValue,
+    build_axes,
+    resolve_job_traits,
+)
+
+CLASSES: Mapping[str, tuple[TraitValue, ...]] = {
+    "token_density": tuple(TokenDensity),
+    "morphology": tuple(Morphology),
+    "corpus": tuple(Corpus),
+}
+"""Axes that text can tell, and what it can tell. Code-switching is not among them: unset it is false,
+and no Job is spent on that alone; a measurement made for another reason still decides it."""
+ROWS = (TraitSource.DECLARED, TraitSource.GUIDE, TraitSource.EVIDENCE)
+"""Sources that make a trait known. A script's default is a guess that a measurement replaces."""
+SCRIPTS_WITHOUT_SPACES = frozenset(
+    {"Hans", "Hant", "Hani", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
+)
+"""Scripts whose words no space divides: no type-token ratio can be measured."""
+MEASURED_BY_EVIDENCE = ("max_seq_length", "r", "num_train_epochs", "gradient_accumulation_steps")
+"""Parameters that policy Evidence takes from lengths and counts and from no trait."""
+WHY: Mapping[str, str] = {
+    "token_density": "only characters a token under this model's tokenizer can tell",
+    "morphology": "no row of the catalogue tells it, and the text's own type-token ratio can",
+    "corpus": "how much text this job has is known only once it is counted",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """One thing that has to be measured."""
+
+    name: str
+    """Trait or field of spec as the resource spells it, such as corpus, policy or mode."""
+    tag: str = ""
+    """Language whose text it is; empty where it is the job's."""
+    why: str
+    """One sentence."""
+
+
+def measurement_needs(spec: LanguageFinetuneSpec) -> tuple[Need, ...]:
+    """Return why a Measure Job has to run before the resource is resolved; nothing: it need not.
+
+    Once it has run, whatever it found decides: `resolve(spec, measured=measurements_of(...))`, without
+    asking this again.
+
+    Raises:
+        UnknownLanguageError: a tag is not a language.
+        UnsupportedSpecError: the resource asks for behaviour that does not exist yet.
+    """
+    overrides = build_overrides(spec.parameters)
+    return (
+        *_mode_needs(spec),
+        *_policy_needs(spec, overrides=overrides),
+        *_memory_needs(spec),
+        *_trait_needs(spec, overrides=overrides),
+    )
+
+
+def _mode_needs(spec: LanguageFinetuneSpec) -> Iterator[Need]:
+    if spec.mode is Mode.PLAN:
+        yield Need(
+            name="mode", why="mode is Plan, which always measures the text that it tells of."
+        )
+
+
+def _policy_needs(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> Iterator[Need]:
+    left = [name for name in MEASURED_BY_EVIDENCE if name not in overrides]
+    if spec.policy is Policy.EVIDENCE and left:
+        yield Need(
+            name="policy",
+            why=f"policy is Evidence, which decides {_list(left)} from the text's lengths and counts.",
+        )
+
+
+def _memory_needs(spec: LanguageFinetuneSpec) -> Iterator[Need]:
+    resources = spec.resources
+    declared = resources.gpu_memory_class is not None and spec.method is not Method.AUTO
+    if resources.gpus and resources.gpu_memory is not None and not declared:
+        yield Need(
+            name="gpuMemory",
+            why=f"resources.gpuMemory is {resources.gpu_memory}, and what fits it is computed from the "
+            "base model's config.json.",
+        )
+
+
+def _trait_needs(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> Iterator[Need]:
+    if spec.policy is Policy.EVIDENCE:
+        return
+    members = resolve_members(spec, measured=Measurements())
+    unknown = {axis: tags for axis in CLASSES if (tags := _unknown_in(members, axis=axis))}
+    axes = build_axes(
+        fold_traits(members)
+        | resolve_job_traits(
+            depth=spec.model.depth,
+            memory=spec.resources.gpu_memory_class,
+            measured=Measurements(),
+        )
+    )
+    followers = _followers(axes, unknown=tuple(unknown), overrides=overrides)
+    for axis, tags in unknown.items():
+        for tag in tags if followers[axis] else ():
+            yield Need(
+                name=AXIS_NAMES[axis],
+                tag=tag,
+                why=f"{AXIS_NAMES[axis]} of {tag} is Auto: {WHY[axis]}, and {_list(followers[axis])} "
+                f"{'follows' if len(followers[axis]) == 1 else 'follow'} it.",
+            )
+
+
+def _unknown_in(members: Members, *, axis: str) -> tuple[str, ...]:
+    """Return the tags of the languages whose trait no row tells and their text can."""
+    return tuple(
+        known.found.tag
+        for known, traits in members
+        if _is_unknown(traits, axis=axis) and _is_measurable(known, axis=axis)
+    )
+
+
+def _is_unknown(traits: TraitSet, *, axis: str) -> bool:
+    return axis not in traits or traits[axis].source not in ROWS
+
+
+def _is_measurable(known: Known, *, axis: str) -> bool:
+    return axis != "morphology" or known.found.script not in SCRIPTS_WITHOUT_SPACES
+
+
+def _followers(
+    axes: Axes, *, unknown: tuple[str, ...], overrides: Overrides
+) -> dict[str, list[str]]:
+    """Return the parameters that would follow each unknown axis, whatever the others turn out to be."""
+    choices = {axis: (*CLASSES[axis], getattr(axes, axis)) for axis in unknown}
+    decided: dict[tuple[TraitValue | None, ...], dict[str, JsonValue]] = {}
+    for chosen in product(*choices.values()):
+        tried = replace(axes, **dict(zip(unknown, chosen, strict=True)))
+        rules = match_rules(tried, groups=rules_guide.GROUPS)
+        decided[chosen] = decide_values(rules, overrides=overrides)
+    return {
+        axis: _differing(decided, place=place, choices=choices[axis])
+        for place, axis in enumerate(unknown)
+    }
+
+
+def _differing(
+    decided: Mapping[tuple[TraitValue | None, ...], dict[str, JsonValue]],
+    *,
+    place: int,
+    choices: tuple[TraitValue | None, ...],
+) -> list[str]:
+    """Return the parameters that change when only the axis at `place` does."""
+    differing: set[str] = set()
+    for chosen, values in decided.items():
+        for other in choices:
+            changed = decided[(*chosen[:place], other, *chosen[place + 1 :])]
+            differing |= {name for name in values if values[name] != changed[name]}
+    # The trainer's view of alpha is told and never trained with (C2).
+    differing.discard(rules_guide.TRAINER_ALPHA)
+    return [name for name in rules_guide.GROUPS if name in differing]
+
+
+def _list(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
