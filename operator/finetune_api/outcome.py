@@ -81,6 +81,26 @@ class RunSummary(_Part):
     peak_gpu_memory_bytes: int | None = None
     attention: str = ""
     """The attention implementation that ran."""
+    loss_at_start: float | None = None
+    """Mean training loss of the first tenth of the steps, nats per supervised token."""
+    loss_at_end: float | None = None
+    """The same of the last tenth."""
+    clipped_share: float | None = None
+    """Share of the steps whose gradient was longer than the plan's max_grad_norm, 0 to 1."""
+    sequences_per_step: float = 0.0
+    """Sequences of an optimizer step, on average."""
+    tokens_per_step: float = 0.0
+    """Non-padding tokens of an optimizer step, on average."""
+    launches_per_step: float = 0.0
+    """Calls of the model that made an optimizer step, on average."""
+    launch_tokens: int = 0
+    """Tokens of one launch at most, padding included."""
+    launch_halvings: int = 0
+    """How often GPU memory ran out and launches were halved."""
+    evaluations: int | None = None
+    """Evaluations of the held-out part during training."""
+    eval_steps: int | None = None
+    """Optimizer steps between two of them."""
 
 
 class CorpusLanguage(_Part):

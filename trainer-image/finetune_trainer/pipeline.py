@@ -12,7 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.outcome import Evaluation, Outcome, Published, RunSummary, Stage
+from finetune_api.outcome import Evaluation, Outcome, Published, Stage
 from finetune_api.plan import TrainingPlan
 from finetune_api.resource import TrainingStage
 from finetune_api.wire import ExitCode
@@ -25,6 +25,7 @@ from finetune_trainer.fetch import FetchedModel, Surroundings, fetch_dataset, fe
 from finetune_trainer.plan_check import check_supported
 from finetune_trainer.publish import Finished, OutputPlace, find_finished, publish
 from finetune_trainer.report import Progress
+from finetune_trainer.run_summary import build_summary
 from finetune_trainer.s3 import S3Store, connect
 from finetune_trainer.s3_faults import parse_s3_uri
 from finetune_trainer.steps import METRICS_FILE
@@ -43,8 +44,6 @@ from finetune_trainer.validate import ValidDataset, validate_dataset
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate import HeldOutLoss
-    from finetune_trainer.network import LoadedModel
-    from finetune_trainer.train import TrainResult
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
         corpus=corpus.corpus,
         warnings=(*(text for each in valid for text in each.warnings), *corpus.warnings),
         evaluation=build_evaluation(before, after),
-        summary=build_summary(result, loaded),
+        summary=build_summary(result, loaded, training=plan.training, budget=budget),
         history=result.history,
         environment=environment.describe_environment(pod.environ),
     )
@@ -258,26 +257,6 @@ def build_evaluation(before: "HeldOutLoss", after: "HeldOutLoss") -> Evaluation 
         base_bits_per_byte=before.bits_per_byte,
         adapter_bits_per_byte=after.bits_per_byte,
         examples=after.examples,
-    )
-
-
-def build_summary(result: "TrainResult", loaded: "LoadedModel") -> RunSummary:
-    """Return the figures of a run for status."""
-    last = result.last
-    return RunSummary(
-        steps=last.step,
-        total_steps=last.total_steps,
-        epochs=last.epoch,
-        final_loss=last.loss,
-        best_eval_loss=result.best_eval_loss,
-        best_step=result.best_step,
-        published_step=result.published_step,
-        stopped_early=result.stopped_early,
-        train_seconds=result.train_seconds,
-        tokens=result.tokens,
-        trainable_parameters=loaded.trainable_parameters,
-        peak_gpu_memory_bytes=result.peak_gpu_memory_bytes,
-        attention=loaded.attention,
     )
 
 
