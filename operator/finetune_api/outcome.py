@@ -5,12 +5,21 @@ kubelet's limit by construction: long texts are cut, never the JSON.
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from finetune_api import wire
+from finetune_api.profile import Profile
 
 SCHEMA_VERSION: Literal[1] = 1
 MESSAGE_LIMIT = 1024
@@ -22,7 +31,7 @@ CUT = "…"
 
 
 class Stage(StrEnum):
-    """The stages of the trainer, in order."""
+    """The stages of the trainer, in order; the last is the Measure pod's."""
 
     START = "Start"
     FETCH = "Fetch"
@@ -33,6 +42,8 @@ class Stage(StrEnum):
     EVALUATE = "Evaluate"
     EXPORT = "Export"
     PUBLISH = "Publish"
+    MEASURE = "Measure"
+    """Of the Measure pod alone, between Fetch and Publish."""
 
 
 class _Part(BaseModel):
@@ -122,6 +133,21 @@ class CorpusLanguage(_Part):
     """Examples with nothing to learn from, told and not trained."""
 
 
+IS_PACKED = "is_packed"
+"""Serialization context that has the profile compressed."""
+
+
+def _dump_profile(profile: Profile, info: SerializationInfo) -> dict[str, object]:
+    is_packed = isinstance(info.context, dict) and info.context.get(IS_PACKED) is True
+    return {**(profile.to_packed() if is_packed else profile.to_rows())}
+
+
+RowedProfile = Annotated[
+    Profile, BeforeValidator(Profile.from_rows), PlainSerializer(_dump_profile)
+]
+"""A profile whose languages are rows of values without names."""
+
+
 class Outcome(_Part):
     """The end of one pod."""
 
@@ -138,18 +164,26 @@ class Outcome(_Part):
     evaluation: Evaluation | None = None
     summary: RunSummary | None = None
     corpus: tuple[CorpusLanguage, ...] = Field(default=(), max_length=16)
+    profile: RowedProfile | None = None
+    """What the Measure pod found; None of every other pod."""
 
     def to_termination_message(self) -> str:
         """Return compact JSON of at most 4096 bytes.
 
-        Where that is not enough the per-language corpus yields first, then the message is cut.
+        Where that is not enough the profile is packed and the per-language corpus yields, then the
+        message is cut, then the profile's detail yields.
         """
         text = _to_json(self)
+        shorter = self
         for limit in MESSAGE_LIMITS:
-            if len(text.encode()) <= wire.TERMINATION_LIMIT_BYTES:
-                break
+            if _fits(text):
+                return text
             changes = {"corpus": (), "message": cut_message(self.message, limit=limit)}
-            text = _to_json(self.model_copy(update=changes))
+            shorter = self.model_copy(update=changes)
+            text = _to_json(shorter, is_packed=True)
+        if self.profile is not None and not _fits(text):
+            least = shorter.model_copy(update={"profile": self.profile.without_detail()})
+            text = _to_json(least, is_packed=True)
         return text
 
     @classmethod
@@ -166,5 +200,9 @@ def cut_message(message: str, *, limit: int = MESSAGE_LIMIT) -> str:
     return message if len(message) <= limit else message[: limit - len(CUT)] + CUT
 
 
-def _to_json(outcome: Outcome) -> str:
-    return outcome.model_dump_json(by_alias=True, exclude_none=True)
+def _fits(text: str) -> bool:
+    return len(text.encode()) <= wire.TERMINATION_LIMIT_BYTES
+
+
+def _to_json(outcome: Outcome, *, is_packed: bool = False) -> str:
+    return outcome.model_dump_json(by_alias=True, exclude_none=True, context={IS_PACKED: is_packed})

@@ -51,6 +51,11 @@ RESOURCE_GPU: Final = "nvidia.com/gpu"
 PLAN_DIR: Final = "/etc/finetune"
 PLAN_FILE: Final = "plan.json"
 PLAN_PATH: Final = f"{PLAN_DIR}/{PLAN_FILE}"
+MEASURE_FILE: Final = "measure.json"
+"""The measure plan, in the ConfigMap of a Measure Job."""
+MEASURE_PATH: Final = f"{PLAN_DIR}/{MEASURE_FILE}"
+MEASURE_COMMAND: Final = ("measure",)
+"""Arguments of the trainer's container that make it measure instead of train."""
 CA_FILE: Final = "ca.crt"
 CA_PATH: Final = f"{PLAN_DIR}/{CA_FILE}"
 WORK_DIR: Final = "/work"
@@ -134,6 +139,22 @@ ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 def run_prefix(namespace: str, name: str, run: int, plan_hash: str) -> str:
     """Return `<namespace>/<name>/runs/<run>-<planhash8>`, the folder of one run below `output.uri`."""
     return f"{namespace}/{name}/runs/{run}-{plan_hash[:8]}"
+
+
+PROFILE_FILE: Final = "profile.json"
+
+
+def measured_prefix(namespace: str, name: str, measure_hash: str) -> str:
+    """Return the folder below `output.uri` that holds the profile.json of one measure plan."""
+    return f"{namespace}/{name}/profiles/{measure_hash[:8]}"
+
+
+def profile_cache_key(namespace: str, key: str) -> str:
+    """Return where one language's profile is cached below `output.uri`, for the whole namespace.
+
+    `key` is a hash over text and tokenizer. No resource can be called `_profiles`.
+    """
+    return f"{namespace}/_profiles/{key}.json"
 
 
 # --- How a training pod ends --------------------------------------------------------------------

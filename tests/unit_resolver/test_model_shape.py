@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api.profile import pick_config_facts
 from finetune_resolver.errors import UnsupportedModelError
 from finetune_resolver.model_shape import shape_from_config
 
@@ -21,6 +22,12 @@ OLMO = {**LLAMA_8B, "model_type": "olmo"}
 @pytest.mark.parametrize("name", MODELS)
 def test_the_number_of_weights_is_the_published_one(name: str) -> None:
     assert shape_from_config(MODELS[name]["config"]).parameters() == MODELS[name]["parameters"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_facts_that_the_measure_pod_sends_make_the_same_shape(name: str) -> None:
+    config = MODELS[name]["config"]
+    assert shape_from_config(pick_config_facts(config)) == shape_from_config(config)
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,12 @@ def told() -> tuple[Progress, Recorder, list[float]]:
 
 def test_percent_covers_the_whole_run_and_never_falls(told: Any) -> None:
     progress, recorder, _ = told
-    for stage in list(Stage)[1:6]:
+    of_training = [stage for stage in Stage if stage is not Stage.MEASURE]
+    for stage in of_training[1:6]:
         progress.enter(stage)
     for number in range(1, 11):
         progress.tell_step(step(number))
-    for stage in list(Stage)[6:]:
+    for stage in of_training[6:]:
         progress.enter(stage)
     progress.finish()
     percents = [status.progress_percentage for status, _ in recorder.sent]

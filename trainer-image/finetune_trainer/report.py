@@ -37,6 +37,7 @@ SHARES: Mapping[Stage, int] = {
     Stage.EVALUATE: 92,
     Stage.EXPORT: 96,
     Stage.PUBLISH: 97,
+    Stage.MEASURE: 40,
 }
 """Percent of the whole run behind us when a stage begins (assumption: training is most of it)."""
 

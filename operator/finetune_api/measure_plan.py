@@ -1,0 +1,65 @@
+"""The measure plan: what the Measure pod obeys.
+
+The operator writes it as `wire.MEASURE_FILE` into the ConfigMap of a Measure Job; the pod fetches the
+text and the tokenizer, never the weights. `measure_hash` covers what determines the result and
+nothing else: a resource applied again finds its profile, and so does another that trains on the same
+text with the same tokenizer.
+"""
+
+import hashlib
+from typing import Final, Literal, Self
+
+from finetune_api.plan import (
+    PlannedDataset,
+    PlannedModel,
+    PlannedOutput,
+    PlanPart,
+    RunIdentity,
+    canonical_json,
+)
+from finetune_api.resource import TrainingStage
+
+MEASURE_SCHEMA: Literal[1] = 1
+MEASUREMENT_VERSION: Final = 1
+"""Counts up whenever the same text would give other numbers, so that no old profile is taken."""
+
+
+class MeasurePlan(PlanPart):
+    """Everything the Measure pod needs to know."""
+
+    schema_version: Literal[1] = MEASURE_SCHEMA
+    identity: RunIdentity
+    model: PlannedModel
+    datasets: tuple[PlannedDataset, ...]
+    """In the order of `spec.languages`."""
+    stage: TrainingStage
+    completion_only_loss: bool = True
+    """Whether answers alone carry loss, as the training plan will say."""
+    output: PlannedOutput
+    """The profile goes below `output.uri` (`wire.measured_prefix`); formats do not count."""
+    hash: str = ""
+    """`measure_hash` of this plan; the pod refuses a plan whose hash is another."""
+
+    def with_hash(self) -> Self:
+        """Return the plan with `hash` filled in."""
+        return self.model_copy(update={"hash": measure_hash(self)})
+
+    def to_json(self) -> str:
+        """Return canonical JSON: the same plan is always the same bytes."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+
+def measure_hash(plan: MeasurePlan) -> str:
+    """Return the SHA-256, in hex, over what determines the profile and nothing else."""
+    determines = {
+        "schema": MEASURE_SCHEMA,
+        "measurement": MEASUREMENT_VERSION,
+        "model": plan.model.model_dump(mode="json", exclude={"credentials"}),
+        "datasets": [
+            dataset.model_dump(mode="json", exclude={"credentials", "weight"})
+            for dataset in plan.datasets
+        ],
+        "stage": plan.stage.value,
+        "completion_only_loss": plan.completion_only_loss,
+    }
+    return hashlib.sha256(canonical_json(determines).encode()).hexdigest()
