@@ -123,9 +123,18 @@ def test_the_card_says_which_text_was_read_and_which_state_is_published() -> Non
     card = build_card(build_account(summary=summary))
     assert f"| no | s3://corpora/no/ (SHA-256 {'0' * 64}) | 80 | 4 |" in card
     assert (
-        "4 of 4 steps, 1.00 passes, 400 tokens in 2 s with sdpa attention; 1234 parameters were"
+        "4 of 4 steps, 1.00 passes, 400 tokens in 2 s with sdpa attention; 1,234 parameters were"
         " trained. Lowest held-out loss: 2.5000 at step 3. The adapter is that of step 3. "
     ) in card
+
+
+def test_values_stand_as_people_write_them_and_an_override_is_named_once() -> None:
+    modules = DECISION | {"name": "target_modules", "value": ["q_proj", "v_proj"]}
+    override = DECISION | {"name": "optimizer", "value": "AdamW", "rule": "OVERRIDE"}
+    plan = build_plan(decisions=[modules, override | {"source": "Override"}])
+    card = build_card(replace(build_account(), plan=plan))
+    assert "| target_modules | q_proj, v_proj | Rule LR-1 |" in card
+    assert "| optimizer | AdamW | Override |" in card
 
 
 def test_a_run_of_one_step_and_one_evaluation_still_shows_its_points() -> None:

@@ -6,6 +6,8 @@ Pure: an account of the run in, text out. Every number comes from the account.
 import json
 from html import escape
 
+from pydantic import JsonValue
+
 from finetune_api.outcome import CorpusLanguage, Evaluation
 from finetune_trainer.account import DatasetIdentity, RunAccount
 
@@ -210,12 +212,22 @@ def _parameter_rows(account: RunAccount) -> list[tuple[str, str, str, str]]:
     return [
         (
             decision.name,
-            json.dumps(decision.value, ensure_ascii=False),
-            f"{decision.source} {decision.rule}".strip(),
+            _plain(decision.value),
+            # An override's rule is the word itself.
+            decision.source
+            if decision.source.upper() == decision.rule
+            else f"{decision.source} {decision.rule}".strip(),
             decision.message,
         )
         for decision in account.plan.decisions
     ]
+
+
+def _plain(value: JsonValue) -> str:
+    """Return a value as people write it: words without quotes, lists without brackets."""
+    if isinstance(value, list):
+        return ", ".join(_plain(one) for one in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _run(account: RunAccount) -> str:
@@ -230,8 +242,8 @@ def _course(account: RunAccount) -> str:
     summary = account.summary
     opening = (
         f"{summary.steps} of {summary.total_steps} steps, {summary.epochs:.2f} passes,"
-        f" {summary.tokens} tokens in {summary.train_seconds:.0f} s with {summary.attention or 'eager'}"
-        f" attention; {summary.trainable_parameters} parameters were trained."
+        f" {summary.tokens:,} tokens in {summary.train_seconds:.0f} s with {summary.attention or 'eager'}"
+        f" attention; {summary.trainable_parameters:,} parameters were trained."
     )
     sentences = [opening]
     if summary.stopped_early:
