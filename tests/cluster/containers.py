@@ -21,14 +21,14 @@ def remove_containers(layout: Layout) -> None:
     infos = [run([*client, "containers", "info", container]) for container in containers]
     namespaces = {path for info in infos if (path := parse_network_namespace(info))}
     for container in run([*client, "tasks", "list", "--quiet"]).split():
-        _kill(client, container)
+        _run_unless_gone([*client, "tasks", "kill", "--signal", "SIGKILL", "--all", container])
     wait_until(
         lambda: not _running_tasks(client), what="containers to end", timeout_s=STOP_TIMEOUT_S
     )
     for container in run([*client, "tasks", "list", "--quiet"]).split():
-        run([*client, "tasks", "delete", "--force", container])
+        _run_unless_gone([*client, "tasks", "delete", "--force", container])
     for container in containers:
-        run([*client, "containers", "delete", container])
+        _run_unless_gone([*client, "containers", "delete", container])
     for namespace in namespaces:
         # The pod's network link goes with its namespace.
         unmount(namespace)
@@ -53,10 +53,10 @@ def _running_tasks(client: list[str]) -> list[str]:
     return parse_running_tasks(run([*client, "tasks", "list"]))
 
 
-def _kill(client: list[str], container: str) -> None:
+def _run_unless_gone(command: list[str]) -> None:
+    """Run what needs its container to be there: each may have ended, and its shim have cleaned up."""
     try:
-        run([*client, "tasks", "kill", "--signal", "SIGKILL", "--all", container])
+        run(command)
     except LabError as error:
-        # It may have ended between the listing and now.
         if "not found" not in str(error) and "already finished" not in str(error):
             raise
