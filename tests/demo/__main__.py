@@ -92,6 +92,8 @@ def up(*, own: bool) -> None:
         "Upload of model and corpus to S3",
         lambda: storage.upload_materials(endpoint, model=model, corpus=corpus.training),
     )
+    if not own:
+        journey.refuse_taken_cluster(cluster)
     steps.run(
         "helm install of the operator",
         lambda: journey.install_operator(

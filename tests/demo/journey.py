@@ -25,6 +25,9 @@ RESOURCE = "swahili"
 EXAMPLE = Path("examples/swahili.yaml")
 CHART = Path("charts/language-finetune")
 CRD = "languagefinetunes.langops.dev"
+MADE_BY_DEMO = "langops.dev/demo"
+"""Label of the namespaces that the demo made. In a cluster of somebody else's it decides what
+`demo-down` may remove."""
 POLL_S = 1.0
 """Between two looks at the resource; progress itself is pushed."""
 PATIENCE_S = 30 * 60
@@ -32,6 +35,41 @@ PATIENCE_S = 30 * 60
 
 # Where nobody sees a terminal (CI, a file) the tables still want room.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+
+
+def refuse_taken_cluster(cluster: Cluster) -> None:
+    """Refuse a cluster where the demo would meet somebody else's operator.
+
+    Raises:
+        DemoError: a namespace of the demo's name or the definition is there, and the demo made
+            neither. To go on would take over somebody's release, and `demo-down` would delete the
+            definition with everybody's resources.
+    """
+    instead = f"try the operator that is there with `kubectl apply -f {EXAMPLE}`"
+    for namespace in (SYSTEM_NAMESPACE, NAMESPACE):
+        if _exists(cluster, "namespace", namespace) and not _is_ours(cluster, namespace):
+            raise DemoError(
+                f"the cluster has a namespace {namespace} that the demo did not make: {instead}"
+            )
+    if _exists(cluster, "crd", CRD) and not _exists(cluster, "namespace", SYSTEM_NAMESPACE):
+        raise DemoError(
+            f"the cluster has {CRD} already, and two operators must not serve the same resources:"
+            f" {instead}"
+        )
+
+
+def _make_namespace(cluster: Cluster, name: str, **labels: str) -> None:
+    metadata = {"name": name, "labels": {MADE_BY_DEMO: "true", **labels}}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+
+
+def _exists(cluster: Cluster, kind: str, name: str) -> bool:
+    return bool(cluster.kubectl("get", kind, name, "--ignore-not-found", "--output=name"))
+
+
+def _is_ours(cluster: Cluster, namespace: str) -> bool:
+    labels = cluster.get("namespace", namespace)["metadata"].get("labels", {})
+    return MADE_BY_DEMO in labels
 
 
 def install_operator(
@@ -55,25 +93,21 @@ def install_operator(
         "podAnnotations.image-id": image_id or operator_image,
     }
     settings = [f"--set-string={key}={value}" for key, value in values.items()]
-    where = ("--namespace", SYSTEM_NAMESPACE, "--create-namespace")
+    _make_namespace(cluster, SYSTEM_NAMESPACE)
+    where = ("--namespace", SYSTEM_NAMESPACE)
     cluster.helm("upgrade", "--install", RELEASE, str(CHART), *where, *settings, "--wait")
 
 
 def apply_example(cluster: Cluster, endpoint: Endpoint) -> None:
     """Apply the Secret with S3's keys and the example."""
-    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    _make_namespace(cluster, NAMESPACE, **{"pod-security.kubernetes.io/enforce": "restricted"})
     cluster.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": NAMESPACE, "labels": restricted},
-        },
         {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": "s3-credentials", "namespace": NAMESPACE},
             "stringData": endpoint.secret_data(),
-        },
+        }
     )
     cluster.kubectl("apply", "--namespace", NAMESPACE, "--filename", str(EXAMPLE))
 
@@ -154,12 +188,25 @@ def _short(value: str) -> str:
 
 
 def uninstall(cluster: Cluster) -> None:
-    """Remove all that the demo made in a cluster that it does not own."""
+    """Remove what the demo made in a cluster that it does not own, and nothing else.
+
+    The definition stays where somebody else's resources are left: they would go with it.
+    """
     quiet = ("--ignore-not-found", "--wait")
+    if not (
+        _exists(cluster, "namespace", SYSTEM_NAMESPACE) and _is_ours(cluster, SYSTEM_NAMESPACE)
+    ):
+        say(f"No namespace {SYSTEM_NAMESPACE} of the demo is in this cluster: nothing to remove.")
+        return
     cluster.kubectl("delete", "namespace", NAMESPACE, *quiet)
     if RELEASE in cluster.helm("list", "--namespace", SYSTEM_NAMESPACE, "--short").split():
         cluster.helm("uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")
-    cluster.kubectl("delete", "crd", CRD, *quiet)
+    if _exists(cluster, "crd", CRD):
+        others = cluster.get(CRD, "--all-namespaces")["items"]
+        if others:
+            say(f"{CRD} stays: {len(others)} resources of other namespaces need it.")
+        else:
+            cluster.kubectl("delete", "crd", CRD, *quiet)
     cluster.kubectl("delete", "namespace", SYSTEM_NAMESPACE, *quiet)
 
 

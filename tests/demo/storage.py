@@ -1,6 +1,7 @@
 """The demo's S3: buckets, model and corpus go up, the adapter comes down."""
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from botocore.exceptions import ClientError
 BUCKETS = ("models", "corpora", "adapters")
 MODEL_PREFIX = "smollm2-135m-instruct"
 CORPUS_KEY = "swahili/udhr.jsonl"
+MARK = ".made-by-the-demo"
+"""Object in each bucket that the demo made: a bucket without it is somebody else's and stays."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def download_folder(endpoint: Endpoint, *, uri: str, folder: Path) -> list[str]:
 
 
 def remove_objects(endpoint: Endpoint, *, namespace: str) -> None:
-    """Delete what the demo put into S3, and the buckets that are empty then."""
+    """Delete what the demo put into S3, and the buckets that it made where they are empty then."""
     client = build_client(endpoint)
     places = (("models", MODEL_PREFIX), ("corpora", CORPUS_KEY), ("adapters", f"{namespace}/"))
     for bucket, prefix in places:
@@ -79,19 +82,27 @@ def remove_objects(endpoint: Endpoint, *, namespace: str) -> None:
             pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             for item in [item for page in pages for item in page.get("Contents", [])]:
                 client.delete_object(Bucket=bucket, Key=item["Key"])
-            client.delete_bucket(Bucket=bucket)
+            _remove_own_bucket(client, bucket)
         except ClientError as error:
-            if error.response["Error"]["Code"] not in {"NoSuchBucket", "BucketNotEmpty"}:
+            if error.response["Error"]["Code"] != "NoSuchBucket":
                 raise
+
+
+def _remove_own_bucket(client: Any, bucket: str) -> None:
+    left = [item["Key"] for item in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    if left == [MARK]:
+        client.delete_object(Bucket=bucket, Key=MARK)
+        client.delete_bucket(Bucket=bucket)
 
 
 def _ensure_bucket(client: Any, bucket: str) -> None:
     try:
-        client.create_bucket(Bucket=bucket)
+        client.head_bucket(Bucket=bucket)
     except ClientError as error:
-        owned = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
-        if error.response["Error"]["Code"] not in owned:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != HTTPStatus.NOT_FOUND:
             raise
+        client.create_bucket(Bucket=bucket)
+        client.put_object(Bucket=bucket, Key=MARK)
 
 
 def _upload(client: Any, file: Path, *, bucket: str, key: str) -> None:
