@@ -79,6 +79,18 @@ class CorpusStatus(StatusPart):
     """Share of letters in the tag's script."""
     supervised_tokens: int | None = None
     """Tokens that carry loss, each epoch."""
+    unique_tokens: int | None = None
+    """Tokens of the examples that repeat no other."""
+    validation_examples: int | None = None
+    """Examples held out."""
+    bytes_per_token: Word | None = None
+    """UTF-8 bytes of a token; comparable across scripts."""
+    token_premium: Word | None = None
+    """Tokens against English for the same content, where a parallel text tells."""
+    code_mixing_index: Word | None = None
+    """Mean mixing of languages by the scripts of words, 0 to 100."""
+    type_token_ratio: Word | None = None
+    """Moving average over 500 words, 0 to 1: how rich in forms the text is."""
     warnings: list[Sentence] = Field(default_factory=list, max_length=50)
     """What a person should look at."""
 
@@ -296,6 +308,15 @@ class OutputStatus(StatusPart):
     """Files the manifest lists."""
 
 
+class MeasurementStatus(StatusPart):
+    """What was measured, kept so that the same text is never measured twice."""
+
+    hash: Word
+    """SHA-256 over the texts, the tokenizer's model and whatever else decides what is counted."""
+    profile: Annotated[str, Field(max_length=16384)]
+    """The profile as JSON, as the Measure pod left it; `corpus` says the same in words."""
+
+
 class LanguageFinetuneStatus(StatusPart):
     """State of the run. `phase` is a derived word for people; machines read conditions."""
 
@@ -311,6 +332,8 @@ class LanguageFinetuneStatus(StatusPart):
     """Counts up when updatePolicy Recreate starts anew."""
     corpus: list[CorpusStatus] = Field(default_factory=list, max_length=16)
     """What was measured of each language's text."""
+    measurement: MeasurementStatus | None = None
+    """The profile behind `corpus`, for the operator."""
     plan: PlanStatus | None = None
     """The plan in short."""
     parameters: list[ParameterStatus] = Field(default_factory=list, max_length=64)

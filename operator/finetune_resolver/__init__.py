@@ -2,7 +2,7 @@
 
 In flow order: `catalogue` (what is known of a language before its text is seen) → `traits` (declared,
 guide, measured, evidence, default: which one counts) → `needs` (what of them only a measurement can
-tell) → `rules_guide` and `rules_default` (ordered
+tell) → `from_profile` (what a measurement says) → `rules_guide` and `rules_default` (ordered
 rules over the traits) → `resolve` (rules and overrides into decisions) → `advice` (what a person may
 want to act on) → `build` (the plan's parts and status lists).
 
@@ -18,6 +18,7 @@ from finetune_resolver.errors import (
     UnsupportedModelError,
     UnsupportedSpecError,
 )
+from finetune_resolver.from_profile import corpus_statuses, measurements_of
 from finetune_resolver.measurement import LanguageMeasurement, Measurements
 from finetune_resolver.needs import Need, measurement_needs
 from finetune_resolver.resolution import (
@@ -49,8 +50,10 @@ __all__ = [
     "UnsupportedModelError",
     "UnsupportedSpecError",
     "build_training",
+    "corpus_statuses",
     "decision_statuses",
     "measurement_needs",
+    "measurements_of",
     "resolve",
     "warning_statuses",
 ]
