@@ -27,5 +27,5 @@ def test_no_test_folder_is_called_operator() -> None:
 
 def test_every_package_says_that_it_is_typed() -> None:
     packages = [*ROOT.glob("operator/finetune_*"), *ROOT.glob("trainer-image/finetune_*")]
-    assert len(packages) == 5
+    assert len(packages) == 6
     assert all((package / "py.typed").is_file() for package in packages)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from finetune_api.outcome import CorpusLanguage, Evaluation, RunSummary
+from finetune_text.stops import Stop, Token
 from finetune_trainer.account import DatasetIdentity, RunAccount
 from finetune_trainer.card import build_card, build_curve, build_report
 from finetune_trainer.errors import DataInvalid, NotFinite, OutputUnwritable
 from finetune_trainer.steps import StepReport
-from finetune_trainer.stops import Stop, Token
 from finetune_trainer.tokenizer_files import load_context_length, names_folder
 from tests.unit_trainer.tiny import build_plan, build_rows, write_model
 

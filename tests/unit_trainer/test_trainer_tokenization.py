@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from finetune_text.examples import Example, Message
+from finetune_text.stops import Stop, Token, decide_stop
 from finetune_trainer.errors import DataInvalid, PlanInvalid
-from finetune_trainer.examples import Example, Message
-from finetune_trainer.stops import Stop, Token, decide_stop
 from finetune_trainer.tokenization import (
     CorpusTokenizer,
     TokenizationRules,

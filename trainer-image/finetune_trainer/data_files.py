@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
+from finetune_text.formats import COMPRESSIONS, FORMATS, file_format
 from finetune_trainer.errors import NotFound, PlanInvalid
 
-FORMATS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".txt")
-"""What can be read, best first: where a hub holds the same rows twice the first one is taken."""
-COMPRESSIONS = (".gz", ".zst")
 NOT_DATA_STEMS = {"readme", "license", "notice", "changelog", "manifest", "requirements"}
 NOT_DATA_NAMES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 SPLIT_WORDS = {
@@ -70,14 +68,6 @@ def hash_contents(entries: Iterable[tuple[str, str]]) -> str:
     for name, sha256 in sorted(entries):
         digest.update(f"{name}\0{sha256}\n".encode())
     return digest.hexdigest()
-
-
-def file_format(name: str) -> str | None:
-    """Return the format that a name ends in, compression aside, or None where we cannot read it."""
-    path = PurePosixPath(name.lower())
-    if path.suffix in COMPRESSIONS:
-        path = path.with_suffix("")
-    return path.suffix if path.suffix in FORMATS else None
 
 
 def is_data_file(file: NamedFile) -> bool:

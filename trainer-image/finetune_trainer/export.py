@@ -13,11 +13,11 @@ import torch
 from safetensors import safe_open
 
 from finetune_api import wire
+from finetune_text.stops import Stop
 from finetune_trainer.account import RunAccount
 from finetune_trainer.card import build_card, build_report
 from finetune_trainer.errors import NotFinite, OutputUnwritable
 from finetune_trainer.network import LoadedModel
-from finetune_trainer.stops import Stop
 from finetune_trainer.tokenizer_files import copy_tokenizer, names_folder
 
 FILE_MODE = 0o644

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from finetune_api import wire
 from finetune_api.plan import PlannedDataset, PlannedModel
+from finetune_text.formats import file_format
 from finetune_trainer import hub
 from finetune_trainer.claims import find_in_claim, list_claim
 from finetune_trainer.credentials import Credentials, load_credentials
@@ -24,7 +25,6 @@ from finetune_trainer.data_files import (
     NamedFile,
     decide_data_files,
     decide_split_files,
-    file_format,
     hash_contents,
 )
 from finetune_trainer.disk_faults import told_in_words

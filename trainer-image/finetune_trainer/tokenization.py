@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.outcome import CorpusLanguage
-from finetune_trainer.errors import DataInvalid, PlanInvalid
-from finetune_trainer.examples import Example
-from finetune_trainer.sequences import (
+from finetune_text.examples import Example
+from finetune_text.sequences import (
     MAX_REFUSALS,
     Sequencer,
     Tally,
     TokenizationRules,
     TokenizedExample,
 )
-from finetune_trainer.stops import Stop
+from finetune_text.stops import Stop
+from finetune_trainer.errors import DataInvalid, PlanInvalid
+from finetune_trainer.text_faults import told_as_invalid_data
 
 __all__ = [
     "CorpusTokenizer",
@@ -93,8 +94,9 @@ class CorpusTokenizer:
                 nothing left to learn.
         """
         tally, held_out = Tally(), Tally()
-        sequences = tuple(self._sequencer.read(train, tally))
-        validated = tuple(self._sequencer.read(validation, held_out))
+        with told_as_invalid_data():
+            sequences = tuple(self._sequencer.read(train, tally))
+            validated = tuple(self._sequencer.read(validation, held_out))
         refusals = (tally.refusals + held_out.refusals)[:MAX_REFUSALS]
         if refusals:
             raise _build_refusal(refusals)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.plan import PlannedModel
+from finetune_text.stops import Stop
 from finetune_trainer.errors import DataInvalid
-from finetune_trainer.stops import Stop
 
 TOKENIZER_FILES = (
     "tokenizer.json",

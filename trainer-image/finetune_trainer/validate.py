@@ -6,26 +6,20 @@ so memory does not grow with the text. The held-out part is chosen by those hash
 always splits the same way, in whatever order, and equal rows stay on one side.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_api.plan import PlannedDataset
+from finetune_text.examples import Example
+from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
+from finetune_text.reading import read_file
+from finetune_text.records import Fault
 from finetune_trainer.data_files import DataFile, FetchedDataset
 from finetune_trainer.errors import DataInvalid
-from finetune_trainer.examples import (
-    ALLOWED_COLUMNS,
-    Example,
-    Reading,
-    build_example,
-    decide_reading,
-)
-from finetune_trainer.records import Fault, Row, read_records
+from finetune_trainer.text_faults import told_as_invalid_data
 
 MAX_FAULTS = 5
 """Faults told at once: enough to see a pattern, few enough for one sentence."""
-HASH_BYTES = 16
-"""Of a row's content: two of a billion rows meet with a chance of 1 in 10^20."""
 
 
 @dataclass(frozen=True)
@@ -103,42 +97,6 @@ def validate_dataset(dataset: PlannedDataset, fetched: FetchedDataset) -> ValidD
     )
 
 
-def decide_evaluated(hashes: Sequence[bytes], *, max_examples: int) -> frozenset[bytes]:
-    """Return which contents of a held-out dataset are evaluated: all, or the smallest hashes."""
-    if len(hashes) <= max_examples:
-        return frozenset(hashes)
-    # One content alone, however often it stands there, is evaluated too.
-    return decide_held_out(hashes, fraction=1.0, max_examples=max_examples) or frozenset(hashes)
-
-
-def decide_held_out(
-    hashes: Sequence[bytes], *, fraction: float, max_examples: int
-) -> frozenset[bytes]:
-    """Return which contents are held out: the ones with the smallest hashes.
-
-    At least one content and never all; at most `max_examples` rows, unless the first content alone
-    has more copies.
-    """
-    copies: dict[bytes, int] = {}
-    for each in hashes:
-        copies[each] = copies.get(each, 0) + 1
-    wanted = min(max(1, round(len(hashes) * fraction)), max_examples)
-    chosen: set[bytes] = set()
-    rows = 0
-    for each in sorted(copies)[:-1]:
-        if rows == wanted:
-            break
-        if not chosen or rows + copies[each] <= wanted:
-            chosen.add(each)
-            rows += copies[each]
-    return frozenset(chosen)
-
-
-def hash_example(example: Example) -> bytes:
-    """Return a hash of the content alone, not of where it stands."""
-    return hashlib.sha256(example.canonical().encode()).digest()[:HASH_BYTES]
-
-
 # --- One pass -----------------------------------------------------------------------------------
 
 
@@ -165,51 +123,26 @@ def _read_examples(
 ) -> Iterator[Example]:
     """Yield what can be learned; faults are collected over all files and raised together."""
     faults: list[tuple[DataFile, Fault]] = []
-    for file in files:
-        for found in _read_file(dataset, file):
-            if isinstance(found, Fault):
-                faults.append((file, found))
-                if len(faults) == MAX_FAULTS:
-                    raise _build_fault(faults)
-            elif found.is_empty:
-                on_empty(found)
-            else:
-                yield found
+    for file, found in _read_files(dataset, files):
+        if isinstance(found, Fault):
+            faults.append((file, found))
+            if len(faults) == MAX_FAULTS:
+                raise _build_fault(faults)
+        elif found.is_empty:
+            on_empty(found)
+        else:
+            yield found
     if faults:
         raise _build_fault(faults)
 
 
-def _read_file(dataset: PlannedDataset, file: DataFile) -> Iterator[Example | Fault]:
-    reading: Reading | None = None
-    for record in read_records(file.path):
-        if isinstance(record, Fault):
-            yield record
-            continue
-        reading = reading or _decide_file_reading(dataset, file, record)
-        yield build_example(record, reading, uri=file.source)
-
-
-def _decide_file_reading(dataset: PlannedDataset, file: DataFile, row: Row) -> Reading:
-    columns = sorted(row.values)
-    reading = decide_reading(columns, wanted=dataset.format, named=dataset.columns)
-    if reading is not None:
-        return reading
-    wanted = _describe_wanted(dataset)
-    raise DataInvalid(
-        f"The dataset of {dataset.tag} in {file.source} has the columns {', '.join(columns)}:"
-        f" expected {wanted}; rename the columns or set dataset.format and dataset.columns, and"
-        " apply again.",
-        reason="ColumnsUnknown",
-    )
-
-
-def _describe_wanted(dataset: PlannedDataset) -> str:
-    named = dataset.columns.model_dump(exclude_none=True)
-    if named:
-        return ", ".join(f"{name!r} as {part}" for part, name in named.items())
-    if dataset.format != "Auto":
-        return f"those of the format {dataset.format}, out of {ALLOWED_COLUMNS}"
-    return ALLOWED_COLUMNS
+def _read_files(
+    dataset: PlannedDataset, files: Sequence[DataFile]
+) -> Iterator[tuple[DataFile, Example | Fault]]:
+    with told_as_invalid_data():
+        for file in files:
+            for found in read_file(dataset, file):
+                yield file, found
 
 
 # --- What is told -------------------------------------------------------------------------------

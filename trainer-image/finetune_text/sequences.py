@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.chat_rendering import (
+from finetune_text.chat_rendering import (
     RenderedChat,
     Span,
     TemplateRefusalError,
     render_chat,
 )
-from finetune_trainer.errors import DataInvalid
-from finetune_trainer.examples import Example, Message
-from finetune_trainer.stops import Stop, Token, decide_stop
+from finetune_text.errors import TextInvalid
+from finetune_text.examples import Example, Message
+from finetune_text.stops import Stop, Token, decide_stop
 
 IGNORED = -100
 """The label of a token without loss, as PyTorch's cross entropy has it."""
@@ -119,7 +119,7 @@ class Sequencer:
         """Yield the sequences of examples, in order, and count into the tally.
 
         Raises:
-            DataInvalid: A chat, and the tokenizer has no chat template.
+            TextInvalid: A chat, and the tokenizer has no chat template.
         """
         iterator = iter(examples)
         while batch := list(islice(iterator, BATCH)):
@@ -150,7 +150,7 @@ class Sequencer:
 
     def _write_chat(self, example: Example, tally: Tally) -> _Written | None:
         if not self._has_template:
-            raise DataInvalid(
+            raise TextInvalid(
                 f"{example.source} is a chat, but the model's tokenizer has no chat template:"
                 " expected a template, or rows with prompt and completion or text; name the"
                 " instruction-tuned model, add chat_template.jinja to the model, or change the rows,"

@@ -20,8 +20,8 @@ import pyarrow
 import pyarrow.parquet
 import zstandard
 
-from finetune_trainer.data_files import file_format
-from finetune_trainer.json_array import ArrayReader
+from finetune_text.formats import file_format
+from finetune_text.json_array import ArrayReader
 
 CHUNK_BYTES = 1 << 20
 PARQUET_BATCH_ROWS = 256

@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune_api.plan import PlannedColumns
 from finetune_api.resource import DatasetFormat
-from finetune_trainer.records import TEXT_COLUMN, Fault, Row
+from finetune_text.records import TEXT_COLUMN, Fault, Row
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
 INSTRUCTION_COLUMNS = ("instruction",)
