@@ -1,221 +1,93 @@
 """The LanguageFinetune resource as the user writes it.
 
 Source of truth of the CustomResourceDefinition (`crd`), of `kubectl explain` (the text under each
-field) and of the CLI's offline check. Cross-field rules stand in `validation`; this module holds
-shapes and bounds only. Enum values are CamelCase and an unset trait means "Auto".
+field) and of the CLI's offline check. Its words stand in `choices`, its overrides in `parameters` and
+its base in `part`; all of their names can be imported from here. Cross-field rules stand in
+`validation`; this module holds shapes and bounds only. An unset trait means "Auto".
 """
 
-from enum import StrEnum
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-Uri = Annotated[str, Field(min_length=1, max_length=1024)]
-Quantity = Annotated[
-    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)
+from finetune_api.choices import (
+    Bias,
+    Corpus,
+    DatasetFormat,
+    Documents,
+    EvalStrategy,
+    GpuMemoryClass,
+    LrScheduler,
+    MergeCombination,
+    Method,
+    Mode,
+    ModelDepth,
+    Morphology,
+    MultilingualStrategy,
+    Optimizer,
+    OutputFormat,
+    Policy,
+    ResourceLevel,
+    SaveStrategy,
+    SyntaxDistance,
+    TokenDensity,
+    TrainingStage,
+    UpdatePolicy,
+)
+from finetune_api.parameters import LoraParameters, Parameters
+from finetune_api.part import DnsName, Part, Quantity, StringMap, Uri
+
+__all__ = [
+    "Bias",
+    "Checkpoints",
+    "Columns",
+    "ComputeResources",
+    "Corpus",
+    "Dataset",
+    "DatasetFormat",
+    "DnsName",
+    "Documents",
+    "EvalStrategy",
+    "GpuMemoryClass",
+    "Hub",
+    "Language",
+    "LanguageFinetune",
+    "LanguageFinetuneSpec",
+    "LoraParameters",
+    "LrScheduler",
+    "Merge",
+    "MergeCombination",
+    "Method",
+    "Mode",
+    "Model",
+    "ModelDepth",
+    "Morphology",
+    "Multilingual",
+    "MultilingualStrategy",
+    "ObjectMeta",
+    "Optimizer",
+    "Output",
+    "OutputFormat",
+    "Parameters",
+    "Part",
+    "Policy",
+    "Quantity",
+    "ResourceLevel",
+    "Resources",
+    "SaveStrategy",
+    "Scheduling",
+    "SecretRef",
+    "StringMap",
+    "SyntaxDistance",
+    "TokenDensity",
+    "Toleration",
+    "TrainingStage",
+    "Traits",
+    "UpdatePolicy",
+    "Uri",
+    "Validation",
 ]
-"""A Kubernetes quantity, written as text: `80Gi`, `500m`, `4`."""
-DnsName = Annotated[
-    str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)
-]
-StringMap = Annotated[dict[str, Annotated[str, Field(max_length=256)]], Field(max_length=32)]
-
-
-_JSON_TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int, float), float: (int, float)}
-"""What may stand in JSON for a field of a type; pydantic alone would take much more."""
-
-
-class Part(BaseModel):
-    """Base of every part of the resource: camelCase outside, frozen inside, unknown fields refused."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_another_type(cls, value: Any, info: ValidationInfo) -> Any:
-        """Take "8" for no number and "true" for no boolean, as the API server does."""
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        wanted = _JSON_TYPES.keys() & {annotation, *get_args(annotation)}
-        allowed = [kind for one in wanted for kind in _JSON_TYPES[one]]
-        if not wanted or value is None or type(value) in allowed:
-            return value
-        names = " or ".join("a boolean" if kind is bool else "a number" for kind in wanted)
-        raise ValueError(f"must be {names}, and is {value!r}; write it without quotes")
-
-
-class Morphology(StrEnum):
-    """How much a word carries: `Simple` (English, Spanish) or `Complex` (Hindi, Arabic, Finnish)."""
-
-    SIMPLE = "Simple"
-    COMPLEX = "Complex"
-
-
-class TokenDensity(StrEnum):
-    """Characters a token holds: `Light` is two or more, `Dense` fewer (Chinese, Hindi)."""
-
-    LIGHT = "Light"
-    DENSE = "Dense"
-
-
-class Corpus(StrEnum):
-    """How much text this job has."""
-
-    SMALL = "Small"
-    MEDIUM = "Medium"
-    LARGE = "Large"
-
-
-class ResourceLevel(StrEnum):
-    """How much text the language has in the world."""
-
-    LOW = "Low"
-    HIGH = "High"
-
-
-class Documents(StrEnum):
-    """Length of this corpus' documents."""
-
-    SHORT = "Short"
-    LONG = "Long"
-
-
-class SyntaxDistance(StrEnum):
-    """Distance of word order from the base model's main language."""
-
-    NEAR = "Near"
-    FAR = "Far"
-
-
-class ModelDepth(StrEnum):
-    """`Deep` from 40 hidden layers on."""
-
-    STANDARD = "Standard"
-    DEEP = "Deep"
-
-
-class GpuMemoryClass(StrEnum):
-    """Whether the nominal batch fits a GPU."""
-
-    AMPLE = "Ample"
-    CONSTRAINED = "Constrained"
-
-
-class DatasetFormat(StrEnum):
-    """How a row of the dataset is read."""
-
-    AUTO = "Auto"
-    CHAT = "Chat"
-    INSTRUCTION = "Instruction"
-    PROMPT_COMPLETION = "PromptCompletion"
-    TEXT = "Text"
-
-
-class MultilingualStrategy(StrEnum):
-    """One adapter on mixed data, or one adapter a language, then merged."""
-
-    MIXTURE = "Mixture"
-    MERGE = "Merge"
-
-
-class MergeCombination(StrEnum):
-    """How adapters are combined; each is exact or reports its residual."""
-
-    CAT = "Cat"
-    SVD = "Svd"
-    TIES_SVD = "TiesSvd"
-    DARE_TIES_SVD = "DareTiesSvd"
-
-
-class TrainingStage(StrEnum):
-    """Instructions with answers, or plain text."""
-
-    INSTRUCTION = "Instruction"
-    CONTINUED_PRETRAINING = "ContinuedPretraining"
-
-
-class Method(StrEnum):
-    """What is trained: an adapter, an adapter over a 4-bit base, or every weight."""
-
-    AUTO = "Auto"
-    LORA = "LoRA"
-    QLORA = "QLoRA"
-    FULL = "Full"
-
-
-class Policy(StrEnum):
-    """Which rules decide what the user does not: the guide, or measurements and literature."""
-
-    GUIDE = "Guide"
-    EVIDENCE = "Evidence"
-
-
-class Optimizer(StrEnum):
-    """AdamW is the guide's; the 8-bit form saves optimizer memory."""
-
-    ADAMW = "AdamW"
-    ADAMW_8BIT = "AdamW8bit"
-
-
-class LrScheduler(StrEnum):
-    """Shape of the learning rate after warm-up."""
-
-    LINEAR = "Linear"
-    COSINE = "Cosine"
-    CONSTANT = "Constant"
-
-
-class EvalStrategy(StrEnum):
-    """When the held-out part is evaluated."""
-
-    NEVER = "Never"
-    STEPS = "Steps"
-    EPOCH = "Epoch"
-
-
-class SaveStrategy(StrEnum):
-    """Which checkpoints are candidates for the published adapter."""
-
-    NEVER = "Never"
-    STEPS = "Steps"
-    EPOCH = "Epoch"
-    BEST = "Best"
-
-
-class Bias(StrEnum):
-    """Which biases are trained; the guide's None is PEFT's "none"."""
-
-    NONE = "None"
-    ALL = "All"
-    LORA_ONLY = "LoraOnly"
-
-
-class OutputFormat(StrEnum):
-    """What is published."""
-
-    ADAPTER = "Adapter"
-    MERGED_16BIT = "Merged16Bit"
-    GGUF = "GGUF"
-
-
-class Mode(StrEnum):
-    """`Plan` measures and resolves and creates no GPU pod."""
-
-    RUN = "Run"
-    PLAN = "Plan"
-
-
-class UpdatePolicy(StrEnum):
-    """What a changed training field does once the Job exists."""
-
-    REJECT = "Reject"
-    RECREATE = "Recreate"
 
 
 class SecretRef(Part):
@@ -280,7 +152,8 @@ class Validation(Part):
     fraction: float | None = Field(default=None, gt=0, le=0.5)
     """Share of the examples held out, chosen by hash and so stable. Instead of uri."""
     max_examples: int = Field(default=2000, ge=1, le=100_000)
-    """Most examples held out."""
+    """Most examples evaluated on. It caps a dataset of its own (uri) too: the same ones are chosen by hash,
+    and the rest is not used."""
 
 
 class Dataset(Part):
@@ -338,84 +211,6 @@ class Multilingual(Part):
     """Mixture: languages are sampled by weight x size^temperature; 1 is by size, towards 0 evenly."""
     merge: Merge | None = None
     """Merge: how the adapters are combined."""
-
-
-class LoraParameters(Part):
-    """Overrides of the adapter's shape."""
-
-    r: int | None = Field(default=None, ge=1, le=1024)
-    """Rank."""
-    alpha: int | None = Field(default=None, ge=1, le=4096)
-    """Scale; the update is multiplied by alpha/r."""
-    dropout: float | None = Field(default=None, ge=0, le=0.9)
-    """Dropout on the adapter's input."""
-    target_modules: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(
-        default=None, min_length=1, max_length=32
-    )
-    """Module names such as q_proj, or one of AllLinear, Attention, AttentionQV."""
-    bias: Bias | None = None
-    """Which biases are trained: None, All or LoraOnly."""
-    use_rslora: bool | None = None
-    """Scale by alpha/sqrt(r)."""
-    use_dora: bool | None = None
-    """Weight-decomposed LoRA; slower."""
-    train_embeddings: bool | None = None
-    """Train the embeddings and the head too; for continued pretraining."""
-
-
-class Parameters(Part):
-    """Overrides: each beats every rule and is announced as an override in status."""
-
-    max_seq_length: int | None = Field(default=None, ge=64, le=1_048_576)
-    """Longest example in tokens."""
-    batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Nominal micro-batch in sequences."""
-    per_device_train_batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Sequences of one GPU in one micro-step."""
-    gradient_accumulation_steps: int | None = Field(default=None, ge=1, le=4096)
-    """Micro-steps of one optimizer step."""
-    learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """Peak learning rate, such as 0.0002 or 2.0e-4."""
-    embedding_learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """Learning rate of trained embeddings; for continued pretraining."""
-    optimizer: Optimizer | None = None
-    """AdamW, or AdamW8bit to save memory."""
-    weight_decay: float | None = Field(default=None, ge=0, le=10)
-    """Decay of the adapter towards the base model."""
-    warmup_steps: int | None = Field(default=None, ge=0, le=10_000_000)
-    """Steps of linear warm-up. Instead of warmupRatio."""
-    warmup_ratio: float | None = Field(default=None, ge=0, lt=1)
-    """Share of the steps that warm up. Instead of warmupSteps."""
-    lr_scheduler: LrScheduler | None = None
-    """Shape of the learning rate after warm-up: Linear, Cosine or Constant."""
-    num_train_epochs: float | None = Field(default=None, gt=0, le=1000)
-    """Passes over the data. Instead of maxSteps."""
-    max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Optimizer steps. Instead of numTrainEpochs."""
-    max_grad_norm: float | None = Field(default=None, ge=0, le=1000)
-    """Gradients are clipped to this norm; 0 does not clip."""
-    gradient_checkpointing: bool | None = None
-    """Recompute activations where memory requires it."""
-    flash_attention: bool | None = None
-    """Ask for flash attention; what ran is reported."""
-    eval_strategy: EvalStrategy | None = None
-    """When the held-out part is evaluated: Never, Steps or Epoch."""
-    eval_steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Steps between evaluations; only with evalStrategy Steps."""
-    save_strategy: SaveStrategy | None = None
-    """Which checkpoints may become the published adapter: Never, Steps, Epoch or Best."""
-    save_steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Steps between saves; only with saveStrategy Steps."""
-    early_stopping_patience: int | None = Field(default=None, ge=0, le=1000)
-    """Evaluations without improvement before training stops; 0 never stops early."""
-    seed: int | None = Field(default=None, ge=0, le=2_147_483_647)
-    """Random seed of data order, dropout and adapter initialisation."""
-    packing: bool | None = None
-    """Fill blocks with several texts; for continued pretraining."""
-    completion_only_loss: bool | None = None
-    """Learn from answers only."""
-    lora: LoraParameters | None = None
-    """The adapter's shape."""
 
 
 class ComputeResources(Part):
