@@ -1,7 +1,9 @@
-"""`kubectl finetune`: explain and check a LanguageFinetune without a cluster.
+"""`kubectl finetune`: explain and check a LanguageFinetune, and what is known of languages, offline.
 
 In flow order: `manifests` (YAML as kubectl reads it) → `checking` (shape, rules, language tags) with
-`field_names` and `wording` for its messages → the resolver → `rendering`. `app` wires the commands.
+`field_names` and `wording` for its messages → the resolver → `rendering`; and `languages` (the
+catalogue's view of a tag or a name) → `language_rendering`. `tables` is how all of them draw, `app`
+wires the commands.
 
 The CLI knows neither the operator nor the trainer, and talks to no cluster.
 """

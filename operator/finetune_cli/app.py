@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 
 from finetune_api import wire
-from finetune_cli import rendering
+from finetune_cli import language_rendering, rendering
 from finetune_cli.checking import explain_manifest, resolve_manifest
 from finetune_cli.errors import FAILED, USAGE, CliError, InvalidError
+from finetune_cli.languages import find_languages, list_languages
 from finetune_cli.manifests import Manifest, load_manifests
+from finetune_cli.tables import as_json, as_yaml
 from finetune_resolver import Resolution
 
 app = typer.Typer(
@@ -40,6 +42,7 @@ RENDERERS = {
 }
 """Forms that are one text, whatever the terminal."""
 
+OutputForm = Annotated[Output, typer.Option("-o", "--output", help="Form of the result.")]
 File = Annotated[
     str,
     typer.Option("-f", "--filename", metavar="FILE", help="File with the resource; - reads stdin."),
@@ -54,9 +57,7 @@ def finetune() -> None:
 @app.command()
 def explain(
     filename: File,
-    output: Annotated[
-        Output, typer.Option("-o", "--output", help="Form of the result.")
-    ] = Output.TABLE,
+    output: OutputForm = Output.TABLE,
 ) -> None:
     """Show every parameter that a resource resolves to, and why."""
     with _problems_on_stderr():
@@ -65,6 +66,25 @@ def explain(
             rendering.render_table(resolutions, console=Console(highlight=False))
             return
         typer.echo(RENDERERS[output](resolutions))
+
+
+@app.command()
+def languages(
+    language: Annotated[
+        str, typer.Argument(metavar="[TAG]", help="Tag or name; leave it out to list all.")
+    ] = "",
+    output: OutputForm = Output.TABLE,
+) -> None:
+    """List the languages of the catalogue, or tell all that is known of one."""
+    with _problems_on_stderr():
+        views = find_languages(language) if language else list_languages()
+        if output is Output.TABLE:
+            language_rendering.render_languages(views, console=Console(highlight=False))
+        elif output is Output.MARKDOWN:
+            typer.echo(language_rendering.render_languages_markdown(views))
+        else:
+            document = language_rendering.build_languages_document(views)
+            typer.echo(as_json(document) if output is Output.JSON else as_yaml(document))
 
 
 @app.command()

@@ -4,28 +4,28 @@
 guide's. Nothing here decides anything.
 """
 
-import json
 from typing import Any
 
-import yaml
-from pydantic import JsonValue
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from finetune_resolver import Advice, Decision, Resolution, Trait
-from finetune_resolver.resolution import OVERRIDE, DecisionSource, Severity
+from finetune_cli.tables import (
+    AUTOMATIC,
+    WIDE,
+    as_json,
+    as_yaml,
+    markdown_table,
+    spaced,
+    terminal_table,
+    value_text,
+)
+from finetune_resolver import Advice, Alternative, Decision, Resolution, Trait
+from finetune_resolver.resolution import DecisionSource, Severity
 
-WIDE = 110
-"""Columns from which rule and guide items get columns of their own."""
 ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type")
 """Parameters of the adapter; the rest of the guide's are the trainer's."""
 PARAMETER_WIDTH = len("per_device_train_batch_size")
-GUIDE_WIDTH = len("G-MSL-3 G-MSL-6 G-JA-1")
-AUTOMATIC = "automatic"
-"""What a null value is called in tables: it is decided once the data is known."""
+ALTERNATIVE_WIDTH = len("Evidence: q_proj, k_proj")
 
 
 def build_document(resolution: Resolution) -> dict[str, Any]:
@@ -45,15 +45,12 @@ def build_documents(resolutions: dict[str, Resolution]) -> dict[str, Any]:
 
 def render_json(resolutions: dict[str, Resolution]) -> str:
     """Return the document as JSON."""
-    return json.dumps(build_documents(resolutions), indent=2, ensure_ascii=False)
+    return as_json(build_documents(resolutions))
 
 
 def render_yaml(resolutions: dict[str, Resolution]) -> str:
     """Return the document as YAML."""
-    text: str = yaml.safe_dump(
-        build_documents(resolutions), sort_keys=False, allow_unicode=True, width=100
-    )
-    return text.rstrip("\n")
+    return as_yaml(build_documents(resolutions))
 
 
 def _parameter(decision: Decision) -> dict[str, Any]:
@@ -78,12 +75,17 @@ def _parameter(decision: Decision) -> dict[str, Any]:
             for superseded in decision.superseded
         ]
     if decision.alternative is not None:
-        document["alternative"] = {
-            "policy": decision.alternative.policy.value,
-            "value": decision.alternative.value,
-            "rule": decision.alternative.rule,
-        }
+        document["alternative"] = _alternative(decision.alternative)
     return document
+
+
+def _alternative(alternative: Alternative) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "policy": alternative.policy.value,
+        "value": alternative.value,
+        "rule": alternative.rule,
+    }
+    return document | ({"reference": alternative.reference} if alternative.reference else {})
 
 
 def _because(trait: Trait) -> dict[str, Any]:
@@ -111,26 +113,31 @@ def render_markdown(resolutions: dict[str, Resolution]) -> str:
 
 
 def _markdown(name: str, resolution: Resolution) -> str:
-    lines = [f"## {name}", "", f"{_headline(resolution)}. {resolution.method.message}", ""]
-    lines += _markdown_table(
-        ("Parameter", "Value", "Rule", "Guide", "Why"),
-        [
-            (f"`{d.parameter}`", f"`{value_text(d.value)}`", d.rule, " ".join(d.guide_ids), _why(d))
-            for d in resolution.decisions
-        ],
-    )
+    lines = [f"## {name}", "", f"{headline(resolution)}. {resolution.method.message}", ""]
+    lines += markdown_decisions(resolution.decisions)
     if resolution.warnings:
-        rows: list[tuple[str, ...]] = [
-            (f"`{a.id}`", a.severity.value, a.message) for a in resolution.warnings
-        ]
-        lines += ["", *_markdown_table(("Warning", "Severity", "Message"), rows)]
+        lines += ["", *markdown_warnings(resolution.warnings)]
     return "\n".join(lines)
 
 
-def _markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [head, ["---"] * len(head), *cells]
-    return [f"| {' | '.join(line)} |" for line in lines]
+def markdown_decisions(decisions: tuple[Decision, ...]) -> list[str]:
+    """Return the lines of a table of parameters; with alternatives where any has one."""
+    others = any(decision.alternative for decision in decisions)
+    head = ["Parameter", "Value", *(["Otherwise"] if others else []), "Rule", "Guide", "Why"]
+    rows = []
+    for decision in decisions:
+        alternative = [_alternative_text(decision)] if others else []
+        value = f"`{value_text(decision.value)}`"
+        ids = " ".join(decision.guide_ids)
+        cells = [f"`{decision.parameter}`", value, *alternative, decision.rule, ids]
+        rows.append([*cells, _why(decision)])
+    return markdown_table(head, rows)
+
+
+def markdown_warnings(warnings: tuple[Advice, ...]) -> list[str]:
+    """Return the lines of a table of warnings."""
+    rows = [(f"`{advice.id}`", advice.severity.value, advice.message) for advice in warnings]
+    return markdown_table(("Warning", "Severity", "Message"), rows)
 
 
 # --- Tables for the terminal --------------------------------------------------------------------
@@ -143,21 +150,31 @@ def render_table(resolutions: dict[str, Resolution], *, console: Console) -> Non
 
 
 def _page(name: str, resolution: Resolution, *, wide: bool) -> RenderableType:
-    in_guide = [d for d in resolution.decisions if _is_in_guide(d)]
-    adapter = [d for d in in_guide if d.parameter in ADAPTER]
-    trainer = [d for d in in_guide if d.parameter not in ADAPTER]
-    others = [d for d in resolution.decisions if not _is_in_guide(d)]
     parts: list[RenderableType] = [
-        Text.assemble((name, "bold"), "  ", _headline(resolution)),
+        Text.assemble((name, "bold"), "  ", headline(resolution)),
         Text(resolution.method.message, style="dim"),
-        _traits_table(resolution.traits),
-        _decisions_table("Training", trainer, wide=wide),
-        _decisions_table("Adapter", adapter, wide=wide),
-        _decisions_table("Not in the guide", others, wide=wide),
+        *resolution_tables(resolution, wide=wide),
+    ]
+    return Group(*parts)
+
+
+def resolution_tables(resolution: Resolution, *, wide: bool) -> list[RenderableType]:
+    """Return the tables of traits, of parameters in three groups, and of warnings."""
+    in_guide = [d for d in resolution.decisions if _is_in_guide(d)]
+    groups = {
+        "Training": [d for d in in_guide if d.parameter not in ADAPTER],
+        "Adapter": [d for d in in_guide if d.parameter in ADAPTER],
+        "Not in the guide": [d for d in resolution.decisions if not _is_in_guide(d)],
+    }
+    others = wide and any(decision.alternative for decision in resolution.decisions)
+    parts = [_traits_table(resolution.traits)]
+    parts += [
+        _decisions_table(title, decisions, wide=wide, others=others)
+        for title, decisions in groups.items()
     ]
     if resolution.warnings:
         parts.append(_warnings_table(resolution.warnings))
-    return Group(*parts)
+    return parts
 
 
 def _is_in_guide(decision: Decision) -> bool:
@@ -165,25 +182,13 @@ def _is_in_guide(decision: Decision) -> bool:
     return not rule.startswith("D-")
 
 
-def _headline(resolution: Resolution) -> str:
+def headline(resolution: Resolution) -> str:
+    """Return policy and method in a few words."""
     return f"policy {resolution.policy.value}, method {resolution.method.value.value}"
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold cyan",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        expand=True,
-        show_edge=False,
-        header_style="dim",
-    )
-
-
 def _traits_table(traits: tuple[Trait, ...]) -> RenderableType:
-    table = _table("Traits")
+    table = terminal_table("Traits")
     table.add_column("trait", no_wrap=True)
     table.add_column("value", no_wrap=True)
     table.add_column("from", no_wrap=True)
@@ -191,54 +196,56 @@ def _traits_table(traits: tuple[Trait, ...]) -> RenderableType:
     for trait in traits:
         value = value_text(trait.value) if isinstance(trait.value, bool) else str(trait.value)
         table.add_row(trait.name, value, trait.source.value, trait.detail)
-    return _spaced(table)
+    return spaced(table)
 
 
-def _decisions_table(title: str, decisions: list[Decision], *, wide: bool) -> RenderableType:
-    table = _table(title)
+def _decisions_table(
+    title: str, decisions: list[Decision], *, wide: bool, others: bool
+) -> RenderableType:
+    table = terminal_table(title)
     # Fixed widths, so that the three tables of a page stand in line.
     table.add_column("parameter", no_wrap=True, width=PARAMETER_WIDTH)
-    table.add_column("value", width=len("q_proj, v_proj") if wide else len("automatic"))
-    if wide:
-        table.add_column("rule", no_wrap=True, width=len(OVERRIDE))
-        table.add_column("guide", width=GUIDE_WIDTH, style="dim")
+    table.add_column("value", width=len("q_proj, v_proj") if wide else len(AUTOMATIC))
+    if others:
+        table.add_column("otherwise", width=ALTERNATIVE_WIDTH)
     table.add_column("why", ratio=1)
     for decision in decisions:
         style = "yellow" if decision.source is DecisionSource.OVERRIDE else "bold"
         value = Text(value_text(decision.value), style=style)
-        ids = " ".join(decision.guide_ids)
-        if wide:
-            table.add_row(decision.parameter, value, decision.rule, ids, _why(decision))
-        else:
-            cited = Text(f" [{decision.rule}{': ' + ids if ids else ''}]", style="dim")
-            table.add_row(decision.parameter, value, Text(_why(decision)).append_text(cited))
-    return _spaced(table)
+        why = Text(_why(decision)).append_text(_cited(decision))
+        if others:
+            table.add_row(decision.parameter, value, _alternative_text(decision), why)
+            continue
+        # An override's own sentence already tells what its policy would say.
+        if decision.alternative and decision.source is not DecisionSource.OVERRIDE:
+            why.append(f" {_alternative_text(decision)}.", style="cyan")
+        table.add_row(decision.parameter, value, why)
+    return spaced(table)
+
+
+def _cited(decision: Decision) -> Text:
+    """Return the rule and the guide's items behind a decision."""
+    ids = ": " + " ".join(decision.guide_ids) if decision.guide_ids else ""
+    return Text(f" [{decision.rule}{ids}]", style="dim")
+
+
+def _alternative_text(decision: Decision) -> str:
+    """Return what the other policy, or the policy without the override, would say."""
+    other = decision.alternative
+    return f"{other.policy.value}: {value_text(other.value)}" if other else ""
 
 
 def _warnings_table(warnings: tuple[Advice, ...]) -> RenderableType:
-    table = _table("Warnings")
+    table = terminal_table("Warnings")
     table.add_column("warning", no_wrap=True)
     table.add_column("message", ratio=1)
     for advice in warnings:
         style = "yellow" if advice.severity is Severity.WARN else "dim"
         table.add_row(Text(advice.id, style=style), advice.message)
-    return _spaced(table)
-
-
-def _spaced(part: RenderableType) -> RenderableType:
-    return Padding(part, (1, 0, 0, 0))
+    return spaced(table)
 
 
 def _why(decision: Decision) -> str:
     """Return a decision's message and what it supersedes."""
     others = [f"{value_text(s.value)} by {s.rule} is superseded." for s in decision.superseded]
     return " ".join([decision.message, *others])
-
-
-def value_text(value: JsonValue) -> str:
-    """Return a value as a person reads it: JSON, but lists without brackets."""
-    if value is None:
-        return AUTOMATIC
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    return value if isinstance(value, str) else json.dumps(value)
