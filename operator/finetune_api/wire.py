@@ -83,6 +83,8 @@ ENV_PLAN_PATH: Final = "FINETUNE_PLAN_PATH"
 """The plan instead of `PLAN_PATH`."""
 ENV_WORK_DIR: Final = "FINETUNE_WORK_DIR"
 """Scratch space instead of `WORK_DIR`."""
+ENV_CLAIM_DIR: Final = "FINETUNE_CLAIM_DIR"
+"""The folder whose subfolders are the claims, instead of `CLAIM_DIR`."""
 ENV_TERMINATION_PATH: Final = "FINETUNE_TERMINATION_PATH"
 """Where the outcome goes instead of `TERMINATION_PATH`."""
 PROGRESS_BODY_LIMIT_BYTES: Final = 64 * 1024

@@ -12,6 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune_api import wire
 from finetune_api.outcome import Evaluation, Outcome, Published, Stage
 from finetune_api.plan import TrainingPlan
 from finetune_api.resource import TrainingStage
@@ -73,7 +74,9 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
     store.check_writable(place.folder)
 
     progress.enter(Stage.FETCH)
-    surroundings = Surroundings(environ=pod.environ)
+    surroundings = Surroundings(
+        environ=pod.environ, claims=Path(pod.environ.get(wire.ENV_CLAIM_DIR, wire.CLAIM_DIR))
+    )
     base = fetch_model(plan.model, pod.work / "model", surroundings=surroundings)
     fetched = [
         fetch_dataset(dataset, pod.work / "data" / str(number), surroundings=surroundings)
