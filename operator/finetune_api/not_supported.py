@@ -10,7 +10,6 @@ from typing import Any, Final
 from finetune_api.resource import (
     LanguageFinetuneSpec,
     Method,
-    Mode,
     Optimizer,
     OutputFormat,
     Policy,
@@ -48,13 +47,6 @@ NOT_SUPPORTED_YET: Final = (
         what="policy Evidence",
         remedy="leave policy out or set Guide",
         check=lambda policy: policy is not Policy.EVIDENCE,
-    ),
-    _not_yet(
-        "spec.mode",
-        cel="self != 'Plan'",
-        what="mode Plan",
-        remedy="run `kubectl finetune explain -f FILE` to see the parameters without a GPU",
-        check=lambda mode: mode is not Mode.PLAN,
     ),
     _not_yet(
         "spec.suspend",

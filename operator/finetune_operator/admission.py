@@ -1,8 +1,8 @@
 """Whether a resource may run, and what it resolves to: a plan, or a refusal that says what to change.
 
 What the API server lets in may still not run: objects older than their schema, a language that is
-none, what the administrator does not allow. `decide` asks this of every resource; nothing here looks
-at Jobs.
+none, what the administrator does not allow (`admit`); and what was measured may show that it cannot
+(`propose`). `decide` asks this of every resource; nothing here looks at Jobs.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from finetune_api.plan import TrainingPlan
+from finetune_api.profile import Profile
 from finetune_api.resource import LanguageFinetune
 from finetune_api.status import ParameterStatus, WarningStatus
 from finetune_api.validation import check_spec
@@ -21,13 +22,29 @@ from finetune_operator.context import DecisionContext
 from finetune_operator.observation import RawObject
 from finetune_operator.planning import build_plan
 from finetune_resolver.build import decision_statuses, warning_statuses
-from finetune_resolver.errors import ResolverError, UnknownLanguageError
+from finetune_resolver.errors import (
+    InsufficientGpuMemoryError,
+    ResolverError,
+    UnknownLanguageError,
+    UnsupportedModelError,
+)
+from finetune_resolver.from_profile import measurements_of
+from finetune_resolver.needs import Need, measurement_needs
 from finetune_resolver.resolve import resolve
 
 SHOWN_FAULTS: Final = 3
 """Faults of one resource that are told at once; the rest is counted."""
 VALUE_LIMIT: Final = 60
 """Characters of a wrong value that are shown."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A resource that may run."""
+
+    resource: LanguageFinetune
+    needs: tuple[Need, ...]
+    """Why its text has to be measured first; empty where it need not."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,10 @@ class Proposal:
     plan: TrainingPlan
     parameters: tuple[ParameterStatus, ...]
     warnings: tuple[WarningStatus, ...]
+    total_steps: int | None = None
+    """Optimizer steps, where the examples were counted."""
+    predicted_memory_bytes: int | None = None
+    """Least that a GPU must hold, where the model's shape is known."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +67,12 @@ class Refusal:
 
     reason: str
     message: str
+    is_of_measurement: bool = False
+    """Whether only what was measured shows it: the resource itself is accepted."""
 
 
-def propose(body: RawObject, *, run: int, context: DecisionContext) -> Proposal | Refusal:
-    """Return the plan of run number `run`, or why there is none."""
+def admit(body: RawObject, *, context: DecisionContext) -> Admitted | Refusal:
+    """Return the resource, or why it may not run."""
     # The status may be older than its schema; that never makes a spec invalid.
     declared = {key: value for key, value in body.items() if key != "status"}
     try:
@@ -61,17 +84,46 @@ def propose(body: RawObject, *, run: int, context: DecisionContext) -> Proposal 
         if refusal is not None:
             return refusal
     try:
-        resolution = resolve(resource.spec)
+        return Admitted(resource=resource, needs=measurement_needs(resource.spec))
     except ResolverError as error:
-        is_tag = isinstance(error, UnknownLanguageError)
-        reason = words.UNKNOWN_LANGUAGE if is_tag else words.INVALID_SPEC
-        return Refusal(reason=reason, message=str(error))
+        return _refusal(error)
+
+
+def propose(
+    resource: LanguageFinetune, *, run: int, profile: Profile | None = None
+) -> Proposal | Refusal:
+    """Return the plan of run number `run`, or why there is none; `profile` is what was measured."""
+    spec = resource.spec
+    try:
+        measured = measurements_of(spec, profile) if profile is not None else None
+        resolution = resolve(spec, measured=measured)
+    except ResolverError as error:
+        return _refusal(error)
+    memory = resolution.predicted_memory
     return Proposal(
         resource=resource,
         plan=build_plan(resource, resolution=resolution, run=run),
         parameters=tuple(decision_statuses(resolution)),
         warnings=tuple(warning_statuses(resolution)),
+        total_steps=resolution.total_steps,
+        predicted_memory_bytes=memory.total_bytes if memory is not None else None,
     )
+
+
+def _refusal(error: ResolverError) -> Refusal:
+    reason, is_of_measurement = next(
+        (known for family, known in REFUSED.items() if isinstance(error, family)),
+        (words.INVALID_SPEC, False),
+    )
+    return Refusal(reason=reason, message=str(error), is_of_measurement=is_of_measurement)
+
+
+REFUSED: Final[dict[type[ResolverError], tuple[str, bool]]] = {
+    UnknownLanguageError: (words.UNKNOWN_LANGUAGE, False),
+    UnsupportedModelError: (words.MODEL_NOT_SUPPORTED, True),
+    InsufficientGpuMemoryError: (words.INSUFFICIENT_GPU_MEMORY, True),
+}
+"""The resolver's refusals: their reason, and whether a measurement shows them."""
 
 
 def _fields_agree(resource: LanguageFinetune, _: DecisionContext) -> Refusal | None:

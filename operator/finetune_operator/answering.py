@@ -5,7 +5,7 @@ same state is always the same status. Nothing here decides.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from finetune_api.outcome import Outcome
@@ -21,11 +21,14 @@ from finetune_operator.situation import Situation
 from finetune_operator.status import (
     PlanReport,
     Report,
+    build_attempts,
     build_plan_status,
     build_status,
     changed_status,
+    format_gib,
 )
 from finetune_operator.transitions import build_events
+from finetune_resolver.from_profile import corpus_statuses
 
 ACCEPTED: Final = Claim(words.ACCEPTED, "True", words.VALID, "The resource is valid and allowed.")
 TEXT_LIMIT: Final = 1024
@@ -85,12 +88,48 @@ def resolved_claim(proposal: Proposal) -> Claim:
     return Claim(words.RESOLVED, "True", words.RULES_APPLIED, message)
 
 
-def plan_report(proposal: Proposal, *, config_map: str = "") -> PlanReport:
+def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "") -> PlanReport:
     """Return the plan as status shows it; `config_map` holds it, where it is written down."""
-    return PlanReport(
-        plan=build_plan_status(proposal.plan, config_map=config_map),
+    memory = proposal.predicted_memory_bytes
+    return replace(
+        measured_report(situation, max_seq_length=proposal.plan.training.max_seq_length),
+        plan=build_plan_status(
+            proposal.plan, config_map=config_map, total_steps=proposal.total_steps
+        ),
         parameters=proposal.parameters,
         warnings=proposal.warnings,
+        predicted_memory=format_gib(memory) if memory is not None else "",
+    )
+
+
+def measured_report(situation: Situation, *, max_seq_length: int | None = None) -> PlanReport:
+    """Return what was measured as status shows it, cut at the resolved length where it is known."""
+    measured = situation.measured
+    if measured.profile is None:
+        return PlanReport()
+    corpus = corpus_statuses(measured.profile, max_seq_length=max_seq_length)
+    return PlanReport(corpus=tuple(corpus), measurement=measured.kept)
+
+
+def measured_claims(situation: Situation) -> tuple[Claim, ...]:
+    """Return that the text is measured, where it is."""
+    profile = situation.measured.profile
+    if profile is None:
+        return ()
+    examples = sum(one.examples for one in profile.languages)
+    tokens = sum(one.tokens for one in profile.languages)
+    message = f"{tokens:,} tokens were counted in {examples:,} examples before the training."
+    return (Claim(words.CORPUS_MEASURED, "True", words.MEASURED, message),)
+
+
+def measure_attempts(situation: Situation) -> tuple[Attempt, ...]:
+    """Return an attempt for each pod that has ended measuring."""
+    return tuple(
+        attempt
+        for job in situation.measure_jobs
+        for attempt in build_attempts(
+            (pod for pod in situation.pods_of(job) if pod.ended), job=job, failed=""
+        )
     )
 
 
@@ -113,7 +152,7 @@ def build_report(
         claims=claims,
         languages_text=_languages_text(situation),
         plan=plan or PlanReport(),
-        attempts=attempts,
+        attempts=(*measure_attempts(situation), *attempts),
         outcome=outcome,
     )
 

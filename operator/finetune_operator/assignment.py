@@ -3,11 +3,13 @@
 Made of a plan by `decide` and its neighbours, read by `manifests` and `pods`. Values only.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
 from finetune_api import wire
-from finetune_api.plan import TrainingPlan
+from finetune_api.measure_plan import MeasurePlan
+from finetune_api.plan import PlannedDataset, TrainingPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,24 +18,48 @@ class Assignment:
 
     role: str
     run: int
+    plan_file: str
+    """Name of the file that holds the plan."""
     plan_json: str
     plan_hash: str
     reads: tuple[str, ...]
     """Addresses of model and texts; claims among them are mounted."""
+    arguments: tuple[str, ...] = ()
+    """What the trainer's program is started with."""
 
     @classmethod
     def to_train(cls, plan: TrainingPlan) -> Self:
         """Return the assignment to train as the plan says."""
-        texts = (uri for one in plan.datasets for uri in (one.uri, one.validation.uri or ""))
         return cls(
             role=wire.ROLE_TRAIN,
             run=plan.identity.run,
+            plan_file=wire.PLAN_FILE,
             plan_json=plan.to_json(),
             plan_hash=plan.hash,
-            reads=(plan.model.uri, *texts),
+            reads=(plan.model.uri, *_texts(plan.datasets)),
+        )
+
+    @classmethod
+    def to_measure(cls, plan: MeasurePlan) -> Self:
+        """Return the assignment to measure as the plan says."""
+        return cls(
+            role=wire.ROLE_MEASURE,
+            run=plan.identity.run,
+            plan_file=wire.MEASURE_FILE,
+            plan_json=plan.to_json(),
+            plan_hash=plan.hash,
+            reads=(plan.model.uri, *_texts(plan.datasets)),
+            arguments=wire.MEASURE_COMMAND,
         )
 
     @property
     def trains(self) -> bool:
         """Whether it takes the GPU, and with it the queue and the nodes that have one."""
         return self.role == wire.ROLE_TRAIN
+
+
+def _texts(datasets: Iterable[PlannedDataset]) -> Iterator[str]:
+    for dataset in datasets:
+        yield dataset.uri
+        if dataset.validation.uri is not None:
+            yield dataset.validation.uri

@@ -15,11 +15,11 @@ from finetune_api.status import Condition
 # --- Types, in the order in which a run meets them ------------------------------------------------
 
 ACCEPTED: Final = "Accepted"
+CORPUS_MEASURED: Final = "CorpusMeasured"
 RESOLVED: Final = "Resolved"
 JOB_CREATED: Final = "JobCreated"
 RUNNING: Final = "Running"
 SUSPENDED: Final = "Suspended"
-CORPUS_MEASURED: Final = "CorpusMeasured"
 ADAPTER_UPLOADED: Final = "AdapterUploaded"
 COMPLETE: Final = "Complete"
 FAILED: Final = "Failed"
@@ -28,11 +28,11 @@ STALLED: Final = "Stalled"
 
 ORDER: Final = (
     ACCEPTED,
+    CORPUS_MEASURED,
     RESOLVED,
     JOB_CREATED,
     RUNNING,
     SUSPENDED,
-    CORPUS_MEASURED,
     ADAPTER_UPLOADED,
     COMPLETE,
     FAILED,
@@ -50,6 +50,11 @@ VALID: Final = "Valid"
 INVALID_SPEC: Final = "InvalidSpec"
 NOT_ALLOWED: Final = "NotAllowed"
 UNKNOWN_LANGUAGE: Final = "UnknownLanguage"
+MEASURING: Final = "Measuring"
+AWAITING_MEASUREMENT: Final = "AwaitingMeasurement"
+MODEL_NOT_SUPPORTED: Final = "ModelNotSupported"
+INSUFFICIENT_GPU_MEMORY: Final = "InsufficientGPUMemory"
+PLAN_READY: Final = "PlanReady"
 RULES_APPLIED: Final = "RulesApplied"
 PLAN_KEPT: Final = "PlanKept"
 CREATED: Final = "Created"

@@ -243,7 +243,8 @@ def _image_never_came(run: Run) -> Course | None:
         return None
     failing = diagnose_waiting(run.waiting(pod))
     minutes = run.context.image_pull_timeout_s // 60
-    message = f"{failing.message} It was tried for {minutes} minutes; the GPU is free again."
+    freed = "; the GPU is free again" if run.job.gpus else ""
+    message = f"{failing.message} It was tried for {minutes} minutes{freed}."
     return _fail(
         Diagnosis(
             reason=words.IMAGE_PULL_FAILED, message=message, actor=failing.actor, retry=False

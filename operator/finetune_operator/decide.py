@@ -15,15 +15,16 @@ from pydantic import ValidationError
 
 from finetune_api.outcome import Outcome
 from finetune_api.resource import ObjectMeta
-from finetune_api.status import LanguageFinetuneStatus
 from finetune_operator import conditions as words
-from finetune_operator.actions import Actions
+from finetune_operator.actions import Actions, Delete
 from finetune_operator.admission import Proposal, Refusal
 from finetune_operator.answering import (
     ACCEPTED,
     Why,
     build_report,
     delete_of,
+    measured_claims,
+    measured_report,
     plan_report,
     resolved_claim,
     why_not_created,
@@ -34,7 +35,9 @@ from finetune_operator.context import DecisionContext
 from finetune_operator.course import STALLED, Run, decide_course
 from finetune_operator.limits import decide_patches
 from finetune_operator.manifests import build_run
+from finetune_operator.measuring import decide_measurement
 from finetune_operator.observation import Observed, ObservedJob
+from finetune_operator.plan_mode import end_plan, ended_before_training
 from finetune_operator.situation import FIRST_ATTEMPT, Situation
 from finetune_operator.status import (
     PlanReport,
@@ -57,10 +60,10 @@ def decide(observed: Observed, *, now: datetime, context: DecisionContext) -> Ac
         actions = step(situation)
         if actions is not None:
             return actions
-    proposal = situation.proposal
-    if isinstance(proposal, Refusal):
-        return _refuse(situation, refusal=proposal)
-    return _begin(situation, proposal=proposal)
+    actions = _prepare(situation)
+    # A spec that changed while its text was measured has no more use for that measurement.
+    stale = tuple(delete_of(job) for job in situation.measured.stale)
+    return replace(actions, deletes=(*actions.deletes, *stale))
 
 
 def _leave_alone(situation: Situation) -> Actions | None:
@@ -76,6 +79,8 @@ def _keep_end(situation: Situation) -> Actions | None:
         return None
     status = None
     if before.observed_generation != generation:
+        if ended_before_training(situation):
+            return None  # nothing was trained yet: the changed spec decides anew
         kept = with_generation(before, generation=generation)
         status = changed_status(kept, raw=situation.observed.body.get("status"))
     failed = find_condition(before.conditions, words.FAILED)
@@ -83,7 +88,11 @@ def _keep_end(situation: Situation) -> Actions | None:
     # The operator may have died between that status and this delete.
     unused = failed is not None and failed.reason == words.IMAGE_PULL_FAILED
     is_held = job is not None and not job.finished and not job.deleting
-    deletes = (delete_of(job),) if job is not None and unused and is_held else ()
+    deletes: tuple[Delete, ...] = ()
+    if job is not None and unused and is_held:
+        deletes = (delete_of(job),)
+    measuring = (one for one in situation.measure_jobs if not one.finished and not one.deleting)
+    deletes += tuple(delete_of(one) for one in measuring)
     patches = decide_patches(situation.observed.body, job=job) if job is not None else ()
     return Actions(status=status, patches=() if deletes else patches, deletes=deletes)
 
@@ -101,16 +110,33 @@ STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
 )
 
 
+def _prepare(situation: Situation) -> Actions:
+    """Go from an accepted resource to its training Job: measure, resolve, create."""
+    admitted = situation.admitted
+    if isinstance(admitted, Refusal):
+        return _refuse(situation, refusal=admitted)
+    measurement = decide_measurement(situation, admitted=admitted)
+    if measurement is not None:
+        return measurement
+    proposal = situation.proposal
+    if isinstance(proposal, Refusal):
+        return _refuse(situation, refusal=proposal)
+    return end_plan(situation, proposal=proposal) or _begin(situation, proposal=proposal)
+
+
 def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
     """Say what must be changed before anything can start; a change of the spec wakes it up."""
+    refused = Claim(words.ACCEPTED, "False", refusal.reason, refusal.message)
+    claims: tuple[Claim, ...] = (refused,)
+    if refusal.is_of_measurement:
+        refused = replace(refused, type=words.RESOLVED)
+        claims = (ACCEPTED, *measured_claims(situation), refused)
     report = build_report(
         situation,
         phase=STALLED,
         message=refusal.message,
-        claims=(
-            Claim(words.ACCEPTED, "False", refusal.reason, refusal.message),
-            Claim(words.STALLED, "True", refusal.reason, refusal.message),
-        ),
+        claims=(*claims, replace(refused, type=words.STALLED, status="True")),
+        plan=measured_report(situation),
     )
     return write(situation, report=report)
 
@@ -136,17 +162,18 @@ def _not_created(situation: Situation, *, proposal: Proposal, why: Why) -> Actio
         message=why.message,
         claims=(
             ACCEPTED,
+            *measured_claims(situation),
             resolved_claim(proposal),
             Claim(words.JOB_CREATED, "False", why.reason, why.message),
             Claim(state, "True", why.reason, why.message),
         ),
-        plan=plan_report(proposal),
+        plan=plan_report(situation, proposal=proposal),
     )
     return write(situation, report=report, requeue_after_s=why.retry_s)
 
 
 def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> Actions:
-    pods = tuple(pod for pod in situation.observed.pods if job.uid and pod.job_uid == job.uid)
+    pods = situation.pods_of(job)
     course = decide_course(
         Run(
             job=job,
@@ -157,12 +184,14 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
         )
     )
     resolved, plan = _obeyed_plan(situation, job=job)
+    counted = tuple(claim for claim in course.claims if claim.type == words.CORPUS_MEASURED)
     report = build_report(
         situation,
         phase=course.phase,
         message=course.message,
         claims=(
             ACCEPTED,
+            *(() if counted else _known_measured(situation, plan=plan)),
             resolved,
             _created(situation, job=job, is_new=is_new),
             *course.claims,
@@ -190,22 +219,26 @@ def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, Plan
     before = situation.before
     settled = _settled(situation, job=job)
     if settled is not None:
-        return settled, _remembered(before)
+        return settled, PlanReport.remember(before)
     proposal = situation.proposal
     if isinstance(proposal, Proposal) and proposal.plan.hash == job.plan_hash:
-        return resolved_claim(proposal), plan_report(proposal, config_map=job.plan_config_map)
-    now = (
-        f"is refused now ({proposal.message.rstrip('.')})"
-        if isinstance(proposal, Refusal)
-        else f"resolves to plan {proposal.plan.hash[:8]} now"
-    )
-    message = (
-        f"Job {job.name} keeps the plan it began with, {job.plan_hash[:8]}, although the spec {now}; "
-        "create another resource to train by the new one."
-    )
+        report = plan_report(situation, proposal=proposal, config_map=job.plan_config_map)
+        return resolved_claim(proposal), report
+    message = f"Job {job.name} keeps the plan it began with, {job.plan_hash[:8]}"
+    if isinstance(proposal, Proposal) and situation.measured.is_missing:
+        message += "; its reasons were lost with the status, and nothing is measured beside a run."
+    else:
+        message += f", although the spec {_resolves_to(proposal)}."
     is_known = before.plan is not None and before.plan.hash == job.plan_hash
-    kept = _remembered(before) if is_known else PlanReport()
+    kept = PlanReport.remember(before) if is_known else PlanReport()
     return Claim(words.RESOLVED, "True", words.PLAN_KEPT, message), kept
+
+
+def _resolves_to(proposal: Proposal | Refusal) -> str:
+    other = "create another resource to train by the new one"
+    if isinstance(proposal, Refusal):
+        return f"is refused now ({proposal.message.rstrip('.')}); {other}"
+    return f"resolves to plan {proposal.plan.hash[:8]} now; {other}"
 
 
 def _settled(situation: Situation, *, job: ObservedJob) -> Claim | None:
@@ -224,12 +257,12 @@ def _settled(situation: Situation, *, job: ObservedJob) -> Claim | None:
     return Claim(words.RESOLVED, "True", said.reason, said.message)
 
 
-def _remembered(before: LanguageFinetuneStatus) -> PlanReport:
-    return PlanReport(
-        plan=before.plan,
-        parameters=tuple(before.parameters),
-        warnings=tuple(before.warnings),
-    )
+def _known_measured(situation: Situation, *, plan: PlanReport) -> tuple[Claim, ...]:
+    """Return that the text was measured before the training, as it was said or is known."""
+    said = find_condition(situation.before.conditions, words.CORPUS_MEASURED)
+    if said is not None and said.status == "True":
+        return (Claim(words.CORPUS_MEASURED, "True", said.reason, said.message),)
+    return measured_claims(situation) if plan.measurement is not None else ()
 
 
 def _created(situation: Situation, *, job: ObservedJob, is_new: bool) -> Claim:

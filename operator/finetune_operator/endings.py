@@ -104,11 +104,14 @@ _DISRUPTIONS: Final = {
 def proved_outcome(pod: ObservedPod, *, job: ObservedJob) -> Outcome | None:
     """Return the outcome of a pod that did the whole job, or None.
 
-    Proof is exit code 0 together with an outcome that says 0, names what was published, and is
-    about the plan of this Job.
+    Proof is exit code 0 together with an outcome that says 0, holds what the Job is for (what was
+    published, or what was measured), and is about the plan of this Job.
     """
     outcome = read_outcome(pod)
-    if outcome is None or outcome.published is None or outcome.exit_code != wire.ExitCode.DONE:
+    if outcome is None or outcome.exit_code != wire.ExitCode.DONE:
+        return None
+    made = outcome.profile if job.role == wire.ROLE_MEASURE else outcome.published
+    if made is None:
         return None
     if job.plan_hash and outcome.plan_hash != job.plan_hash:
         return None
@@ -288,7 +291,7 @@ def _unproved(ended: Ended) -> Diagnosis | None:
         reason=words.OUTCOME_MISSING,
         message=(
             f"The trainer of pod {ended.pod.name} ended with exit code 0 and without proof of what it "
-            f"published; check that {ended.job.image or 'the image'} is a trainer of this operator's "
+            f"{'measured' if ended.job.role == wire.ROLE_MEASURE else 'published'}; check that {ended.job.image or 'the image'} is a trainer of this operator's "
             "version."
         ),
         actor=Actor.ADMINISTRATOR,

@@ -1,12 +1,13 @@
-"""From a resource and its resolved parameters to the plan that the trainer obeys.
+"""From a resource to the plans that pods obey: what to measure, and with its resolution what to train.
 
-Between `finetune_resolver`, which decides every number, and `manifests`, which puts the plan into a
+Between `finetune_resolver`, which decides every number, and `manifests`, which puts a plan into a
 ConfigMap. Everything here is a renaming of what was decided; nothing is chosen.
 """
 
 from typing import Final
 
 from finetune_api import wire
+from finetune_api.measure_plan import MeasurePlan
 from finetune_api.plan import (
     PlannedColumns,
     PlannedDataset,
@@ -20,7 +21,7 @@ from finetune_api.plan import (
 )
 from finetune_api.quantity import parse_quantity
 from finetune_api.resource import Dataset, Language, LanguageFinetune, Resources, SecretRef
-from finetune_resolver.build import build_training
+from finetune_resolver.build import build_training, learns_answers_only
 from finetune_resolver.resolution import Decision, Resolution
 
 DEFAULT_FRACTION: Final = 0.05
@@ -29,35 +30,65 @@ DEFAULT_FRACTION: Final = 0.05
 
 def build_plan(resource: LanguageFinetune, *, resolution: Resolution, run: int) -> TrainingPlan:
     """Return the plan of run number `run`, its hash filled in."""
-    spec, metadata = resource.spec, resource.metadata
+    spec = resource.spec
     training, lora = build_training(resolution)
     plan = TrainingPlan(
-        identity=RunIdentity(
-            namespace=metadata.namespace, name=metadata.name, uid=metadata.uid, run=run
-        ),
-        model=PlannedModel(
-            uri=spec.model.uri.rstrip("/"),
-            revision=spec.model.revision,
-            trust_remote_code=spec.model.trust_remote_code,
-            credentials=_use(wire.CREDENTIALS_MODEL, reference=spec.model.secret_ref),
-        ),
-        datasets=tuple(
-            _dataset(language, index=index) for index, language in enumerate(spec.languages)
-        ),
+        identity=_identity(resource, run=run),
+        model=_model(resource),
+        datasets=_datasets(resource),
         stage=spec.stage,
         method=resolution.method.value,
         policy=resolution.policy,
         training=training,
         lora=lora,
         resources=_resources(spec.resources),
-        output=PlannedOutput(
-            uri=spec.output.uri.rstrip("/"),
-            formats=tuple(spec.output.formats),
-            credentials=_use(wire.CREDENTIALS_OUTPUT, reference=spec.output.secret_ref),
-        ),
+        output=_output(resource),
         decisions=tuple(_decision(one) for one in resolution.decisions),
     )
     return plan.with_hash()
+
+
+def build_measure_plan(resource: LanguageFinetune, *, run: int) -> MeasurePlan:
+    """Return what run number `run` has measured, its hash filled in."""
+    plan = MeasurePlan(
+        identity=_identity(resource, run=run),
+        model=_model(resource),
+        datasets=_datasets(resource),
+        stage=resource.spec.stage,
+        completion_only_loss=learns_answers_only(resource.spec),
+        output=_output(resource),
+    )
+    return plan.with_hash()
+
+
+def _identity(resource: LanguageFinetune, *, run: int) -> RunIdentity:
+    metadata = resource.metadata
+    return RunIdentity(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid, run=run)
+
+
+def _model(resource: LanguageFinetune) -> PlannedModel:
+    model = resource.spec.model
+    return PlannedModel(
+        uri=model.uri.rstrip("/"),
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        credentials=_use(wire.CREDENTIALS_MODEL, reference=model.secret_ref),
+    )
+
+
+def _output(resource: LanguageFinetune) -> PlannedOutput:
+    output = resource.spec.output
+    return PlannedOutput(
+        uri=output.uri.rstrip("/"),
+        formats=tuple(output.formats),
+        credentials=_use(wire.CREDENTIALS_OUTPUT, reference=output.secret_ref),
+    )
+
+
+def _datasets(resource: LanguageFinetune) -> tuple[PlannedDataset, ...]:
+    return tuple(
+        _dataset(language, index=index) for index, language in enumerate(resource.spec.languages)
+    )
 
 
 def _dataset(language: Language, *, index: int) -> PlannedDataset:

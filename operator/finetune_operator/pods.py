@@ -93,6 +93,7 @@ def _trainer(
             "imagePullPolicy": context.image_pull_policy,
             # Libraries write caches beside where they are started; the root is read-only.
             "workingDir": wire.WORK_DIR,
+            "args": list(assignment.arguments) or None,
             "env": _environment(
                 resource, assignment=assignment, attempt=attempt, image=image, context=context
             ),

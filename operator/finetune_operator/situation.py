@@ -12,10 +12,12 @@ from typing import Final
 from finetune_api import wire
 from finetune_api.resource import ObjectMeta
 from finetune_api.status import LanguageFinetuneStatus
-from finetune_operator.admission import Proposal, Refusal, propose
+from finetune_operator.admission import Admitted, Proposal, Refusal, admit, propose
 from finetune_operator.context import DecisionContext
+from finetune_operator.measured import Measured, find_measured
 from finetune_operator.names import job_name
-from finetune_operator.observation import Observed, ObservedJob
+from finetune_operator.observation import Observed, ObservedJob, ObservedPod
+from finetune_operator.planning import build_measure_plan
 from finetune_operator.status import parse_status
 
 FIRST_ATTEMPT: Final = 1
@@ -59,11 +61,43 @@ class Situation:
         ]
         return max(current, key=lambda job: (job.attempt, job.name), default=None)
 
+    @cached_property
+    def measure_jobs(self) -> tuple[ObservedJob, ...]:
+        """The Jobs that measured or measure the text for the current run."""
+        wanted = (wire.ROLE_MEASURE, self.run)
+        return tuple(job for job in self._owned if (job.role, job.run) == wanted)
+
     @property
     def _owned(self) -> list[ObservedJob]:
         return [job for job in self.observed.jobs if job.owner_uid == self.metadata.uid]
 
+    def pods_of(self, job: ObservedJob) -> tuple[ObservedPod, ...]:
+        """Return the pods of a Job."""
+        return tuple(pod for pod in self.observed.pods if job.uid and pod.job_uid == job.uid)
+
+    @cached_property
+    def admitted(self) -> Admitted | Refusal:
+        """The resource, or why it may not run."""
+        return admit(self.observed.body, context=self.context)
+
+    @cached_property
+    def measured(self) -> Measured:
+        """Where measuring stands for what the spec says now."""
+        admitted = self.admitted
+        if isinstance(admitted, Refusal):
+            return Measured()
+        return find_measured(
+            needs=admitted.needs,
+            plan=build_measure_plan(admitted.resource, run=self.run),
+            kept=self.before.measurement,
+            jobs=self.measure_jobs,
+            pods=self.observed.pods,
+        )
+
     @cached_property
     def proposal(self) -> Proposal | Refusal:
-        """What the spec resolves to now."""
-        return propose(self.observed.body, run=self.run, context=self.context)
+        """What the spec resolves to now, with what was measured where it had to be."""
+        admitted = self.admitted
+        if isinstance(admitted, Refusal):
+            return admitted
+        return propose(admitted.resource, run=self.run, profile=self.measured.profile)

@@ -9,7 +9,7 @@ belongs to another field manager and is no part of it; only its end is built her
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ from finetune_api.status import (
     GpuMemoryStatus,
     LanguageEvaluation,
     LanguageFinetuneStatus,
+    MeasurementStatus,
     OutputStatus,
     ParameterStatus,
     PlanStatus,
@@ -44,11 +45,28 @@ ALL_PERCENT: Final = 100
 
 @dataclass(frozen=True)
 class PlanReport:
-    """The plan that the run obeys, as status shows it."""
+    """The plan that the run obeys and what it rests on, as status shows them."""
 
     plan: PlanStatus | None = None
     parameters: tuple[ParameterStatus, ...] = ()
     warnings: tuple[WarningStatus, ...] = ()
+    corpus: tuple[CorpusStatus, ...] = ()
+    measurement: MeasurementStatus | None = None
+    """None keeps the one of before: the spec may return to what it is about."""
+    predicted_memory: str = ""
+
+    @classmethod
+    def remember(cls, before: LanguageFinetuneStatus) -> Self:
+        """Return what status says already."""
+        memory = before.gpu_memory
+        return cls(
+            plan=before.plan,
+            parameters=tuple(before.parameters),
+            warnings=tuple(before.warnings),
+            corpus=tuple(before.corpus),
+            measurement=before.measurement,
+            predicted_memory=(memory.predicted or "") if memory is not None else "",
+        )
 
 
 @dataclass(frozen=True)
@@ -117,12 +135,19 @@ def build_status(
             "plan": report.plan.plan,
             "parameters": list(report.plan.parameters),
             "warnings": list(report.plan.warnings),
+            "corpus": list(report.plan.corpus),
+            "measurement": report.plan.measurement or before.measurement,
+            "gpu_memory": _predicted(report.plan.predicted_memory),
             "attempts": _merge_attempts(before.attempts, seen=report.attempts),
             "languages_text": report.languages_text,
             "progress": None,
         }
     )
     return status if report.outcome is None else _with_outcome(status, outcome=report.outcome)
+
+
+def _predicted(memory: str) -> GpuMemoryStatus | None:
+    return GpuMemoryStatus(predicted=memory) if memory else None
 
 
 def with_generation(status: LanguageFinetuneStatus, *, generation: int) -> LanguageFinetuneStatus:
@@ -150,14 +175,17 @@ def changed_status(status: LanguageFinetuneStatus, *, raw: object) -> dict[str, 
 # --- Parts ----------------------------------------------------------------------------------------
 
 
-def build_plan_status(plan: TrainingPlan, *, config_map: str) -> PlanStatus:
-    """Return the plan in short."""
+def build_plan_status(
+    plan: TrainingPlan, *, config_map: str, total_steps: int | None
+) -> PlanStatus:
+    """Return the plan in short; steps are known once the examples are counted."""
     devices = max(plan.resources.gpus, 1) * plan.resources.nodes
     return PlanStatus(
         hash=plan.hash,
         policy=plan.policy.value,
         method=plan.method.value,
         effective_batch=plan.training.sequences_per_step * devices,
+        total_steps=total_steps,
         config_map=config_map[:128],
     )
 
@@ -233,7 +261,7 @@ def _merge_attempts(before: Iterable[Attempt], *, seen: Iterable[Attempt]) -> li
 def _with_outcome(status: LanguageFinetuneStatus, *, outcome: Outcome) -> LanguageFinetuneStatus:
     """Return the status with the figures of the finished run."""
     update: dict[str, Any] = {
-        "corpus": [_corpus(one) for one in outcome.corpus] or status.corpus,
+        "corpus": _merge_corpus(status.corpus, counted=outcome.corpus),
         "model_revision": outcome.model_revision,
         "parameters": with_observations(status.parameters, outcome=outcome),
         "output": _output(outcome.published) if outcome.published else None,
@@ -274,22 +302,37 @@ def _output(published: Published) -> OutputStatus:
     )
 
 
-def _corpus(language: CorpusLanguage) -> CorpusStatus:
+def _merge_corpus(
+    before: Iterable[CorpusStatus], *, counted: Iterable[CorpusLanguage]
+) -> list[CorpusStatus]:
+    """Return what was trained on, by the trainer's count, beside what only measuring tells."""
+    measured = {one.tag: one for one in before}
+    trained = [_corpus(one, measured=measured.get(one.tag)) for one in counted]
+    return trained or list(measured.values())
+
+
+def _corpus(language: CorpusLanguage, *, measured: CorpusStatus | None) -> CorpusStatus:
+    counted: dict[str, Any] = {
+        "tag": language.tag,
+        "examples": language.examples,
+        "validation_examples": language.validation_examples,
+        "tokens": language.tokens,
+        "token_lengths": TokenLengths(
+            p50=language.p50, p95=language.p95, p99=language.p99, max=language.longest
+        ),
+        "truncated_percent": _ratio(100 * language.truncated, language.examples),
+        "supervised_tokens": language.supervised_tokens,
+    }
+    if measured is not None:
+        return measured.model_copy(update=counted)
     warnings = []
     if language.skipped:
         warnings.append(
             f"{language.skipped} examples have nothing to learn from and were left out."
         )
     return CorpusStatus(
-        tag=language.tag,
-        examples=language.examples,
-        tokens=language.tokens,
+        **counted,
         chars_per_token=_ratio(language.characters, language.tokens),
-        token_lengths=TokenLengths(
-            p50=language.p50, p95=language.p95, p99=language.p99, max=language.longest
-        ),
-        truncated_percent=_ratio(100 * language.truncated, language.examples),
-        supervised_tokens=language.supervised_tokens,
         warnings=warnings,
     )
 

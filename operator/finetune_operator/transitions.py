@@ -19,6 +19,7 @@ QUIET: Final = frozenset(
         words.JOB_SUSPENDED,
         words.SCHEDULING_GATED,
         words.PREDECESSOR_GOING,
+        words.MEASURING,
     }
 )
 """Reasons for not running that are part of every life."""
@@ -50,6 +51,7 @@ def _event(condition: Condition, *, was: tuple[str, str]) -> Event | None:
 
 
 NORMAL: Final = {
+    (words.CORPUS_MEASURED, "True"): "CorpusMeasured",
     (words.JOB_CREATED, "True"): "JobCreated",
     (words.RUNNING, "True"): "Started",
     (words.SUSPENDED, "True"): "Suspended",
@@ -58,6 +60,7 @@ NORMAL: Final = {
 WARNED: Final = frozenset(
     {
         (words.ACCEPTED, "False"),
+        (words.CORPUS_MEASURED, "False"),
         (words.JOB_CREATED, "False"),
         (words.RUNNING, "False"),
     }

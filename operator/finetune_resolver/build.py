@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from finetune_api.plan import LoraPlan, TrainingParameters
-from finetune_api.resource import Bias, EvalStrategy, LrScheduler, SaveStrategy
+from finetune_api.resource import (
+    Bias,
+    EvalStrategy,
+    LanguageFinetuneSpec,
+    LrScheduler,
+    SaveStrategy,
+)
 from finetune_api.status import (
     Alternative as AlternativeStatus,
 )
@@ -15,6 +21,7 @@ from finetune_api.status import (
     Superseded as SupersededStatus,
 )
 from finetune_resolver.resolution import Decision, Resolution, Superseded
+from finetune_resolver.rules_default import BY_STAGE
 from finetune_resolver.traits import Trait
 
 VALUE_LIMIT = 2048
@@ -83,6 +90,13 @@ def build_training(resolution: Resolution) -> tuple[TrainingParameters, LoraPlan
         "task_type": value("task_type"),
     }
     return TrainingParameters.model_validate(training), LoraPlan.model_validate(lora)
+
+
+def learns_answers_only(spec: LanguageFinetuneSpec) -> bool:
+    """Return whether only answers carry loss; whoever measures the text must know it beforehand."""
+    declared = spec.parameters.completion_only_loss if spec.parameters else None
+    rule = BY_STAGE[spec.stage]["completion_only_loss"]
+    return bool(rule.value) if declared is None else declared
 
 
 def decision_statuses(resolution: Resolution) -> list[ParameterStatus]:

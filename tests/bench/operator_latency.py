@@ -75,7 +75,13 @@ def build_resource(name: str) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {
             "model": {"uri": "s3://models/tiny"},
-            "languages": [{"tag": "sw", "dataset": {"uri": "s3://corpora/swahili/"}}],
+            "languages": [
+                {
+                    "tag": "sw",
+                    "traits": {"corpus": "Small"},
+                    "dataset": {"uri": "s3://corpora/swahili/"},
+                }
+            ],
             "resources": {"gpus": 0},
             "output": {"uri": "s3://adapters/"},
         },

@@ -17,8 +17,7 @@ def file(tmp_path: Path) -> Path:
     spec = {
         "model": {"uri": "hf://org/base"},
         "languages": [{"tag": "hi", "dataset": {"uri": "s3://corpora/hi/"}}],
-        "output": {"uri": "s3://adapters/"},
-        "mode": "Plan",
+        "output": {"uri": "s3://adapters/", "formats": ["GGUF"]},
     }
     body = {
         "apiVersion": "langops.dev/v1alpha1",
@@ -38,15 +37,17 @@ def test_explain_shows_the_parameters_and_warns_of_what_would_be_refused(file: P
     first = explained["warnings"][0]
     assert (first["id"], first["parameter"], first["severity"]) == (
         "not-supported-yet",
-        "mode",
+        "output.formats",
         "warn",
     )
     assert first["message"].startswith(
-        "The API server refuses spec.mode: not supported yet: mode Plan; "
+        "The API server refuses spec.output.formats: not supported yet: formats other than Adapter; "
     )
 
 
 def test_validate_refuses_it_as_the_api_server_does(file: Path) -> None:
     result = RUNNER.invoke(app, ["validate", "-f", str(file)])
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"{file}: LanguageFinetune hindi: spec.mode: not supported yet")
+    assert result.stderr.startswith(
+        f"{file}: LanguageFinetune hindi: spec.output.formats: not supported yet"
+    )

@@ -8,11 +8,14 @@ ROOT = Path(__file__).resolve().parents[2]
 NO_FAILURES = frozenset(
     {
         "AlreadyDone",
+        "AwaitingMeasurement",
         "Created",
         "Done",
         "Finished",
         "Measured",
+        "Measuring",
         "PlanKept",
+        "PlanReady",
         "PodStarting",
         "PodStopping",
         "Published",

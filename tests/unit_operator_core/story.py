@@ -1,8 +1,8 @@
 """Reads a golden case: a resource, what the cluster shows of it, and what the operator answers.
 
-`resource.yaml` may be left out where the case is about the smallest one. `observed.yaml` is short: the
-Job is the one that the operator itself creates for the resource, and only what is special of it and
-of its pods is written down.
+`resource.yaml` may be left out where the case is about the one of `new`, or of what it follows.
+`observed.yaml` is short: the Job is the one that the operator itself creates for the resource, or
+that another case created (`madeBy`), and only what is special of it and of its pods is written down.
 """
 
 import json
@@ -29,6 +29,8 @@ CONTEXT = DecisionContext(
     ca_pem="-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
     default_requests={"cpu": "2", "memory": "8Gi"},
     default_limits={"memory": "32Gi"},
+    measure_requests={"cpu": "250m", "memory": "1Gi"},
+    measure_limits={"memory": "4Gi"},
     trainer_env={"HF_HUB_DISABLE_TELEMETRY": "1"},
 )
 
@@ -62,8 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def tell(name: str) -> Told:
     """Decide the case called `name`."""
     folder = CASES / name
-    resource_file = folder / "resource.yaml"
-    resource = read_yaml(resource_file if resource_file.exists() else CASES / "new/resource.yaml")
+    resource = read_resource(name)
     observed_file = folder / "observed.yaml"
     seen = read_yaml(observed_file) if observed_file.exists() else {}
     resource["metadata"] |= seen.get("metadata", {})
@@ -72,6 +73,16 @@ def tell(name: str) -> Told:
     now = datetime.fromisoformat(seen["now"]) if "now" in seen else START
     observed = build_observed(resource, seen)
     return Told(observed, decide(observed, now=now, context=CONTEXT), now)
+
+
+def read_resource(name: str) -> dict[str, Any]:
+    """Return the resource of a case: its own, or that of the case that it follows."""
+    folder = CASES / name
+    if (folder / "resource.yaml").exists():
+        return read_yaml(folder / "resource.yaml")
+    seen = read_yaml(folder / "observed.yaml")
+    before = seen["after"] if "after" in seen else seen.get("resourceOf", "new")
+    return read_resource(before)
 
 
 def stored_status(seen: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,12 +95,14 @@ def stored_status(seen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_observed(resource: Mapping[str, Any], seen: Mapping[str, Any]) -> Observed:
-    job = build_raw_job(seen["job"]) if "job" in seen else None
+    written = seen.get("jobs", [seen["job"]] if "job" in seen else [])
+    jobs = [build_raw_job(one) for one in written]
     return Observed(
         body=resource,
-        jobs=(ObservedJob.from_object(job),) if job else (),
+        jobs=tuple(ObservedJob.from_object(job) for job in jobs),
         pods=tuple(
-            ObservedPod.from_object(build_raw_pod(pod, job=job)) for pod in seen.get("pods", ())
+            ObservedPod.from_object(build_raw_pod(pod, job=jobs[pod.get("job", 0)]))
+            for pod in seen.get("pods", ())
         ),
         job_events=tuple(JobEvent.from_object(event) for event in seen.get("events", ())),
         name_conflicts=tuple(seen.get("nameConflicts", ())),
@@ -100,8 +113,11 @@ def build_observed(resource: Mapping[str, Any], seen: Mapping[str, Any]) -> Obse
 
 def build_raw_job(special: Mapping[str, Any]) -> dict[str, Any]:
     """Return the Job that the operator creates for a resource, with what is special of it."""
-    resource = read_yaml(CASES / special.get("of", "new") / "resource.yaml")
-    _, job = decide(Observed(body=resource), now=START, context=CONTEXT).creates
+    if "madeBy" in special:
+        _, job = tell(special["madeBy"]).actions.creates
+    else:
+        resource = read_yaml(CASES / special.get("of", "new") / "resource.yaml")
+        _, job = decide(Observed(body=resource), now=START, context=CONTEXT).creates
     raw: dict[str, Any] = json.loads(json.dumps(job))
     raw["metadata"] |= {"uid": JOB_UID, "creationTimestamp": "2026-01-05T10:00:00Z"}
     raw["metadata"] |= special.get("metadata", {})
@@ -110,9 +126,8 @@ def build_raw_job(special: Mapping[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def build_raw_pod(special: Mapping[str, Any], *, job: Mapping[str, Any] | None) -> dict[str, Any]:
+def build_raw_pod(special: Mapping[str, Any], *, job: Mapping[str, Any]) -> dict[str, Any]:
     """Return a pod of the Job; an `outcome` beside an exit code is what the trainer left."""
-    assert job is not None, "a pod needs the case's job"
     name = job["metadata"]["name"]
     status = json.loads(json.dumps(special.get("status", {})))
     for container in status.get("containerStatuses", ()):
@@ -125,7 +140,9 @@ def build_raw_pod(special: Mapping[str, Any], *, job: Mapping[str, Any] | None) 
             "namespace": job["metadata"]["namespace"],
             "uid": special.get("uid", "9c2e0000-0000-4000-8000-000000000001"),
             "labels": {"batch.kubernetes.io/job-name": name},
-            "ownerReferences": [{"kind": "Job", "name": name, "uid": JOB_UID, "controller": True}],
+            "ownerReferences": [
+                {"kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
+            ],
             "creationTimestamp": "2026-01-05T10:00:00Z",
             **special.get("metadata", {}),
         },

@@ -49,9 +49,10 @@ def answer(told: Told, *, folder: Path) -> dict[Path, str]:
         files["status.yaml"] = dump(shortened(actions.status, told.observed.body.get("status")))
     if actions.creates and (folder / "resource.yaml").exists():
         config_map, job = actions.creates
-        plan = json.loads(config_map["data"]["plan.json"])
-        files["plan.json"] = json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
-        data = dict(config_map["data"]) | {"plan.json": "see plan.json"}
+        name = next(one for one in ("plan.json", "measure.json") if one in config_map["data"])
+        plan = json.loads(config_map["data"][name])
+        files[name] = json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
+        data = dict(config_map["data"]) | {name: f"see {name}"}
         files["configmap.yaml"] = dump(dict(config_map) | {"data": data})
         files["job.yaml"] = dump(dict(job))
     return {folder / name: text for name, text in files.items()}

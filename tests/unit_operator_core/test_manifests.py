@@ -1,13 +1,16 @@
 """What reaches the pod; the whole of it stands in the golden cases."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from finetune_api.resource import LanguageFinetune
 from finetune_operator.admission import Proposal, propose
+from finetune_operator.assignment import Assignment
 from finetune_operator.context import DecisionContext
-from finetune_operator.manifests import build_run
+from finetune_operator.manifests import build_objects, build_run
+from finetune_operator.planning import build_measure_plan
 from finetune_operator.pods import secret_uses
 from tests.unit_operator_core.story import CASES, CONTEXT, read_yaml
 
@@ -28,11 +31,10 @@ def resource(**spec: Any) -> LanguageFinetune:
 
 
 def pod_of(context: DecisionContext, **spec: Any) -> dict[str, Any]:
-    body = read_yaml(CASES / "new/resource.yaml")
-    body["spec"] |= spec
-    proposal = propose(body, run=1, context=context)
+    declared = resource(**spec)
+    proposal = propose(declared, run=1)
     assert isinstance(proposal, Proposal)
-    run = build_run(proposal.resource, plan=proposal.plan, attempt=1, context=context)
+    run = build_run(declared, plan=proposal.plan, attempt=1, context=context)
     pod: dict[str, Any] = run.job["spec"]["template"]["spec"]
     return pod
 
@@ -90,3 +92,79 @@ def test_every_place_of_a_secret_has_a_use_of_its_own() -> None:
 
 def test_a_pod_without_secrets_has_no_environment_from_any() -> None:
     assert "envFrom" not in pod_of(CONTEXT, output={"uri": "s3://o/"})["containers"][0]
+
+
+# --- A pod that measures --------------------------------------------------------------------------
+
+EVERYTHING: dict[str, Any] = {
+    "model": {"uri": "pvc://models/tiny"},
+    "languages": [
+        {
+            "tag": "sw",
+            "dataset": {"uri": "s3://c/", "validation": {"uri": "pvc://held-out/sw.jsonl"}},
+        }
+    ],
+    "resources": {"gpus": 1, "requests": {"cpu": "32"}, "limits": {"memory": "256Gi"}},
+    "scheduling": {
+        "serviceAccountName": "reader",
+        "priorityClassName": "research",
+        "nodeSelector": {"gpu": "h100"},
+        "runtimeClassName": "nvidia",
+        "tolerations": [{"key": "team", "operator": "Exists"}],
+    },
+    "ttlSecondsAfterFinished": 300,
+}
+
+
+def measure_job(context: DecisionContext, **spec: Any) -> dict[str, Any]:
+    declared = resource(**spec)
+    assignment = Assignment.to_measure(build_measure_plan(declared, run=1))
+    job = build_objects(declared, assignment=assignment, attempt=1, context=context).job
+    return dict(job)
+
+
+def test_a_pod_that_measures_takes_neither_gpu_nor_its_node() -> None:
+    pod = measure_job(CONTEXT, **EVERYTHING)["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"] == {
+        "requests": {"cpu": "250m", "memory": "1Gi"},
+        "limits": {"memory": "4Gi"},
+    }
+    assert "nodeSelector" not in pod
+    assert "runtimeClassName" not in pod
+
+
+def test_a_pod_that_measures_runs_where_the_administrator_says() -> None:
+    context = replace(CONTEXT, measure_node_selector={"pool": "cpu"})
+    for spec in (EVERYTHING, {}):
+        pod = measure_job(context, **spec)["spec"]["template"]["spec"]
+        assert pod["nodeSelector"] == {"pool": "cpu"}
+
+
+def test_a_pod_that_measures_has_the_rights_and_the_claims_of_one_that_trains() -> None:
+    pod = measure_job(CONTEXT, **EVERYTHING)["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["priorityClassName"]) == ("reader", "research")
+    assert pod["tolerations"] == [{"key": "team", "operator": "Exists"}]
+    claims = [one["persistentVolumeClaim"] for one in pod["volumes"] if one["name"][:5] == "claim"]
+    assert claims == [
+        {"claimName": "held-out", "readOnly": True},
+        {"claimName": "models", "readOnly": True},
+    ]
+
+
+def test_a_measure_job_stays_until_it_is_read_whatever_the_resource_says_of_its_runs() -> None:
+    assert measure_job(CONTEXT, **EVERYTHING)["spec"]["ttlSecondsAfterFinished"] == 3600
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({}, True),
+        ({"stage": "ContinuedPretraining"}, False),
+        ({"parameters": {"completionOnlyLoss": False}}, False),
+    ],
+    ids=["instructions", "plain text", "declared"],
+)
+def test_what_carries_loss_is_counted_as_it_will_be_trained(
+    spec: dict[str, Any], expected: bool
+) -> None:
+    assert build_measure_plan(resource(**spec), run=1).completion_only_loss is expected

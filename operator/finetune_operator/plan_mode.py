@@ -1,0 +1,65 @@
+"""Mode Plan: the end of a resource that is measured and resolved and trains nothing.
+
+`decide` asks once everything is resolved. The answer is final for this generation of the spec and for
+no other: the fields stay open, because no training Job was made from them, and mode Run goes on from
+what is known. Pure.
+"""
+
+from finetune_api.resource import Mode
+from finetune_operator import conditions as words
+from finetune_operator.actions import Actions
+from finetune_operator.admission import Proposal
+from finetune_operator.answering import (
+    ACCEPTED,
+    build_report,
+    measured_claims,
+    plan_report,
+    resolved_claim,
+    write,
+)
+from finetune_operator.conditions import Claim
+from finetune_operator.course import COMPLETE
+from finetune_operator.situation import Situation
+from finetune_operator.status import find_condition, format_gib
+
+
+def end_plan(situation: Situation, *, proposal: Proposal) -> Actions | None:
+    """Return that the plan is ready, or None where it is to be run."""
+    if proposal.resource.spec.mode is not Mode.PLAN:
+        return None
+    message = _message(proposal)
+    report = build_report(
+        situation,
+        phase=COMPLETE,
+        message=message,
+        claims=(
+            ACCEPTED,
+            *measured_claims(situation),
+            resolved_claim(proposal),
+            Claim(words.COMPLETE, "True", words.PLAN_READY, message),
+        ),
+        plan=plan_report(situation, proposal=proposal),
+    )
+    return write(situation, report=report)
+
+
+def ended_before_training(situation: Situation) -> bool:
+    """Return whether the end was that of a plan or of a measurement, which a change of the spec undoes."""
+    conditions = situation.before.conditions
+    complete = find_condition(conditions, words.COMPLETE)
+    if complete is not None and complete.reason == words.PLAN_READY:
+        return True
+    measured = find_condition(conditions, words.CORPUS_MEASURED)
+    created = find_condition(conditions, words.JOB_CREATED)
+    return created is None and measured is not None and measured.status != "True"
+
+
+def _message(proposal: Proposal) -> str:
+    plan, steps = proposal.plan, proposal.total_steps
+    batch = plan.training.sequences_per_step * max(plan.resources.gpus, 1) * plan.resources.nodes
+    said = [f"The plan is ready: {plan.method.value}"]
+    if steps is not None:
+        said.append(f"{steps:,} steps of {batch} sequences")
+    if proposal.predicted_memory_bytes is not None:
+        said.append(f"{format_gib(proposal.predicted_memory_bytes)} of GPU memory at least")
+    return f"{', '.join(said)}. Nothing was trained; set spec.mode to Run to train by it."
