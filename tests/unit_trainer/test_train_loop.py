@@ -145,13 +145,13 @@ class _Keeping(list[Any]):
 def with_memory(loaded: Any, most: int) -> Any:
     """Return the model on a GPU that runs out of memory above so many tokens."""
 
-    class Small(type(loaded)):  # type: ignore[misc]
-        def sum_of_losses(self, arguments: dict[str, Any], *, divisor: int) -> Any:
-            if arguments["input_ids"].numel() > most:
+    class Small(type(loaded.engine)):  # type: ignore[misc]
+        def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
+            if len(launch.lengths) * max(launch.lengths) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().sum_of_losses(arguments, divisor=divisor)
+            return super().sum_of_losses(launch, divisor=divisor)
 
-    return Small(**vars(loaded))
+    return replace(loaded, engine=Small(**vars(loaded.engine)))
 
 
 def test_a_step_that_does_not_fit_is_done_again_in_smaller_launches(

@@ -67,6 +67,7 @@ def evaluate(
             partial(_sum_nats, loaded, part),
             budget=budget,
             sequences=part,
+            layout=loaded.engine.layout,
             what="evaluating",
         )
     loaded.network.train(was_training)
@@ -82,13 +83,13 @@ def evaluate_base(
     loaded: LoadedModel, examples: Sequence[HeldOut], *, budget: TokenBudget
 ) -> HeldOutLoss:
     """Return the loss of the base model. Before training: trained biases cannot be switched off."""
-    with loaded.base_only():
+    with loaded.engine.base_only():
         return evaluate(loaded, examples, budget=budget)
 
 
 def _sum_nats(loaded: LoadedModel, examples: Sequence[HeldOut], *, token_budget: int) -> float:
     total = 0.0
     with torch.no_grad():
-        for launch in launches(examples, token_budget=token_budget, device=loaded.device):
-            total += loaded.sum_of_losses(launch.arguments(), divisor=1).item()
+        for launch in launches(examples, token_budget=token_budget, layout=loaded.engine.layout):
+            total += loaded.engine.sum_of_losses(launch, divisor=1).item()
     return total

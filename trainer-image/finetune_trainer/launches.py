@@ -1,27 +1,25 @@
-"""How the sequences of one step reach the device: a few padded launches, none over the token budget.
+"""How the sequences of one step reach the model: a few launches, none over the token budget.
 
-Between `train`, `evaluate` and the model. The loss of a step is a sum over its supervised tokens
+Between `train`, `evaluate` and the engine. The loss of a step is a sum over its supervised tokens
 divided by their count, so how the sequences are split never changes the gradient: only memory and
-speed. Where memory runs out the budget is halved and the work is done again.
+speed. A launch is packed, its sequences end to end without padding, or padded, one a row. Where
+memory runs out the budget is halved and the work is done again.
 """
 
 import gc
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 
-from finetune_api.plan import TrainingParameters
 from finetune_trainer.errors import OutOfGpuMemory
 
 IGNORED = -100
 """The label of a token that carries no loss, as torch's cross-entropy has it."""
-CPU_TOKENS = 512
-"""Tokens of one launch on a CPU. A 135M model with dropout needs 2.6, 3.6 and 4.5 GiB with 256, 512
-and 1024; on two cores more tokens were no faster (measured)."""
-
 log = logging.getLogger(__name__)
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -45,9 +43,32 @@ class Work(Protocol[Result_co]):
         """Do it."""
 
 
+class Layout(StrEnum):
+    """How the sequences of a launch lie in memory."""
+
+    PADDED = "padded"
+    """One a row, the shorter ones filled up."""
+    PACKED = "packed"
+    """End to end in one row; attention does not cross from one to the next."""
+
+
 @dataclass(frozen=True)
 class Launch:
-    """One call of the model, ready for the device."""
+    """The sequences of one call of the model."""
+
+    sequences: tuple[Tokens, ...]
+    first_token: int = 0
+    """Tokens of the same step that other launches take before this one."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each sequence."""
+        return tuple(len(sequence.input_ids) for sequence in self.sequences)
+
+
+@dataclass(frozen=True)
+class PaddedRows:
+    """A launch as most models take it, on the CPU."""
 
     input_ids: torch.Tensor
     """Shape: (sequences, longest)."""
@@ -56,12 +77,35 @@ class Launch:
     labels: torch.Tensor
     """Shape: (sequences, longest)."""
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self, device: torch.device) -> dict[str, Any]:
         """Return what the model's forward takes."""
         return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "labels": self.labels,
+            "input_ids": self.input_ids.to(device),
+            "attention_mask": self.attention_mask.to(device),
+            "labels": self.labels.to(device),
+        }
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """A launch end to end, on the CPU."""
+
+    input_ids: torch.Tensor
+    """Shape: (tokens,)."""
+    labels: torch.Tensor
+    """Shape: (tokens,); the first of each sequence is ignored, it has nothing before it."""
+    positions: torch.Tensor
+    """Shape: (tokens,), int32; from 0 in each sequence."""
+    lengths: torch.Tensor
+    """Shape: (sequences,), int32."""
+
+    def arguments(self, device: torch.device) -> dict[str, Any]:
+        """Return what the forward of a model takes that Unsloth patched for packed rows."""
+        return {
+            "input_ids": self.input_ids[None].to(device),
+            "labels": self.labels[None].to(device),
+            "position_ids": self.positions[None].long().to(device),
+            "packed_seq_lengths": self.lengths,
         }
 
 
@@ -78,23 +122,23 @@ class TokenBudget:
         self.halvings += 1
 
 
-def decide_token_budget(training: TrainingParameters, *, device: torch.device) -> int:
-    """Return the tokens of one launch: what the plan's micro-batch holds at most, fewer on a CPU."""
-    micro_batch = training.per_device_train_batch_size * training.max_seq_length
-    return min(micro_batch, CPU_TOKENS) if device.type == "cpu" else micro_batch
-
-
 def count_supervised(sequence: Tokens) -> int:
     """Return how many tokens of a sequence carry loss; the first token has nothing before it."""
     return sum(label != IGNORED for label in sequence.labels[1:])
 
 
-def split(sequences: Sequence[Tokens], *, token_budget: int) -> list[list[Tokens]]:
+def split(sequences: Sequence[Tokens], *, token_budget: int, layout: Layout) -> list[list[Tokens]]:
     """Split a step's sequences into launches of at most `token_budget` tokens, padding included.
 
-    Sequences of like length share a launch, which keeps the padding small. One longer than the
-    budget gets a launch of its own.
+    One longer than the budget gets a launch of its own.
     """
+    if layout is Layout.PACKED:
+        return _split_packed(sequences, token_budget=token_budget)
+    return _split_padded(sequences, token_budget=token_budget)
+
+
+def _split_padded(sequences: Sequence[Tokens], *, token_budget: int) -> list[list[Tokens]]:
+    """Put sequences of like length together, which keeps the padding small."""
     groups: list[list[Tokens]] = []
     for sequence in sorted(sequences, key=lambda each: len(each.input_ids), reverse=True):
         # The first of a group is its longest.
@@ -105,31 +149,74 @@ def split(sequences: Sequence[Tokens], *, token_budget: int) -> list[list[Tokens
     return groups
 
 
-def build_launch(sequences: Sequence[Tokens], *, device: torch.device) -> Launch:
+def _split_packed(sequences: Sequence[Tokens], *, token_budget: int) -> list[list[Tokens]]:
+    """Cut the step's one order of sequences into as few launches as possible, of like size.
+
+    NB: the order is the same for every budget, so a token keeps its place in the step and with it its
+    dropout, however often memory runs out.
+    """
+    total = sum(len(sequence.input_ids) for sequence in sequences)
+    # Launches of like size: a small rest would not fill the device.
+    share = total / max(1, -(-total // token_budget))
+    groups: list[list[Tokens]] = []
+    held = 0
+    # Long documents first: their attention takes longest, and what starts last ends last.
+    for sequence in sorted(sequences, key=lambda each: len(each.input_ids), reverse=True):
+        length = len(sequence.input_ids)
+        if not groups or held + length > token_budget or held >= share:
+            groups.append([])
+            held = 0
+        groups[-1].append(sequence)
+        held += length
+    return groups
+
+
+def build_padded(launch: Launch) -> PaddedRows:
     """Return one padded launch. The padding id is never seen: the mask hides it."""
-    longest = max(len(sequence.input_ids) for sequence in sequences)
-    shape = (len(sequences), longest)
+    shape = (len(launch.sequences), max(launch.lengths))
     input_ids = torch.zeros(shape, dtype=torch.long)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for row, sequence in enumerate(sequences):
+    for row, sequence in enumerate(launch.sequences):
         length = len(sequence.input_ids)
         input_ids[row, :length] = torch.as_tensor(sequence.input_ids, dtype=torch.long)
         attention_mask[row, :length] = 1
         labels[row, :length] = torch.as_tensor(sequence.labels, dtype=torch.long)
-    return Launch(input_ids.to(device), attention_mask.to(device), labels.to(device))
+    return PaddedRows(input_ids, attention_mask, labels)
 
 
-def launches(
-    sequences: Sequence[Tokens], *, token_budget: int, device: torch.device
-) -> Iterator[Launch]:
-    """Yield the launches of a step one by one, so that only the running one is on the device."""
-    for group in split(sequences, token_budget=token_budget):
-        yield build_launch(group, device=device)
+def build_packed(launch: Launch) -> PackedRow:
+    """Return one packed launch."""
+    lengths = torch.tensor(launch.lengths, dtype=torch.int32)
+    starts = lengths.cumsum(0) - lengths
+    input_ids = _join([sequence.input_ids for sequence in launch.sequences])
+    labels = _join([sequence.labels for sequence in launch.sequences])
+    labels[starts] = IGNORED
+    positions = torch.arange(len(input_ids)) - starts.repeat_interleave(lengths)
+    return PackedRow(input_ids, labels, positions.to(torch.int32), lengths)
+
+
+def _join(parts: Sequence[Sequence[int]]) -> torch.Tensor:
+    # By numpy, which reads a row's buffer as it is; torch would take it number by number.
+    return torch.from_numpy(np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]))
+
+
+def launches(sequences: Sequence[Tokens], *, token_budget: int, layout: Layout) -> Iterator[Launch]:
+    """Yield the launches of a step."""
+    first_token = 0
+    for group in split(sequences, token_budget=token_budget, layout=layout):
+        launch = Launch(tuple(group), first_token)
+        yield launch
+        first_token += sum(launch.lengths)
 
 
 def retry_smaller(
-    work: Work[Result_co], *, budget: TokenBudget, sequences: Sequence[Tokens], what: str
+    work: Work[Result_co],
+    *,
+    budget: TokenBudget,
+    sequences: Sequence[Tokens],
+    layout: Layout,
+    what: str,
 ) -> Result_co:
     """Do the work, again with half the budget each time that GPU memory runs out.
 
@@ -143,7 +230,7 @@ def retry_smaller(
             pass
         # Outside the handler: the exception's traceback holds the tensors of the failed launch.
         longest = max(len(sequence.input_ids) for sequence in sequences)
-        if len(split(sequences, token_budget=budget.tokens)) == len(sequences):
+        if len(split(sequences, token_budget=budget.tokens, layout=layout)) == len(sequences):
             raise OutOfGpuMemory(
                 f"The GPU's memory does not hold one sequence of {longest} tokens ({what}): lower"
                 " parameters.maxSeqLength or lora.r, choose method QLoRA, or ask for a GPU with more"

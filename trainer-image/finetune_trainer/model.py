@@ -22,7 +22,7 @@ from finetune_api.resource import Bias, Method
 
 from finetune_trainer.environment import count_cpus
 from finetune_trainer.errors import DataInvalid, EnvironmentUnfit, OutOfGpuMemory, PlanInvalid
-from finetune_trainer.network import LoadedModel
+from finetune_trainer.network import LoadedModel, PlainEngine
 from finetune_trainer.tokenizer_files import load_context_length
 
 ALL_LINEAR = "AllLinear"
@@ -58,6 +58,7 @@ def load(plan: TrainingPlan, *, folder: Path) -> LoadedModel:
         trainable_parameters=sum(size for size, trained in counts if trained),
         total_parameters=sum(size for size, _ in counts),
         target_modules=targets,
+        engine=PlainEngine(network, device, dtype),
     )
 
 

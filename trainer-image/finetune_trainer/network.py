@@ -1,15 +1,65 @@
 """A model with an adapter, as the stages after loading see it.
 
 Made by `model`, used by `train`, `evaluate` and `export`. It knows torch and the shape of PEFT's
-models, not who loaded them: whatever behaves like a PEFT model can be trained.
+models, not who loaded them: whatever behaves like a PEFT model can be trained. What runs it is an
+engine: the model's own code (`PlainEngine`), or another that computes the same.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+
+from finetune_trainer.launches import Launch, Layout, build_packed, build_padded
+
+
+class Engine(Protocol):
+    """Runs a model on launches of one layout."""
+
+    @property
+    def name(self) -> str:
+        """What the log and the published environment call it."""
+
+    @property
+    def layout(self) -> Layout:
+        """How its launches lie in memory."""
+
+    def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
+        """Return the sum over supervised tokens of their loss in nats, divided by `divisor`."""
+
+    def base_only(self) -> AbstractContextManager[None]:
+        """Compute with the base model alone, as if there were no adapter."""
+
+
+@dataclass(frozen=True)
+class PlainEngine:
+    """The model's own forward, which Unsloth patched, and autograd."""
+
+    network: Any
+    device: torch.device
+    dtype: torch.dtype
+    layout: Layout = Layout.PADDED
+    """Packed rows need the forward that Unsloth patches on a GPU."""
+    name: str = "unsloth"
+
+    def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
+        """Return the loss of a launch. Shape: ()."""
+        rows = build_packed(launch) if self.layout is Layout.PACKED else build_padded(launch)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            # `num_items_in_batch` replaces the launch's own mean by a sum over a given count.
+            output = self.network(
+                **rows.arguments(self.device), num_items_in_batch=divisor, use_cache=False
+            )
+        loss: torch.Tensor = output.loss
+        return loss
+
+    @contextmanager
+    def base_only(self) -> Iterator[None]:
+        """Switch the adapter off as PEFT does it."""
+        with self.network.disable_adapter():
+            yield
 
 
 @dataclass(frozen=True)
@@ -27,6 +77,8 @@ class LoadedModel:
     total_parameters: int
     target_modules: tuple[str, ...]
     """Names of the adapted modules."""
+    engine: Engine
+    """What runs it."""
 
     def trainable(self) -> list[torch.nn.Parameter]:
         """Return the parameters that are trained."""
@@ -46,20 +98,3 @@ class LoadedModel:
             for name, parameter in self.network.named_parameters():
                 if parameter.requires_grad:
                     parameter.copy_(state[name])
-
-    def sum_of_losses(self, arguments: dict[str, Any], *, divisor: int) -> torch.Tensor:
-        """Return the sum over supervised tokens of their loss in nats, divided by `divisor`.
-
-        Shape: ().
-        """
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            # `num_items_in_batch` replaces the launch's own mean by a sum over a given count.
-            output = self.network(**arguments, num_items_in_batch=divisor, use_cache=False)
-        loss: torch.Tensor = output.loss
-        return loss
-
-    @contextmanager
-    def base_only(self) -> Iterator[None]:
-        """Compute with the base model alone, as if there were no adapter."""
-        with self.network.disable_adapter():
-            yield

@@ -60,7 +60,8 @@ class Stepper:
     def __init__(
         self, loaded: LoadedModel, *, training: TrainingParameters, budget: TokenBudget
     ) -> None:
-        self._loaded = loaded
+        self._device = loaded.device
+        self._engine = loaded.engine
         self._parameters = loaded.trainable()
         self._optimizer = build_optimizer(loaded, training)
         self._max_norm = training.max_grad_norm or inf
@@ -85,6 +86,7 @@ class Stepper:
                 partial(self._accumulate, batch, step=step, supervised=supervised),
                 budget=self._budget,
                 sequences=batch,
+                layout=self._engine.layout,
                 what="training",
             )
             norm = self._clip()
@@ -105,9 +107,9 @@ class Stepper:
         """Leave the gradient of the whole batch in the parameters; return loss and launches."""
         self._optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(mix_seed(self._seed, step))
-        total, launched = torch.zeros((), device=self._loaded.device), 0
-        for launch in launches(batch, token_budget=token_budget, device=self._loaded.device):
-            loss = self._loaded.sum_of_losses(launch.arguments(), divisor=supervised)
+        total, launched = torch.zeros((), device=self._device), 0
+        for launch in launches(batch, token_budget=token_budget, layout=self._engine.layout):
+            loss = self._engine.sum_of_losses(launch, divisor=supervised)
             (loss * self._loss_scale).backward()
             total += loss.detach().float()
             launched += 1

@@ -99,11 +99,11 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
     check_context(corpus, context=load_context_length(base.path), model_uri=plan.model.uri)
 
     progress.enter(Stage.MODEL)
+    from finetune_trainer.engines import choose
     from finetune_trainer.evaluate import evaluate, evaluate_base
-    from finetune_trainer.launches import TokenBudget, decide_token_budget
 
-    loaded = model.load(plan, folder=base.path)
-    budget = TokenBudget(decide_token_budget(plan.training, device=loaded.device))
+    chosen = choose(plan, model.load(plan, folder=base.path), corpus.train, environ=pod.environ)
+    loaded, budget = chosen.loaded, chosen.budget
     measure = partial(evaluate, loaded, corpus.validation, budget=budget)
     # Before training: trained biases cannot be switched off.
     before = evaluate_base(loaded, corpus.validation, budget=budget)
@@ -144,7 +144,8 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
         evaluation=build_evaluation(before, after),
         summary=build_summary(result, loaded, training=plan.training, budget=budget),
         history=result.history,
-        environment=environment.describe_environment(pod.environ),
+        environment=environment.describe_environment(pod.environ)
+        | {"runtime": chosen.runtime.describe()},
     )
     files = export(loaded, account, stop=tokenizer.stop, model_folder=base.path, folder=folder)
 

@@ -1,0 +1,136 @@
+"""The Triton kernels, interpreted on the CPU, against the reference that says what they mean.
+
+Run by `test_fused_kernels` in a process of its own, because Triton decides while it is imported
+whether it interprets.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+TOKENS = 37
+"""No multiple of any tile."""
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Any:
+    from finetune_trainer.fused.kernels import PIECES
+
+    return PIECES
+
+
+@pytest.fixture
+def agree(kernels: Any) -> Callable[..., None]:
+    """Do the same with both and compare what is returned, and every tensor that was passed."""
+    from finetune_trainer.fused.reference import PIECES as REFERENCE
+
+    def compare(operation: str, *arguments: Any, **named: Any) -> None:
+        results = []
+        for pieces in (kernels, REFERENCE):
+            copies = [each.clone() if torch.is_tensor(each) else each for each in arguments]
+            result = getattr(pieces, operation)(*copies, **named)
+            results.append([*copies, result])
+        for ours, expected in zip(*results, strict=True):
+            if torch.is_tensor(expected) and expected.is_floating_point():
+                difference = (ours - expected).norm() / expected.norm().clamp_min(1e-12)
+                assert float(difference) < TOLERANCE, operation
+
+    return compare
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def build_mask(*, slots: int, width: int = 16) -> Any:
+    from finetune_trainer.fused.dropout import Mask
+
+    return Mask(seed=12345, threshold=102, first_token=1000, slots=slots, width=width)
+
+
+def test_norm_and_its_backward(agree: Callable[..., None], kernels: Any) -> None:
+    x, weight = torch.randn(TOKENS, 96), torch.rand(96) + 0.5
+    weight[3] = 0.0
+    extended = torch.zeros(TOKENS, 128)
+    agree("rms_norm", x, weight, extended[:, :96], eps=1e-5)
+    rstd = kernels.rms_norm(x, weight, extended[:, :96], eps=1e-5)
+    agree(
+        "add_rms_norm_backward",
+        torch.randn(TOKENS, 96),
+        torch.randn(TOKENS, 96),
+        y=extended[:, :96],
+        weight=weight,
+        rstd=rstd,
+    )
+
+
+@pytest.mark.parametrize("with_norm", [False, True], ids=["plain", "head norms"])
+@pytest.mark.parametrize(
+    ("queries", "keys", "size"), [(12, 4, 16), (4, 2, 48)], ids=["12/4 x 16", "4/2 x 48"]
+)
+def test_rotation_and_its_backward(
+    agree: Callable[..., None], *, with_norm: bool, queries: int, keys: int, size: int
+) -> None:
+    from finetune_trainer.fused.pieces import HeadNorm, Heads, Rotation
+    from finetune_trainer.fused.reference import PIECES as REFERENCE
+
+    heads = Heads(queries, keys, size)
+    angles = torch.randn(50, size // 2)
+    rotation = Rotation(
+        angles.cos(), angles.sin(), torch.randint(0, 50, (TOKENS,), dtype=torch.int32)
+    )
+    norm = HeadNorm(torch.rand(size) + 0.5, torch.rand(size) + 0.5, 1e-6) if with_norm else None
+    qkv = torch.randn(TOKENS, heads.query_width + 2 * heads.key_width)
+    agree("rotate", qkv, rotation, heads=heads, norm=norm)
+    rstd = REFERENCE.rotate(qkv, rotation, heads=heads, norm=norm)
+    gradients = tuple(torch.randn(TOKENS, count, size) for count in (queries, keys, keys))
+    agree(
+        "rotate_backward",
+        gradients,
+        torch.zeros_like(qkv),
+        rotation,
+        heads=heads,
+        norm=norm,
+        rotated=qkv,
+        rstd=rstd,
+    )
+
+
+def test_gate(agree: Callable[..., None]) -> None:
+    agree("swiglu", torch.randn(TOKENS, 464), torch.zeros(TOKENS, 200))
+
+
+@pytest.mark.parametrize("width", [None, 16, 64], ids=["no dropout", "rank 16", "rank 64"])
+def test_backward_of_the_gate(agree: Callable[..., None], width: int | None) -> None:
+    dropped = None
+    if width is not None:
+        mask = build_mask(slots=1, width=width)
+        dropped = (torch.randn(TOKENS, width), torch.randn(width, 200), mask)
+    agree("swiglu_backward", torch.randn(TOKENS, 464), torch.randn(TOKENS, 200), dropped=dropped)
+
+
+@pytest.mark.parametrize("width", [16, 64], ids=["rank 16", "rank 64"])
+@pytest.mark.parametrize("slots", [1, 2, 3], ids=["one", "two", "three"])
+def test_products_with_dropped_inputs(agree: Callable[..., None], slots: int, width: int) -> None:
+    mask = build_mask(slots=slots, width=width)
+    x, a = torch.randn(TOKENS, 100), torch.randn(slots * width, 100)
+    e = torch.randn(TOKENS, slots * width)
+    agree("dropped_product", x, a, torch.zeros(TOKENS, slots * width), mask=mask)
+    agree("add_dropped_product", x, e, a, mask=mask)
+    agree("dropped_outer", e, x, mask=mask)
+
+
+def test_loss_and_gradient_of_logits(agree: Callable[..., None]) -> None:
+    agree(
+        "cross_entropy",
+        torch.randn(TOKENS, 5000) * 4,
+        torch.randint(0, 5000, (TOKENS,)),
+        scale=0.01,
+    )

@@ -1,0 +1,295 @@
+"""The fused stack's own backward against autograd in float64, on real classes of transformers and PEFT."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LENGTHS = (9, 1, 17, 5)
+VOCABULARY = 211
+TOLERANCE = 1e-6
+KINDS = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM, {}),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, {"head_dim": 32}),
+}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A document whose every token is scored."""
+
+    input_ids: tuple[int, ...]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return self.input_ids
+
+
+def build_network(
+    kind: str = "llama",
+    *,
+    targets: tuple[str, ...] = ALL,
+    rank: int = 8,
+    alpha: int = 24,
+    dropout: float = 0.0,
+) -> Any:
+    """Return a float64 PEFT model whose B, norms and biases are random, not at their usual start."""
+    config_type, model_type, changes = KINDS[kind]
+    torch.manual_seed(0)
+    config = config_type(
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCABULARY,
+        attn_implementation="eager",
+        **changes,
+    )
+    base = model_type(config).double()
+    lora = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(targets),
+        task_type="CAUSAL_LM",
+    )
+    network = peft.get_peft_model(base, lora).double()
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name or name.endswith("bias"):
+            parameter.data.normal_(0, 0.1)
+        if "norm" in name:
+            parameter.data.uniform_(0.5, 1.5)
+    return network
+
+
+def build_texts() -> list[Text]:
+    draw = torch.Generator().manual_seed(1)
+    return [
+        Text(tuple(torch.randint(0, VOCABULARY, (length,), generator=draw).tolist()))
+        for length in LENGTHS
+    ]
+
+
+def gradients(network: Any) -> dict[str, Any]:
+    found = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    return found
+
+
+def measure_by_autograd(network: Any, texts: list[Text], *, divisor: int) -> tuple[float, Any]:
+    """Return loss and gradients of the model's own forward, one document at a time."""
+    total = 0.0
+    for text in texts:
+        if len(text.input_ids) == 1:
+            continue
+        ids = torch.tensor([text.input_ids])
+        logits = network(ids).logits[0, :-1]
+        loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum") / divisor
+        loss.backward()
+        total += loss.item()
+    return total, gradients(network)
+
+
+def build_engine(network: Any) -> Any:
+    from finetune_trainer.fused.engine import FusedEngine
+
+    return FusedEngine(network, device=torch.device("cpu"))
+
+
+def launch_of(texts: list[Text], *, first_token: int = 0) -> Any:
+    from finetune_trainer.launches import Launch
+
+    return Launch(tuple(texts), first_token)
+
+
+def worst_error(found: dict[str, Any], expected: dict[str, Any]) -> float:
+    assert found.keys() == expected.keys()
+    return max(
+        float((found[name] - value).norm() / value.norm()) for name, value in expected.items()
+    )
+
+
+@pytest.mark.parametrize("kept", [3, 1, 0], ids=["all kept", "one kept", "all recomputed"])
+@pytest.mark.parametrize(
+    ("kind", "targets", "rank"),
+    [
+        pytest.param("llama", ALL, 8, id="llama all"),
+        pytest.param("llama", ("q_proj", "v_proj"), 16, id="llama q and v"),
+        pytest.param("llama", ("o_proj", "down_proj", "up_proj"), 5, id="llama mixed, odd rank"),
+        pytest.param(
+            "mistral", ("q_proj", "k_proj", "v_proj", "o_proj"), 8, id="mistral attention"
+        ),
+        pytest.param("qwen2", ALL, 8, id="qwen2 with biases"),
+        pytest.param("qwen3", ALL, 8, id="qwen3 with head norms"),
+    ],
+)
+def test_loss_and_gradients_equal_autograds(
+    kind: str, targets: tuple[str, ...], rank: int, kept: int
+) -> None:
+    network, texts = build_network(kind, targets=targets, rank=rank), build_texts()
+    expected_loss, expected = measure_by_autograd(network, texts, divisor=30)
+    engine = build_engine(network)
+    engine.stack.keep(kept)
+    loss = engine.sum_of_losses(launch_of(texts), divisor=30)
+    loss.backward()
+    assert float(loss) == pytest.approx(expected_loss, rel=TOLERANCE)
+    assert worst_error(gradients(network), expected) < TOLERANCE
+
+
+def test_the_models_own_forward_still_works_over_the_stacked_weights() -> None:
+    network, texts = build_network(), build_texts()
+    expected_loss, expected = measure_by_autograd(network, texts, divisor=30)
+    engine = build_engine(network)
+    assert measure_by_autograd(network, texts, divisor=30)[0] == pytest.approx(expected_loss)
+    engine.release()
+    loss, found = measure_by_autograd(network, texts, divisor=30)
+    assert loss == pytest.approx(expected_loss)
+    assert worst_error(found, expected) < TOLERANCE
+    assert all(parameter.is_contiguous() for parameter in network.parameters())
+
+
+@pytest.fixture
+def dropping() -> tuple[Any, Any, Callable[[], Any]]:
+    """Return a network with dropout, its engine, and its loss under always the same masks."""
+    network = build_network(rank=16, alpha=32, dropout=0.1)
+    network.train()
+    engine, texts = build_engine(network), build_texts()
+
+    def loss() -> Any:
+        torch.manual_seed(7)
+        return engine.sum_of_losses(launch_of(texts), divisor=30)
+
+    return network, engine, loss
+
+
+def test_gradients_with_dropout_equal_finite_differences(
+    dropping: tuple[Any, Any, Callable[[], Any]],
+) -> None:
+    network, _, loss = dropping
+    loss().backward()
+    found = gradients(network)
+    draw, step = torch.Generator().manual_seed(3), 1e-6
+    for name, parameter in network.named_parameters():
+        if name not in found:
+            continue
+        direction = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+        with torch.no_grad():
+            parameter.add_(direction, alpha=step)
+            above = float(loss())
+            parameter.sub_(direction, alpha=2 * step)
+            below = float(loss())
+            parameter.add_(direction, alpha=step)
+        expected = float((found[name] * direction).sum())
+        assert (above - below) / (2 * step) == pytest.approx(expected, rel=1e-5, abs=1e-8), name
+
+
+def test_masks_belong_to_tokens_however_a_step_is_split(
+    dropping: tuple[Any, Any, Callable[[], Any]],
+) -> None:
+    network, engine, loss = dropping
+    texts = build_texts()
+    whole = loss()
+    whole.backward()
+    expected = gradients(network)
+    torch.manual_seed(7)
+    first = engine.sum_of_losses(launch_of(texts[:2]), divisor=30)
+    second = engine.sum_of_losses(launch_of(texts[2:], first_token=10), divisor=30)
+    (first + second).backward()
+    assert float(first + second) == pytest.approx(float(whole), rel=TOLERANCE)
+    assert worst_error(gradients(network), expected) < TOLERANCE
+
+
+def test_another_seed_drops_something_else_and_evaluation_drops_nothing(
+    dropping: tuple[Any, Any, Callable[[], Any]],
+) -> None:
+    network, engine, loss = dropping
+    texts = build_texts()
+    torch.manual_seed(8)
+    assert float(engine.sum_of_losses(launch_of(texts), divisor=30)) != float(loss())
+    network.eval()
+    expected, _ = measure_by_autograd(network, texts, divisor=30)
+    with torch.no_grad():
+        assert float(loss()) == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_without_the_adapter_it_is_the_base_model() -> None:
+    network, texts = build_network(), build_texts()
+    with network.disable_adapter():
+        total = sum(
+            float(
+                torch.nn.functional.cross_entropy(
+                    network(torch.tensor([text.input_ids])).logits[0, :-1],
+                    torch.tensor(text.input_ids[1:]),
+                    reduction="sum",
+                )
+            )
+            for text in texts
+            if len(text.input_ids) > 1
+        )
+    engine = build_engine(network)
+    with torch.no_grad(), engine.base_only():
+        assert float(engine.sum_of_losses(launch_of(texts), divisor=1)) == pytest.approx(total)
+    with torch.no_grad():
+        assert float(engine.sum_of_losses(launch_of(texts), divisor=1)) != pytest.approx(total)
+
+
+def test_an_update_of_the_adapter_is_seen_by_the_next_launch() -> None:
+    network, texts = build_network(), build_texts()
+    engine = build_engine(network)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    losses = []
+    for _ in range(3):
+        loss = engine.sum_of_losses(launch_of(texts), divisor=30)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_scaled_rotations_have_the_models_own_frequencies() -> None:
+    from finetune_trainer.fused.rotary import compute_frequencies
+
+    scaled = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    for parameters in (scaled, {"rope_type": "default", "rope_theta": 10000.0}):
+        config = transformers.LlamaConfig(
+            hidden_size=64, num_attention_heads=4, rope_parameters=parameters
+        )
+        own = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
+        frequencies, scaling = compute_frequencies(config, head_size=16)
+        assert torch.equal(frequencies, own.inv_freq)
+        assert scaling == own.attention_scaling
+
+
+def test_masks_keep_what_they_should_and_differ_between_slots() -> None:
+    from finetune_trainer.fused.dropout import Mask, build_factors, count_threshold
+
+    mask = Mask(seed=99, threshold=count_threshold(0.1), first_token=0, slots=3, width=16)
+    kept = torch.stack(
+        [
+            build_factors(mask, slot=slot, tokens=512, columns=4096, dtype=torch.float64) > 0
+            for slot in range(3)
+        ]
+    ).double()
+    assert kept.mean((1, 2)).tolist() == pytest.approx([0.9004] * 3, abs=1e-3)
+    centred = kept - 0.9004
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert abs(float((centred[one] * centred[other]).mean()) / 0.09) < 3e-3

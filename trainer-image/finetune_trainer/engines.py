@@ -1,0 +1,245 @@
+"""Which engine trains: facts observed, `runtime` asked, the choice built, checked and told.
+
+Between `model` and `train`. The model's own path is always there: an engine that cannot be built, or
+whose gradients differ in the start-up check, is replaced by it, and the log says why.
+"""
+
+import gc
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from finetune_api.plan import TrainingPlan
+from finetune_trainer.engine_check import compare
+from finetune_trainer.errors import PlanInvalid
+from finetune_trainer.fused.engine import FusedEngine
+from finetune_trainer.fused.restrictions import find_obstacles, head_size_of
+from finetune_trainer.launches import Layout, TokenBudget, Tokens
+from finetune_trainer.network import Engine, LoadedModel, PlainEngine
+from finetune_trainer.runtime import (
+    ActivationCost,
+    Choice,
+    EngineName,
+    Forced,
+    Launching,
+    Room,
+    Runtime,
+    Widths,
+    decide_cpu_launching,
+    decide_engine,
+    decide_launching,
+    decide_unknown_launching,
+    estimate_fused_cost,
+    estimate_unsloth_cost,
+    read_forced,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The model with its engine, and how its steps are launched."""
+
+    loaded: LoadedModel
+    budget: TokenBudget
+    runtime: Runtime
+
+
+def choose(
+    plan: TrainingPlan,
+    loaded: LoadedModel,
+    rows: Sequence[Tokens],
+    *,
+    environ: Mapping[str, str],
+) -> Chosen:
+    """Return the model with the fastest engine that computes the same as its own path.
+
+    Raises:
+        PlanInvalid: The environment forces what does not exist.
+    """
+    forced = _read_forced(environ)
+    on_gpu = loaded.device.type == "cuda"
+    obstacles = find_obstacles(
+        loaded.network,
+        longest=max(len(row.input_ids) for row in rows),
+        capability=torch.cuda.get_device_capability() if on_gpu else None,
+    )
+    choice = decide_engine(obstacles=obstacles, on_gpu=on_gpu, forced=forced.engine)
+    if choice.value == EngineName.FUSED:
+        engine, choices = _try_fused(loaded, rows, choice)
+    else:
+        engine, choices = _build_plain(loaded, rows, choice)
+    launching = _decide_launching(plan, loaded, rows, engine=engine, forced=forced)
+    _keep_layers(loaded, engine, launching)
+    runtime = Runtime(
+        engine=EngineName(engine.name),
+        layout=engine.layout,
+        launching=launching,
+        choices=(*choices, *launching.choices),
+    )
+    for each in runtime.choices:
+        log.info(each.reason, extra={"choice": each.name, "value": each.value})
+    return Chosen(
+        replace(loaded, engine=engine, attention=_name_attention(loaded, engine)),
+        TokenBudget(launching.tokens),
+        runtime,
+    )
+
+
+def _read_forced(environ: Mapping[str, str]) -> Forced:
+    try:
+        return read_forced(environ)
+    except ValueError as fault:
+        raise PlanInvalid(
+            f"The environment forces the runtime to something that does not exist ({fault}): unset"
+            " FINETUNE_ENGINE, FINETUNE_TOKENS_PER_LAUNCH and FINETUNE_LAYERS_KEPT.",
+            reason="RuntimeForced",
+        ) from fault
+
+
+# --- Engines ------------------------------------------------------------------------------------
+
+
+def _try_fused(
+    loaded: LoadedModel, rows: Sequence[Tokens], choice: Choice
+) -> tuple[Engine, tuple[Choice, ...]]:
+    """Return the fused engine where its gradients are the model's own, else what Unsloth has."""
+    engine = FusedEngine(loaded.network, device=loaded.device)
+    try:
+        comparison = compare(loaded, engine, reference=loaded.engine, rows=rows)
+    except RuntimeError as fault:
+        # A kernel that does not compile here, or an operation that this torch lacks.
+        told = f"it fails on this machine ({str(fault).strip().partition(chr(10))[0][:200]})"
+        passes = False
+    else:
+        told, passes = str(comparison), comparison.passes
+    if passes:
+        checked = Choice("startUpCheck", "passed", f"The fused stack may train: {told}.")
+        return engine, (choice, checked)
+    engine.release()
+    reason = f"Unsloth's own path runs instead of the fused stack: {told}."
+    log.warning(reason)
+    return _build_plain(loaded, rows, Choice("engine", EngineName.UNSLOTH, reason))
+
+
+def _build_plain(
+    loaded: LoadedModel, rows: Sequence[Tokens], choice: Choice
+) -> tuple[Engine, tuple[Choice, ...]]:
+    """Return Unsloth's path, on packed rows where those give the same gradients."""
+    padded = PlainEngine(loaded.network, loaded.device, loaded.dtype)
+    if loaded.device.type == "cpu":
+        reason = "Unsloth's CPU backend takes one sequence a row."
+        return padded, (choice, Choice("layout", Layout.PADDED, reason))
+    packed = replace(padded, layout=Layout.PACKED)
+    try:
+        comparison = compare(loaded, packed, reference=padded, rows=rows)
+    except (RuntimeError, TypeError, ValueError) as fault:
+        told = (
+            f"packed rows fail with this model ({str(fault).strip().partition(chr(10))[0][:200]})"
+        )
+        passes = False
+    else:
+        told, passes = f"on packed rows {comparison}", comparison.passes
+    if passes:
+        reason = f"Sequences lie end to end without padding: {told}."
+        return packed, (choice, Choice("layout", Layout.PACKED, reason))
+    reason = f"Sequences are padded: {told}."
+    log.warning(reason)
+    return padded, (choice, Choice("layout", Layout.PADDED, reason))
+
+
+def _name_attention(loaded: LoadedModel, engine: Engine) -> str:
+    if engine.layout is Layout.PADDED:
+        return loaded.attention
+    return "flash, variable length" if loaded.device.type == "cuda" else "plain"
+
+
+# --- Launches -----------------------------------------------------------------------------------
+
+
+def _decide_launching(
+    plan: TrainingPlan,
+    loaded: LoadedModel,
+    rows: Sequence[Tokens],
+    *,
+    engine: Engine,
+    forced: Forced,
+) -> Launching:
+    training = plan.training
+    micro_batch = training.per_device_train_batch_size * training.max_seq_length
+    if loaded.device.type == "cpu":
+        return decide_cpu_launching(micro_batch_tokens=micro_batch, forced=forced)
+    widths = _read_widths(loaded.network.get_base_model().config)
+    if widths is None:
+        return decide_unknown_launching(micro_batch_tokens=micro_batch, forced=forced)
+    lengths = sorted((len(row.input_ids) for row in rows), reverse=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    room = Room(
+        free_bytes=torch.cuda.mem_get_info(loaded.device)[0],
+        longest=lengths[0],
+        step_tokens=sum(lengths[: training.sequences_per_step]),
+        can_recompute=training.gradient_checkpointing,
+    )
+    return decide_launching(
+        _estimate_cost(plan, loaded, widths, engine=engine),
+        room,
+        layers=widths.layers,
+        partial=isinstance(engine, FusedEngine),
+        forced=forced,
+    )
+
+
+def _estimate_cost(
+    plan: TrainingPlan, loaded: LoadedModel, widths: Widths, *, engine: Engine
+) -> ActivationCost:
+    if isinstance(engine, FusedEngine):
+        layer = engine.stack.layers[0]
+        return estimate_fused_cost(
+            widths,
+            ranks=sum(projection.ranks for projection in layer.projections),
+            trainable=loaded.trainable_parameters,
+            head_norms=layer.head_norm is not None,
+        )
+    inputs = {"o_proj": widths.query, "down_proj": widths.intermediate}
+    dropped = sum(inputs.get(name, widths.hidden) for name in loaded.target_modules)
+    return estimate_unsloth_cost(
+        widths,
+        trainable=loaded.trainable_parameters,
+        dropped_columns=dropped if plan.lora.dropout else 0,
+    )
+
+
+def _read_widths(config: Any) -> Widths | None:
+    """Return the sizes that the config names, None where it names others."""
+    try:
+        size = head_size_of(config)
+        return Widths(
+            layers=int(config.num_hidden_layers),
+            hidden=int(config.hidden_size),
+            intermediate=int(config.intermediate_size),
+            query=size * int(config.num_attention_heads),
+            key=size * int(getattr(config, "num_key_value_heads", config.num_attention_heads)),
+            heads=int(config.num_attention_heads),
+            vocabulary=int(config.vocab_size),
+        )
+    except (AttributeError, TypeError):
+        return None
+
+
+def _keep_layers(loaded: LoadedModel, engine: Engine, launching: Launching) -> None:
+    """Keep as many layers' activations as was decided."""
+    if loaded.device.type == "cpu":
+        return
+    if isinstance(engine, FusedEngine):
+        engine.stack.keep(launching.layers_kept)
+        return
+    if launching.layers_kept:
+        # It was loaded able to recompute; without the flags it keeps everything.
+        for module in loaded.network.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = False

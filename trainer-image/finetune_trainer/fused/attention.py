@@ -1,0 +1,109 @@
+"""Causal attention inside each document of a packed row, forward and backward.
+
+On a GPU torch's own flash kernels, which take fewer key heads than query heads; whoever activates
+another implementation of them in torch (FlashAttention 3 or 4) gets it here too. Elsewhere plain
+torch, one document after the other.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, sqrt
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Where the documents of a packed row begin and end."""
+
+    boundaries: torch.Tensor
+    """Shape: (documents + 1,), int32, on the device: 0 and the end of each."""
+    longest: int
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What attention gave, and what its backward needs."""
+
+    out: torch.Tensor
+    """Shape: (tokens, heads, size)."""
+    state: tuple[Any, ...]
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, documents: Documents) -> Attended:
+    """Return softmax(q·kᵀ / √size)·v of each token with those before it in its document.
+
+    Args:
+        q: (tokens, query heads, size).
+        k: (tokens, key heads, size).
+        v: (tokens, key heads, size).
+        documents: Their boundaries.
+    """
+    if q.device.type != "cuda":
+        return _attend_plainly(q, k, v, documents=documents)
+    ends, longest = documents.boundaries, documents.longest
+    out, *state = torch.ops.aten._flash_attention_forward(
+        q, k, v, ends, ends, longest, longest, 0.0, True, False
+    )
+    # The last of the state is a debugging aid.
+    return Attended(out, tuple(state[:3]))
+
+
+def attend_backward(
+    gradient: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    attended: Attended,
+    documents: Documents,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of q, k and v."""
+    if q.device.type != "cuda":
+        plain_out, *inputs = attended.state
+        dq, dk, dv = torch.autograd.grad(plain_out, inputs, gradient)
+        return dq, dk, dv
+    logarithms, seed, offset = attended.state
+    ends, longest = documents.boundaries, documents.longest
+    dq, dk, dv = torch.ops.aten._flash_attention_backward(
+        gradient,
+        q,
+        k,
+        v,
+        attended.out,
+        logarithms,
+        ends,
+        ends,
+        longest,
+        longest,
+        0.0,
+        True,
+        seed,
+        offset,
+    )
+    return dq, dk, dv
+
+
+def _attend_plainly(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, documents: Documents
+) -> Attended:
+    with torch.enable_grad():
+        inputs = [each.detach().clone().requires_grad_() for each in (q, k, v)]
+        ends = documents.boundaries.tolist()
+        parts = [
+            _attend_in_document(*(each[begin:end].transpose(0, 1) for each in inputs))
+            for begin, end in pairwise(ends)
+        ]
+        out = torch.cat([part.transpose(0, 1) for part in parts])
+    return Attended(out.detach(), (out, *inputs))
+
+
+def _attend_in_document(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attend within one document; each (heads, length, size)."""
+    length, size = q.shape[1:]
+    shared = q.shape[0] // k.shape[0]
+    k, v = k.repeat_interleave(shared, 0), v.repeat_interleave(shared, 0)
+    later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+    scores = (q @ k.transpose(1, 2) / sqrt(size)).masked_fill(later, -inf)
+    return scores.softmax(-1) @ v

@@ -1,0 +1,120 @@
+"""The fused stack as an engine of the trainer: a packed launch in, the sum of its losses out.
+
+Built by `engines` over a loaded PEFT model, whose parameters stay the trained ones: optimizer,
+checkpoints and saving see no difference. The model's own forward works on, over the same weights.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from finetune_trainer.fused.attention import Documents
+from finetune_trainer.fused.dropout import Dropout, count_threshold
+from finetune_trainer.fused.head import Head
+from finetune_trainer.fused.layer import Launching
+from finetune_trainer.fused.pieces import Heads, load_pieces
+from finetune_trainer.fused.projection import ADAPTER
+from finetune_trainer.fused.restrictions import head_size_of
+from finetune_trainer.fused.rotary import RotaryTables, compute_frequencies
+from finetune_trainer.fused.stack import Stack
+from finetune_trainer.launches import IGNORED, Launch, Layout, PackedRow, build_packed
+
+
+class FusedEngine:
+    """Runs a model that `restrictions` has no objection to."""
+
+    name = "fused"
+    layout = Layout.PACKED
+
+    def __init__(self, network: Any, *, device: torch.device) -> None:
+        base = network.get_base_model()
+        config = base.config
+        self._network = network
+        self._device = device
+        self._pieces = load_pieces(device)
+        self._embedding = base.get_input_embeddings()
+        self._heads = Heads(
+            config.num_attention_heads, config.num_key_value_heads, head_size_of(config)
+        )
+        frequencies, scaling = compute_frequencies(config, head_size=self._heads.size)
+        if self._embedding.weight.dtype == torch.float64:
+            frequencies = frequencies.double()
+        self._tables = RotaryTables(frequencies, scaling=scaling, device=device)
+        self.stack = Stack(base.model.layers)
+        self._head = Head(
+            self._pieces,
+            norm=base.model.norm.weight.data,
+            eps=float(base.model.norm.variance_epsilon),
+            weight=base.get_output_embeddings().weight.data,
+        )
+        self._dropouts = [
+            module.lora_dropout[ADAPTER]
+            for module in network.modules()
+            if ADAPTER in getattr(module, "lora_dropout", {})
+        ]
+        self._with_adapter = True
+
+    def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
+        """Return the loss of a launch. Shape: ()."""
+        row = build_packed(launch)
+        stream = self.hidden_states(row, first_token=launch.first_token)
+        scored, targets = _find_scored(row)
+        return self._head.sum_of_losses(
+            stream, scored=self._move(scored), targets=self._move(targets), divisor=divisor
+        )
+
+    def hidden_states(self, row: PackedRow, *, first_token: int = 0) -> torch.Tensor:
+        """Return the residual stream after all layers, (tokens, hidden size)."""
+        self.stack.copy_adapter(with_adapter=self._with_adapter)
+        ends = torch.cat([row.lengths.new_zeros(1), row.lengths.cumsum(0, dtype=torch.int32)])
+        longest = int(row.lengths.max())
+        launching = Launching(
+            pieces=self._pieces,
+            heads=self._heads,
+            documents=Documents(self._move(ends), longest),
+            rotation=self._tables.rotation(self._move(row.positions), longest=longest),
+            dropout=self._decide_dropout(first_token),
+        )
+        embedded = self._embedding.weight.data[self._move(row.input_ids)]
+        return self.stack.run(embedded, launching)
+
+    @contextmanager
+    def base_only(self) -> Iterator[None]:
+        """Multiply with a B of zero."""
+        self._with_adapter = False
+        yield
+        self._with_adapter = True
+
+    def release(self) -> None:
+        """Give each module a weight of its own again; the engine is not used afterwards."""
+        self.stack.release()
+
+    def _decide_dropout(self, first_token: int) -> Dropout:
+        """Return the dropout that the adapter's own modules ask for, as they are now.
+
+        The seed is torch's: whoever seeds a step seeds its masks.
+        """
+        probability = max(
+            (float(getattr(dropout, "p", 0.0)) for dropout in self._dropouts), default=0.0
+        )
+        drops = self._network.training and self._with_adapter
+        return Dropout(
+            threshold=count_threshold(probability) if drops else 0,
+            seed=torch.initial_seed(),
+            first_token=first_token,
+        )
+
+    def _move(self, values: torch.Tensor) -> torch.Tensor:
+        if self._device.type != "cuda":
+            return values
+        # Pinned, so that the copy is queued like a kernel and the host goes on.
+        return values.pin_memory().to(self._device, non_blocking=True)
+
+
+def _find_scored(row: PackedRow) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the places that predict a supervised token, and those tokens; on the CPU, no device waits."""
+    following = torch.cat([row.labels[1:], row.labels.new_full((1,), IGNORED)])
+    scored = (following != IGNORED).nonzero()[:, 0]
+    return scored, following[scored]

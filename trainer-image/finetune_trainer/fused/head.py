@@ -1,0 +1,105 @@
+"""Final norm, language-model head and loss, without ever holding all logits.
+
+Called by `engine` alone. Only rows that are scored are multiplied with the vocabulary, a few thousand
+at a time. The head is frozen, so the gradient of its input is computed in the same pass as the loss,
+while the logits are there.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finetune_trainer.fused.pieces import Pieces
+
+ROWS_AT_ONCE = 4096
+"""Rows whose logits exist at a time: 1 GiB with a vocabulary of 128,256."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The frozen end of a model."""
+
+    pieces: Pieces
+    norm: torch.Tensor
+    """Shape: (H,)."""
+    eps: float
+    weight: torch.Tensor
+    """Shape: (vocabulary, H)."""
+
+    def sum_of_losses(
+        self, stream: torch.Tensor, *, scored: torch.Tensor, targets: torch.Tensor, divisor: float
+    ) -> torch.Tensor:
+        """Return the losses of the scored rows, summed and divided by `divisor`.
+
+        Args:
+            stream: (T, H), after all layers; it is overwritten.
+            scored: Numbers of the rows that carry loss.
+            targets: The token that each of them predicts.
+            divisor: Of the sum.
+        """
+        if torch.is_grad_enabled():
+            loss: torch.Tensor = _Loss.apply(self, stream, scored, targets, divisor)
+            return loss
+        normed, _ = self._norm(stream)
+        losses = [
+            self._losses(normed[rows], targets[part], divisor=divisor)[0]
+            for rows, part in _portions(scored)
+        ]
+        return sum(losses, stream.new_zeros((), dtype=torch.float32)) / divisor
+
+    def _norm(self, stream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        normed = torch.empty_like(stream)
+        return normed, self.pieces.rms_norm(stream, self.norm, normed, eps=self.eps)
+
+    def _losses(
+        self, rows: torch.Tensor, targets: torch.Tensor, *, divisor: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sum of the rows' losses, and the logits, which became their gradient."""
+        logits = torch.mm(rows, self.weight.t())
+        losses = self.pieces.cross_entropy(logits, targets, scale=1 / divisor)
+        return losses.sum(), logits
+
+    def loss_and_gradient(
+        self, stream: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor, divisor: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss, and its gradient by the stream."""
+        normed, rstd = self._norm(stream)
+        d_normed = torch.zeros_like(normed)
+        total = stream.new_zeros((), dtype=torch.promote_types(stream.dtype, torch.float32))
+        for rows, part in _portions(scored):
+            losses, d_logits = self._losses(normed[rows], targets[part], divisor=divisor)
+            d_normed[rows] = torch.mm(d_logits, self.weight)
+            total += losses
+        gradient = torch.zeros_like(stream)
+        self.pieces.add_rms_norm_backward(gradient, d_normed, y=normed, weight=self.norm, rstd=rstd)
+        return total / divisor, gradient
+
+
+def _portions(scored: torch.Tensor) -> list[tuple[torch.Tensor, slice]]:
+    """Return the scored rows in portions of like size, and the place of each portion."""
+    count = max(1, -(-len(scored) // ROWS_AT_ONCE))
+    size = max(1, -(-len(scored) // count))
+    places = [slice(first, first + size) for first in range(0, len(scored), size)]
+    return [(scored[place], place) for place in places]
+
+
+class _Loss(torch.autograd.Function):
+    """A scalar whose gradient was computed with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        head: Head,
+        stream: torch.Tensor,
+        scored: torch.Tensor,
+        targets: torch.Tensor,
+        divisor: float,
+    ) -> torch.Tensor:
+        loss, gradient = head.loss_and_gradient(stream, scored, targets, divisor)
+        ctx.gradient = gradient
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, of_loss: torch.Tensor) -> tuple[None, torch.Tensor, None, None, None]:
+        return None, ctx.gradient * of_loss.to(ctx.gradient.dtype), None, None, None

@@ -1,0 +1,120 @@
+"""What the fused stack can run, stated once: everything else is told here in words and runs elsewhere.
+
+Asked by the trainer before it builds the stack. Pure: nothing is changed, and no weight is read.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Decoders of two norms, rotated heads and a gated MLP a layer. Qwen2 adds biases to q, k and v, Qwen3
+norms to the heads; both are covered. Gemma scales and norms otherwise and is not."""
+ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
+"""Rotations whose frequencies do not depend on the length of the text."""
+PROJECTIONS = frozenset(
+    {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+)
+LARGEST_RANK = 128
+"""Three slots of it still fit the shared memory of the dropout kernels."""
+LARGEST_HEAD = 256
+"""Of torch's flash kernels."""
+FIRST_CAPABILITY = (8, 0)
+"""Of a GPU that computes bf16 and runs flash attention."""
+
+
+def find_obstacles(
+    network: Any, *, longest: int, capability: tuple[int, int] | None
+) -> tuple[str, ...]:
+    """Return why the stack cannot run this model with its adapter; empty where it can.
+
+    Args:
+        network: A PEFT model.
+        longest: Tokens of the longest document.
+        capability: Of the GPU; None on a CPU, where the reference in torch runs.
+    """
+    base = network.get_base_model()
+    return (
+        *_obstacles_of_device(base, capability),
+        *_obstacles_of_model(base, longest=longest),
+        *_obstacles_of_adapter(network),
+    )
+
+
+def _obstacles_of_device(base: Any, capability: tuple[int, int] | None) -> Iterator[str]:
+    dtype = base.get_input_embeddings().weight.dtype
+    if capability is None:
+        return
+    if capability < FIRST_CAPABILITY:
+        yield f"the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0"
+    if dtype != torch.bfloat16:
+        yield f"the model computes in {dtype}, not in bfloat16"
+
+
+def _obstacles_of_model(base: Any, *, longest: int) -> Iterator[str]:
+    config = base.config
+    if config.model_type not in MODEL_TYPES:
+        yield f"the model is of type {config.model_type}"
+        return
+    if config.hidden_act != "silu":
+        yield f"its MLP gates with {config.hidden_act}"
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < longest and getattr(config, "use_sliding_window", True):
+        yield f"its attention slides over {window} tokens and the longest text has {longest}"
+    rotation = (config.rope_parameters or {}).get("rope_type", "default")
+    if rotation not in ROTATIONS:
+        yield f"its positions are rotated by {rotation}"
+    size = head_size_of(config)
+    if size > LARGEST_HEAD or size % 16:
+        yield f"its attention heads have {size} columns"
+    yield from _obstacles_of_layers(base)
+
+
+def _obstacles_of_layers(base: Any) -> Iterator[str]:
+    for layer in base.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        modules: list[Any] = [
+            getattr(owner, name, None)
+            for owner, names in (
+                (attention, ("q_proj", "k_proj", "v_proj", "o_proj")),
+                (mlp, ("gate_proj", "up_proj", "down_proj")),
+            )
+            for name in names
+        ]
+        linears: list[Any] = [getattr(module, "base_layer", module) for module in modules]
+        if any(type(linear) is not torch.nn.Linear for linear in linears):
+            kinds = sorted({type(linear).__name__ for linear in linears} - {"Linear"})
+            yield f"its projections are {', '.join(kinds)}, not plain matrices"
+            return
+        if any(linear.bias is not None for linear in linears[3:]):
+            yield "its output or MLP projections have biases"
+            return
+        if len({linear.bias is None for linear in linears[:3]}) > 1:
+            yield "some of its query, key and value projections have biases and others none"
+            return
+
+
+def _obstacles_of_adapter(network: Any) -> Iterator[str]:
+    configs = network.peft_config
+    if list(configs) != ["default"]:
+        yield f"there are {len(configs)} adapters"
+        return
+    config = configs["default"]
+    if config.use_dora:
+        yield "the adapter is a DoRA"
+    if config.bias != "none":
+        yield f"the adapter trains biases ({config.bias})"
+    if config.modules_to_save:
+        yield f"the adapter trains whole modules ({', '.join(config.modules_to_save)})"
+    if config.r > LARGEST_RANK:
+        yield f"the adapter has rank {config.r}, above {LARGEST_RANK}"
+    others = sorted(set(config.target_modules) - PROJECTIONS)
+    if others:
+        yield f"the adapter targets {', '.join(others)}"
+
+
+def head_size_of(config: Any) -> int:
+    """Return the columns of an attention head."""
+    named = getattr(config, "head_dim", None)
+    return int(named or config.hidden_size // config.num_attention_heads)

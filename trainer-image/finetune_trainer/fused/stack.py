@@ -1,0 +1,110 @@
+"""All layers as one autograd node: which keep what backward reads, and which are computed again.
+
+Between `engine` and `layer`. A layer that is not kept costs its input alone and a second forward.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finetune_trainer.fused.layer import Kept, Launching, Layer
+
+
+class Stack:
+    """The decoder layers of a model."""
+
+    def __init__(self, modules: Any) -> None:
+        self.layers = [Layer(module, number=number) for number, module in enumerate(modules)]
+        self.parameters = [each for layer in self.layers for each in layer.parameters()]
+        self._projections = [each for layer in self.layers for each in layer.projections]
+        self._scratch = max(max(each.output.ranks, each.down.ranks) for each in self.layers)
+        self._kept = frozenset(range(len(self.layers)))
+
+    def keep(self, count: int) -> None:
+        """Keep the activations of `count` layers, spread evenly; the others are computed again."""
+        total = len(self.layers)
+        self._kept = frozenset((number + 1) * total // count - 1 for number in range(count))
+
+    @torch.no_grad()
+    def copy_adapter(self, *, with_adapter: bool) -> None:
+        """Copy the trained parameters, as they are now, into the matrices that compute."""
+        copies = [
+            copy for each in self._projections for copy in each.copies(with_adapter=with_adapter)
+        ]
+        plain = [(to, parameter) for to, parameter, factor in copies if factor == 1.0]
+        if plain:
+            torch._foreach_copy_([to for to, _ in plain], [parameter for _, parameter in plain])
+        for to, parameter, factor in copies:
+            if factor != 1.0:
+                to.copy_(parameter * factor)
+
+    def run(self, embedded: torch.Tensor, launching: Launching) -> torch.Tensor:
+        """Return the residual stream (T, H) after all layers."""
+        if torch.is_grad_enabled():
+            passing = _Passing(self, launching)
+            hidden: torch.Tensor = _AllLayers.apply(passing, embedded, *self.parameters)
+            return hidden
+        stream = embedded.clone()
+        for layer in self.layers:
+            layer.forward(stream, launching)
+        return stream
+
+    def forward(self, stream: torch.Tensor, launching: Launching) -> list[Kept | torch.Tensor]:
+        """Pass the stream through all layers in place; return, for each, what backward starts from."""
+        saved: list[Kept | torch.Tensor] = []
+        for number, layer in enumerate(self.layers):
+            if number in self._kept:
+                saved.append(layer.forward(stream, launching))
+                continue
+            saved.append(stream.clone())
+            layer.forward(stream, launching)
+        return saved
+
+    def backward(
+        self, gradient: torch.Tensor, saved: list[Kept | torch.Tensor], launching: Launching
+    ) -> list[torch.Tensor]:
+        """Return the gradients of `parameters`; empties `saved` as it goes."""
+        stream = gradient.new_empty(len(gradient), gradient.shape[1] + self._scratch)
+        stream[:, : gradient.shape[1]].copy_(gradient)
+        every: list[list[torch.Tensor]] = []
+        for layer in reversed(self.layers):
+            kept = saved.pop()
+            if isinstance(kept, torch.Tensor):
+                kept = layer.forward(kept, launching)
+            every.append(layer.backward(stream, kept, launching))
+            del kept
+        return [gradient for gradients in reversed(every) for gradient in gradients]
+
+    def release(self) -> None:
+        """Give each module a weight of its own again, for whoever saves or merges the model."""
+        for projection in self._projections:
+            projection.release()
+
+
+@dataclass(frozen=True)
+class _Passing:
+    """One launch on its way through the layers; autograd must not look inside."""
+
+    stack: Stack
+    launching: Launching
+
+
+class _AllLayers(torch.autograd.Function):
+    """The node. Autograd knows the trained parameters only; the layers do their own backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, passing: _Passing, embedded: torch.Tensor, *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        del parameters
+        stream = embedded.clone()
+        ctx.passing = passing
+        ctx.saved = passing.stack.forward(stream, passing.launching)
+        return stream
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        passing: _Passing = ctx.passing
+        gradients = passing.stack.backward(gradient, ctx.saved, passing.launching)
+        return (None, None, *gradients)
