@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(folder: Path, tmp_path: Path) -> Callable[..., Run]:
-    def train_tiny(plan: TrainingPlan, rows: list[TinyRow], *, token_budget: int = 10_000) -> Run:
+    def train_tiny(
+        plan: TrainingPlan,
+        rows: list[TinyRow],
+        *,
+        token_budget: int = 10_000,
+        engine: str = "unsloth",
+    ) -> Run:
+        from finetune_trainer.fused.engine import FusedEngine
         from finetune_trainer.launches import TokenBudget
         from finetune_trainer.model import load
         from finetune_trainer.train import Hooks, train
 
         loaded = load(plan, folder=folder)
+        if engine == "fused":
+            fused = FusedEngine(loaded.network, device=loaded.device)
+            loaded = replace(loaded, engine=fused)
         result = train(
             loaded,
             rows,
@@ -57,11 +67,12 @@ def run(folder: Path, tmp_path: Path) -> Callable[..., Run]:
     return train_tiny
 
 
+@pytest.mark.parametrize("engine", ["unsloth", "fused"])
 def test_twenty_steps_equal_transformers_trainer_over_plain_peft(
-    run: Callable[..., Run], folder: Path, tmp_path: Path
+    run: Callable[..., Run], folder: Path, tmp_path: Path, engine: str
 ) -> None:
     plan, rows = build_plan(training__num_train_epochs=2.5), build_rows(64)
-    ours = run(plan, rows)
+    ours = run(plan, rows, engine=engine)
     theirs = train_with_transformers(plan, rows, folder=folder, output=tmp_path / "theirs")
     assert len(ours.losses) == 20
     assert ours.losses == pytest.approx(theirs.losses, abs=TOLERANCE)
@@ -96,6 +107,17 @@ def test_the_split_into_launches_does_not_change_the_mathematics(run: Callable[.
     whole, split = run(plan, rows), run(plan, rows, token_budget=1)
     assert whole.result.last.launches == 1
     assert split.result.last.launches == 8
+    assert split.losses == pytest.approx(whole.losses, abs=TOLERANCE)
+
+
+def test_dropout_of_the_fused_engine_does_not_depend_on_the_split(
+    run: Callable[..., Run],
+) -> None:
+    plan, rows = build_plan(training__max_steps=4, lora__dropout=0.1), build_rows(64)
+    whole = run(plan, rows, engine="fused")
+    split = run(plan, rows, engine="fused", token_budget=60)
+    assert whole.result.last.launches == 1
+    assert split.result.last.launches > 2
     assert split.losses == pytest.approx(whole.losses, abs=TOLERANCE)
 
 

@@ -181,6 +181,7 @@ def _decide_launching(
     torch.cuda.empty_cache()
     room = Room(
         free_bytes=torch.cuda.mem_get_info(loaded.device)[0],
+        used_bytes=torch.cuda.memory_allocated(loaded.device),
         longest=lengths[0],
         step_tokens=sum(lengths[: training.sequences_per_step]),
         can_recompute=training.gradient_checkpointing,

@@ -7,6 +7,9 @@ error. Nothing here decides a number: all of them come from the plan.
 
 # Unsloth replaces classes of transformers, peft and trl while it is imported; what was imported
 # before keeps the old ones. `environment.prepare_environment` must have run.
+from finetune_trainer.varlen_attention import complete_signature
+
+complete_signature()
 import unsloth
 
 from collections.abc import Iterator, Sequence

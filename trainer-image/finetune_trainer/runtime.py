@@ -97,6 +97,8 @@ class Room:
 
     free_bytes: int
     """Of the GPU, with the model loaded."""
+    used_bytes: int
+    """What the model takes already."""
     longest: int
     """Tokens of the longest sequence."""
     step_tokens: int
@@ -111,8 +113,8 @@ class Launching:
 
     tokens: int
     layers_kept: int
-    predicted_bytes: int | None
-    """Beside the weights; None where nothing is modelled."""
+    predicted_peak_bytes: int | None
+    """Of the GPU, the weights included; None where nothing is modelled."""
     choices: tuple[Choice, ...]
 
 
@@ -130,8 +132,8 @@ class Runtime:
         described: dict[str, object] = {
             choice.name: {"value": choice.value, "reason": choice.reason} for choice in self.choices
         }
-        if self.launching.predicted_bytes is not None:
-            described["predictedActivationBytes"] = self.launching.predicted_bytes
+        if self.launching.predicted_peak_bytes is not None:
+            described["predictedPeakBytes"] = self.launching.predicted_peak_bytes
         return described
 
 
@@ -274,7 +276,7 @@ def decide_launching(
     return Launching(
         tokens=tokens,
         layers_kept=kept,
-        predicted_bytes=round(predicted),
+        predicted_peak_bytes=room.used_bytes + round(predicted),
         choices=(
             Choice("tokensPerLaunch", tokens, _explain_tokens(tokens, fits, room, free)),
             Choice("layersKept", kept, _explain_layers(kept, layers, needed, free)),

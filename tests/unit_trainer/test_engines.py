@@ -1,0 +1,148 @@
+"""The engine is chosen, checked against the model's own path, and replaced where it differs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer.errors import PlanInvalid
+from tests.unit_trainer.tiny import build_plan, build_rows, write_model
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+def choose(folder: Path, environ: dict[str, str], **changes: Any) -> Any:
+    from finetune_trainer import engines, model
+
+    plan = build_plan(**changes)
+    loaded = model.load(plan, folder=folder)
+    return engines.choose(plan, loaded, build_rows(12), environ=environ)
+
+
+def test_a_cpu_runs_the_models_own_path_in_small_padded_launches(folder: Path) -> None:
+    chosen = choose(folder, {})
+    assert (chosen.loaded.engine.name, chosen.loaded.engine.layout) == ("unsloth", "padded")
+    assert chosen.budget.tokens == 512
+    assert chosen.runtime.describe() == {
+        "engine": {
+            "value": "unsloth",
+            "reason": "Unsloth's own path runs: the fused stack is for GPUs.",
+        },
+        "layout": {
+            "value": "padded",
+            "reason": "Unsloth's CPU backend takes one sequence a row.",
+        },
+        "tokensPerLaunch": {
+            "value": 512,
+            "reason": "On a CPU more than 512 tokens a launch need memory and gain no speed.",
+        },
+    }
+
+
+def test_a_fused_stack_that_computes_the_same_may_train(folder: Path) -> None:
+    chosen = choose(folder, {"FINETUNE_ENGINE": "fused"}, lora__dropout=0.1)
+    assert chosen.loaded.engine.name == "fused"
+    assert chosen.runtime.describe()["startUpCheck"]["value"] == "passed"
+
+
+def test_the_check_leaves_the_model_as_it_was(folder: Path) -> None:
+    chosen = choose(folder, {"FINETUNE_ENGINE": "fused"}, lora__dropout=0.1)
+    state = chosen.loaded.adapter_state()
+    assert not any(value.any() for name, value in state.items() if "lora_B" in name)
+    probabilities = {
+        dropout.p
+        for module in chosen.loaded.network.modules()
+        for dropout in getattr(module, "lora_dropout", {}).values()
+    }
+    assert probabilities == {0.1}
+    assert all(parameter.grad is None for parameter in chosen.loaded.trainable())
+
+
+def test_an_engine_that_computes_something_else_does_not_pass(folder: Path) -> None:
+    from finetune_trainer import model
+    from finetune_trainer.engine_check import compare
+
+    loaded = model.load(build_plan(), folder=folder)
+
+    class Wrong(type(loaded.engine)):  # type: ignore[misc]
+        def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
+            return super().sum_of_losses(launch, divisor=divisor) * 1.01
+
+    wrong = Wrong(**vars(loaded.engine))
+    comparison = compare(loaded, wrong, reference=loaded.engine, rows=build_rows(4))
+    assert not comparison.passes
+    assert str(comparison) == (
+        "its loss differs by 1.00% and its gradient by 1.00% from the model's own path"
+    )
+
+
+def test_an_engine_that_does_not_exist_cannot_be_forced(folder: Path) -> None:
+    with pytest.raises(PlanInvalid) as caught:
+        choose(folder, {"FINETUNE_ENGINE": "turbo"})
+    assert caught.value.message == (
+        "The environment forces the runtime to something that does not exist ('turbo' is not a valid"
+        " EngineName): unset FINETUNE_ENGINE, FINETUNE_TOKENS_PER_LAUNCH and FINETUNE_LAYERS_KEPT."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "obstacle"),
+    [
+        pytest.param({"lora__use_dora": True}, "the adapter is a DoRA", id="DoRA"),
+        pytest.param({"lora__bias": "All"}, "the adapter trains biases (all)", id="biases"),
+        pytest.param({"lora__r": 256}, "the adapter has rank 256, above 128", id="rank"),
+    ],
+)
+def test_adapters_that_the_fused_stack_does_not_cover(
+    folder: Path, changes: dict[str, Any], obstacle: str
+) -> None:
+    chosen = choose(folder, {"FINETUNE_ENGINE": "fused"}, **changes)
+    assert chosen.loaded.engine.name == "unsloth"
+    reason = chosen.runtime.describe()["engine"]["reason"]
+    assert reason == f"Unsloth's own path runs, because {obstacle}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "obstacle"),
+    [
+        ("model_type", "gemma2", "the model is of type gemma2"),
+        ("hidden_act", "gelu", "its MLP gates with gelu"),
+        (
+            "sliding_window",
+            16,
+            "its attention slides over 16 tokens and the longest text has 39",
+        ),
+        (
+            "rope_parameters",
+            {"rope_type": "dynamic", "rope_theta": 10000.0},
+            "its positions are rotated by dynamic",
+        ),
+        ("head_dim", 24, "its attention heads have 24 columns"),
+    ],
+)
+def test_models_that_the_fused_stack_does_not_cover(
+    folder: Path, name: str, value: Any, obstacle: str
+) -> None:
+    from finetune_trainer import model
+    from finetune_trainer.fused.restrictions import find_obstacles
+
+    network = model.load(build_plan(), folder=folder).network
+    setattr(network.get_base_model().config, name, value)
+    assert find_obstacles(network, longest=39, capability=None) == (obstacle,)
+
+
+def test_gpus_that_the_fused_stack_does_not_cover(folder: Path) -> None:
+    from finetune_trainer import model
+    from finetune_trainer.fused.restrictions import find_obstacles
+
+    network = model.load(build_plan(), folder=folder).network
+    assert find_obstacles(network, longest=39, capability=(7, 5)) == (
+        "the GPU has compute capability 7.5, below 8.0",
+        "the model computes in torch.float32, not in bfloat16",
+    )
