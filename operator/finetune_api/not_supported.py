@@ -12,7 +12,6 @@ from finetune_api.resource import (
     Method,
     Optimizer,
     OutputFormat,
-    Policy,
     TrainingStage,
     UpdatePolicy,
 )
@@ -41,13 +40,6 @@ _HTTPS: Final = {
 }
 
 NOT_SUPPORTED_YET: Final = (
-    _not_yet(
-        "spec.policy",
-        cel="self != 'Evidence'",
-        what="policy Evidence",
-        remedy="leave policy out or set Guide",
-        check=lambda policy: policy is not Policy.EVIDENCE,
-    ),
     _not_yet(
         "spec.suspend",
         cel="!self",

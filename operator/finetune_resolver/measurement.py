@@ -67,6 +67,11 @@ class LanguageMeasurement:
     truncated_shares: tuple[tuple[int, float], ...] = ()
     """Candidate length in tokens and the share of examples that exceed it, 0 to 1."""
 
+    @property
+    def trained_examples(self) -> int | None:
+        """Examples without those that are held out."""
+        return None if self.examples is None else max(0, self.examples - self.held_out)
+
     def size(self, stage: TrainingStage) -> int | None:
         """Return what `CORPUS_BOUNDS` counts at this stage."""
         return self.examples if stage is TrainingStage.INSTRUCTION else self.unique_tokens

@@ -1,8 +1,7 @@
 """How much GPU memory a run needs: a model's shape and a method in, bytes by component out.
 
-`estimate_memory` sums the components, `estimate_largest_batch` turns a GPU's memory into sequences,
-and `decide_gpu_memory_class` and `decide_method_by_memory` turn both into what the resolver needs,
-each with a sentence that carries the numbers. It estimates the least that a run needs: every layer
+`estimate_memory` sums the components and `estimate_largest_batch` turns a GPU's memory into
+sequences; `memory_fit` decides by both. It estimates the least that a run needs: every layer
 recomputed. A trainer with memory to spare keeps layers' activations instead (`layers_kept`).
 
 Pure: no GPU, no model library, no file. How far to trust it, and against what it was checked, stands
@@ -10,10 +9,10 @@ in docs/memory.md. GB is 10^9 bytes everywhere.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
-from finetune_api.resource import GpuMemoryClass, Method, Optimizer
+from finetune_api.resource import Method, Optimizer
 from finetune_resolver.model_shape import ALL_LINEAR, ModelShape
 
 GB = 1_000_000_000
@@ -49,11 +48,6 @@ DROPOUT_BYTES = 1.06
 
 MLP_MODULES = frozenset({"gate_proj", "up_proj", "gate_up_proj", "down_proj"})
 """Modules whose adapters Unsloth computes in one fused MLP."""
-
-GPU_SIZES_GB = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180)
-"""Memory of GPUs that one can rent or buy, as sold; H200 has 141 and B200 180."""
-LENGTH_STEP = 256
-"""Suggested sequence lengths are multiples of it, in tokens."""
 
 
 class Engine(StrEnum):
@@ -122,34 +116,6 @@ class Workload:
         return self.engine is Engine.HUGGING_FACE or not self.offloads_inputs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuMemoryDecision:
-    """Whether the nominal batch fits the GPU."""
-
-    value: GpuMemoryClass
-    largest_batch: int
-    """Sequences that fit in one launch; 0 where not even one does."""
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MethodDecision:
-    """What to train so that it fits, or why nothing asked for does."""
-
-    method: Method
-    """Never Auto; where nothing fits, what was asked for or the leanest."""
-    fits: bool
-    """False refuses the run."""
-    estimate: MemoryEstimate
-    """Of one sequence of the full length."""
-    message: str
-    nearest: tuple[str, ...] = ()
-    """What would fit, where this does not."""
-
-
-# --- Estimates ----------------------------------------------------------------------------------
-
-
 def estimate_memory(
     shape: ModelShape, workload: Workload, *, tokens_per_launch: int, layers_kept: int = 0
 ) -> MemoryEstimate:
@@ -179,7 +145,7 @@ def estimate_largest_batch(
     shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
 ) -> int:
     """Return how many sequences of the full length fit in one launch; 0 where not even one does."""
-    return _largest_launch_tokens(shape, workload, gpu_memory_bytes) // max_seq_length
+    return estimate_largest_launch(shape, workload, gpu_memory_bytes) // max_seq_length
 
 
 def estimate_offloaded_bytes(
@@ -235,169 +201,8 @@ def _kept_layer_bytes(shape: ModelShape, workload: Workload) -> float:
     return BYTES_16_BIT * elements + DROPOUT_BYTES * dropped
 
 
-def _largest_launch_tokens(shape: ModelShape, workload: Workload, gpu_memory_bytes: int) -> int:
+def estimate_largest_launch(shape: ModelShape, workload: Workload, gpu_memory_bytes: int) -> int:
     """Return the tokens of the largest launch that fits; 0 where the weights alone do not."""
     base = estimate_memory(shape, workload, tokens_per_launch=0).total_bytes
     spare = MEMORY_CEILING * gpu_memory_bytes - base
     return max(0, int(spare / sum(_bytes_a_token(shape, workload))))
-
-
-# --- Decisions ----------------------------------------------------------------------------------
-
-
-def decide_gpu_memory_class(
-    shape: ModelShape,
-    workload: Workload,
-    *,
-    batch_size: int,
-    max_seq_length: int,
-    gpu_memory_bytes: int,
-) -> GpuMemoryDecision:
-    """Return Constrained where fewer than the nominal batch of sequences fit in one launch."""
-    largest = estimate_largest_batch(
-        shape, workload, max_seq_length=max_seq_length, gpu_memory_bytes=gpu_memory_bytes
-    )
-    value = GpuMemoryClass.CONSTRAINED if largest < batch_size else GpuMemoryClass.AMPLE
-    message = (
-        f"{value.value}: the largest launch with {workload.method.value} is {largest:,} x "
-        f"{max_seq_length:,} tokens in {_ceiling_text(gpu_memory_bytes)}, the nominal batch "
-        f"{batch_size}.{_caveat(shape)}"
-    )
-    return GpuMemoryDecision(value=value, largest_batch=largest, message=message)
-
-
-def decide_method(
-    shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int | None
-) -> MethodDecision:
-    """Return the method by what fits: Auto becomes LoRA, else QLoRA; anything else must fit itself.
-
-    One sequence of the full length has to fit: more of them in a launch change speed and not the
-    result, whereas 4-bit weights do change it. So QLoRA is never chosen only for a larger launch.
-
-    Args:
-        shape: the base model.
-        workload: what is asked for; its method may be Auto.
-        max_seq_length: the longest sequence, in tokens.
-        gpu_memory_bytes: of one GPU; None is unknown, and then nothing is refused.
-    """
-    asked = workload.method
-    methods = (Method.LORA, Method.QLORA) if asked is Method.AUTO else (asked,)
-    if gpu_memory_bytes is None:
-        return _decide_unknown(shape, replace(workload, method=methods[0]), max_seq_length)
-    candidates = [replace(workload, method=method) for method in methods]
-    estimates = [
-        estimate_memory(shape, candidate, tokens_per_launch=max_seq_length)
-        for candidate in candidates
-    ]
-    for method, estimate in zip(methods, estimates, strict=True):
-        if not estimate.fits(gpu_memory_bytes):
-            continue
-        message = (
-            f"{method.value}: one sequence of {max_seq_length:,} tokens needs "
-            f"{_peak_text(estimate)} of {_ceiling_text(gpu_memory_bytes)}."
-        )
-        if method is not methods[0]:
-            message += f" {methods[0].value} would need {_peak_text(estimates[0])}."
-        message += _caveat(shape)
-        return MethodDecision(method=method, fits=True, estimate=estimate, message=message)
-    return _refuse(
-        shape, candidates[-1], max_seq_length=max_seq_length, gpu_memory_bytes=gpu_memory_bytes
-    )
-
-
-def _decide_unknown(shape: ModelShape, workload: Workload, max_seq_length: int) -> MethodDecision:
-    estimate = estimate_memory(shape, workload, tokens_per_launch=max_seq_length)
-    message = (
-        f"{workload.method.value}: the GPU's memory is unknown, so nothing was compared; one sequence "
-        f"of {max_seq_length:,} tokens needs {_peak_text(estimate)}. Set resources.gpuMemory to have it "
-        f"checked.{_caveat(shape)}"
-    )
-    return MethodDecision(method=workload.method, fits=True, estimate=estimate, message=message)
-
-
-def _refuse(
-    shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
-) -> MethodDecision:
-    estimate = estimate_memory(shape, workload, tokens_per_launch=max_seq_length)
-    nearest = _nearest_that_fits(
-        shape, workload, max_seq_length=max_seq_length, gpu_memory_bytes=gpu_memory_bytes
-    )
-    message = (
-        f"A model of {shape.parameters():,} parameters does not fit: {workload.method.value} with one "
-        f"sequence of {max_seq_length:,} tokens needs {_peak_text(estimate)}, expected at most "
-        f"{_ceiling_text(gpu_memory_bytes)}; use {', or '.join(nearest)}."
-        f"{_caveat(shape)}"
-    )
-    return MethodDecision(
-        method=workload.method, fits=False, estimate=estimate, message=message, nearest=nearest
-    )
-
-
-def _nearest_that_fits(
-    shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
-) -> tuple[str, ...]:
-    """Return what would fit: shorter sequences, then a leaner method, then a larger GPU."""
-    nearest = []
-    shorter = _longest_sequence(shape, workload, gpu_memory_bytes)
-    if shorter:
-        nearest.append(f"parameters.maxSeqLength {shorter}")
-    leaner = _leaner_method(
-        shape, workload, max_seq_length=max_seq_length, gpu_memory_bytes=gpu_memory_bytes
-    )
-    if leaner:
-        nearest.append(leaner)
-    larger = _smallest_gpu(shape, workload, max_seq_length)
-    if larger:
-        nearest.append(larger)
-    if workload.method is not Method.QLORA and not leaner:
-        qlora = _smallest_gpu(shape, replace(workload, method=Method.QLORA), max_seq_length)
-        nearest += [f"method QLoRA with {qlora}"] if qlora else []
-    return tuple(nearest) or ("a smaller base model",)
-
-
-def _smallest_gpu(shape: ModelShape, workload: Workload, max_seq_length: int) -> str:
-    """Return the smallest GPU that one sequence fits; nothing where none is large enough."""
-    peak = estimate_memory(shape, workload, tokens_per_launch=max_seq_length)
-    return next((f"a GPU of {size} GB" for size in GPU_SIZES_GB if peak.fits(size * GB)), "")
-
-
-def _longest_sequence(shape: ModelShape, workload: Workload, gpu_memory_bytes: int) -> int:
-    """Return the longest sequence that fits alone, a multiple of 256 tokens; 0 where none does."""
-    tokens = _largest_launch_tokens(shape, workload, gpu_memory_bytes)
-    return tokens // LENGTH_STEP * LENGTH_STEP
-
-
-def _leaner_method(
-    shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
-) -> str:
-    """Return the first method with fewer bytes that fits, with a shorter length if it must."""
-    order = (Method.FULL, Method.LORA, Method.QLORA)
-    for method in order[order.index(workload.method) + 1 :]:
-        candidate = replace(workload, method=method)
-        estimate = estimate_memory(shape, candidate, tokens_per_launch=max_seq_length)
-        if estimate.fits(gpu_memory_bytes):
-            return f"method {method.value}"
-        shorter = _longest_sequence(shape, candidate, gpu_memory_bytes)
-        if method is order[-1] and shorter:
-            return f"method {method.value} with parameters.maxSeqLength {shorter}"
-    return ""
-
-
-def _peak_text(estimate: MemoryEstimate) -> str:
-    low, high = estimate.low_bytes / GB, estimate.high_bytes / GB
-    return f"about {estimate.total_bytes / GB:.1f} GB ({low:.1f} to {high:.1f})"
-
-
-def _caveat(shape: ModelShape) -> str:
-    """Return what the figures leave out, as a sentence of its own; nothing where nothing is."""
-    caveat = ""
-    if not shape.exact:
-        caveat += f' A model of type "{shape.model_type}" is unknown and was counted as a Llama.'
-    if shape.not_counted:
-        caveat += f" The model's {' and '.join(shape.not_counted)} comes on top."
-    return caveat
-
-
-def _ceiling_text(gpu_memory_bytes: int) -> str:
-    planned = MEMORY_CEILING * gpu_memory_bytes / GB
-    return f"{planned:.1f} GB ({MEMORY_CEILING:.0%} of the GPU's {gpu_memory_bytes / GB:.1f})"

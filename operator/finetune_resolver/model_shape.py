@@ -7,6 +7,7 @@ never opens a file or imports a model library.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from finetune_resolver.errors import UnsupportedModelError
 
@@ -75,9 +76,17 @@ FAMILIES: Mapping[str, _Family] = {
 """`model_type` to what it means; counts of these are exact (transformers 5.17's modeling files).
 SmolLM2 is of type llama, Qwen2.5 of type qwen2."""
 _UNKNOWN = _Family()
+FUSED_NAMES: Mapping[str, str] = {
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
+"""Llama's modules to those that hold them in a model with fused projections."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """Sizes of a dense decoder-only transformer."""
 
@@ -123,6 +132,10 @@ class ModelShape:
 
     def linear_parameters(self) -> int:
         """Return the weights of the layers' linear modules: what 4-bit loading quantises."""
+        return self._linear_parameters
+
+    @cached_property
+    def _linear_parameters(self) -> int:
         return self.layers * sum(fan_in * fan_out for fan_in, fan_out in self.linears().values())
 
     def other_parameters(self) -> int:
@@ -134,8 +147,13 @@ class ModelShape:
             matrices * self.vocabulary_size * self.hidden_size + self.layers * a_layer + final_norm
         )
 
-    def linears(self) -> dict[str, tuple[int, int]]:
+    def linears(self) -> Mapping[str, tuple[int, int]]:
         """Return each linear module of a layer with its input and output width."""
+        return self._linears
+
+    # One resolution asks a dozen times; computed once, it takes half the time.
+    @cached_property
+    def _linears(self) -> Mapping[str, tuple[int, int]]:
         hidden, middle = self.hidden_size, self.intermediate_size
         query, key = self.query_size, self.key_size
         if self.fused_projections:
@@ -154,6 +172,16 @@ class ModelShape:
             "up_proj": (hidden, middle),
             "down_proj": (middle, hidden),
         }
+
+    def has(self, modules: Iterable[str]) -> bool:
+        """Whether every one of these modules is in a layer."""
+        return self.linears().keys() >= set(modules)
+
+    def own_names(self, modules: Iterable[str]) -> list[str]:
+        """Return Llama's names of modules as this model calls them, each once."""
+        if not self.fused_projections:
+            return list(modules)
+        return list(dict.fromkeys(FUSED_NAMES.get(name, name) for name in modules))
 
     def adapted(self, modules: Iterable[str]) -> frozenset[str]:
         """Return the names of the linear modules that an adapter is put on.

@@ -22,10 +22,10 @@ from finetune_api.resource import (
     TokenDensity,
 )
 from finetune_resolver import rules_guide
-from finetune_resolver.fold import Members, fold_traits
+from finetune_resolver.fold import Members
 from finetune_resolver.measurement import Measurements
-from finetune_resolver.overrides import build_overrides
-from finetune_resolver.resolve import Overrides, decide_values, resolve_members
+from finetune_resolver.overrides import Overrides, build_overrides
+from finetune_resolver.resolve import resolve_members, resolve_traits
 from finetune_resolver.rule import match_rules
 from finetune_resolver.traits import (
     AXIS_NAMES,
@@ -35,8 +35,8 @@ from finetune_resolver.traits import (
     TraitSource,
     TraitValue,
     build_axes,
-    resolve_job_traits,
 )
+from finetune_resolver.verdict import decide_values
 
 CLASSES: Mapping[str, tuple[TraitValue, ...]] = {
     "token_density": tuple(TokenDensity),
@@ -82,7 +82,7 @@ def measurement_needs(spec: LanguageFinetuneSpec) -> tuple[Need, ...]:
         UnknownLanguageError: a tag is not a language.
         UnsupportedSpecError: the resource asks for behaviour that does not exist yet.
     """
-    overrides = build_overrides(spec.parameters)
+    overrides = build_overrides(spec.parameters, shape=None)
     return (
         *_mode_needs(spec),
         *_policy_needs(spec, overrides=overrides),
@@ -121,16 +121,10 @@ def _memory_needs(spec: LanguageFinetuneSpec) -> Iterator[Need]:
 def _trait_needs(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> Iterator[Need]:
     if spec.policy is Policy.EVIDENCE:
         return
-    members = resolve_members(spec, measured=Measurements())
+    nothing = Measurements()
+    members = resolve_members(spec, measured=nothing, policy=Policy.GUIDE)
     unknown = {axis: tags for axis in CLASSES if (tags := _unknown_in(members, axis=axis))}
-    axes = build_axes(
-        fold_traits(members)
-        | resolve_job_traits(
-            depth=spec.model.depth,
-            memory=spec.resources.gpu_memory_class,
-            measured=Measurements(),
-        )
-    )
+    axes = build_axes(resolve_traits(spec, measured=nothing, members=members))
     followers = _followers(axes, unknown=tuple(unknown), overrides=overrides)
     for axis, tags in unknown.items():
         for tag in tags if followers[axis] else ():

@@ -7,6 +7,7 @@ from pydantic import BaseModel, JsonValue
 
 from finetune_api.resource import Bias, EvalStrategy, LrScheduler, Parameters, SaveStrategy
 from finetune_resolver.errors import UnsupportedSpecError
+from finetune_resolver.model_shape import ModelShape
 
 FIELDS: dict[str, str] = {
     "max_seq_length": "max_seq_length",
@@ -65,8 +66,14 @@ MODULE_PRESETS: dict[str, JsonValue] = {
 """Module lists of the Llama, Mistral, Qwen and Gemma families."""
 
 
-def build_overrides(parameters: Parameters | None) -> dict[str, tuple[str, JsonValue]]:
+Overrides = dict[str, tuple[str, JsonValue]]
+"""The guide's name to (path below spec, value)."""
+
+
+def build_overrides(parameters: Parameters | None, *, shape: ModelShape | None) -> Overrides:
     """Return what the user set: the guide's name to (path below spec, value).
+
+    Words such as AllLinear become the modules of `shape`, or those of Llama where it is unknown.
 
     Raises:
         UnsupportedSpecError: an override has no counterpart in the plan yet.
@@ -81,13 +88,15 @@ def build_overrides(parameters: Parameters | None) -> dict[str, tuple[str, JsonV
     overrides = _set_fields(parameters, fields=FIELDS, prefix="parameters")
     if lora is not None:
         overrides |= _set_fields(lora, fields=LORA_FIELDS, prefix="parameters.lora")
+        if shape is not None and lora.target_modules and lora.target_modules[0] in MODULE_PRESETS:
+            path, modules = overrides["target_modules"]
+            names = map(str, modules) if isinstance(modules, list) else ()
+            overrides["target_modules"] = (path, [*shape.own_names(names)])
     return overrides
 
 
-def _set_fields(
-    part: BaseModel, *, fields: dict[str, str], prefix: str
-) -> dict[str, tuple[str, JsonValue]]:
-    found: dict[str, tuple[str, JsonValue]] = {}
+def _set_fields(part: BaseModel, *, fields: dict[str, str], prefix: str) -> Overrides:
+    found: Overrides = {}
     infos = type(part).model_fields
     for field in fields.keys() & part.model_fields_set:
         value = getattr(part, field)

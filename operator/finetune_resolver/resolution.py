@@ -64,6 +64,8 @@ class Decision:
     """One sentence, in the project's own words."""
     superseded: tuple[Superseded, ...] = ()
     alternative: Alternative | None = None
+    reference: str = ""
+    """Literature or measurement behind a rule of policy Evidence."""
 
 
 class Severity(StrEnum):
@@ -106,6 +108,9 @@ class MethodChoice:
     advice: PeftAdvice
     guide_ids: tuple[str, ...]
     message: str
+    rule: str = "ME-0"
+    """ME-0 LoRA by default, ME-1 by what fits the GPU, or OVERRIDE."""
+    source: DecisionSource = DecisionSource.RULE
 
 
 @dataclass(frozen=True)

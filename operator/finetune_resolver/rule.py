@@ -1,14 +1,18 @@
-"""The shape of a rule, and how the first that matches is found.
+"""The shapes of a rule, and how the first that matches is found.
 
 A table of rules is data: within a parameter the first match wins, in the order printed, and the last
-row of every parameter matches always. `rules_guide` and `rules_default` hold the tables.
+row of every parameter matches always. `rules_guide` and `rules_default` hold tables of `Rule`, which
+reads traits; `rules_evidence` one of `EvidenceRule`, which reads what was measured.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import JsonValue
 
+from finetune_resolver.facts import Facts
+from finetune_resolver.steps import Values
 from finetune_resolver.traits import Axes
 
 
@@ -42,9 +46,43 @@ class Rule:
         return list(value) if isinstance(value, list) else value
 
 
-def group_rules(rules: Iterable[Rule]) -> dict[str, tuple[Rule, ...]]:
+def whatever_is_known(_: Facts, __: Values) -> bool:
+    """Match whatever was measured: the last row of a parameter."""
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceRule:
+    """One row of the table of policy Evidence, which reads facts instead of traits."""
+
+    id: str
+    parameter: str
+    """The guide's name."""
+    when: Callable[[Facts, Values], bool] = whatever_is_known
+    value: JsonValue = None
+    compute: Callable[[Facts, Values], JsonValue] | None = None
+    """Where set, decides instead of `value`."""
+    computes: str = ""
+    """What `compute` does, in words: the reference page has no numbers to show."""
+    facts: tuple[str, ...] = ()
+    """Fields of `Facts` that it looks at."""
+    message: str
+    """Why, in one sentence; `{facts.…}` is filled in with what was measured."""
+    reference: str
+
+    def decide(self, facts: Facts, values: Values) -> JsonValue:
+        """Return the value, given the parameters decided before it."""
+        value = self.compute(facts, values) if self.compute else self.value
+        # A list of the table must not be shared: whoever changes a decision would change the rule.
+        return list(value) if isinstance(value, list) else value
+
+
+R = TypeVar("R", bound=Rule | EvidenceRule)
+
+
+def group_rules(rules: Iterable[R]) -> dict[str, tuple[R, ...]]:
     """Return the rules of each parameter, both in the order of the table."""
-    groups: dict[str, tuple[Rule, ...]] = {}
+    groups: dict[str, tuple[R, ...]] = {}
     for rule in rules:
         groups[rule.parameter] = (*groups.get(rule.parameter, ()), rule)
     return groups
@@ -62,3 +100,11 @@ def _first_match(rules: tuple[Rule, ...], *, axes: Axes) -> Rule:
             return rule
     # The last row matches always; a test asks it of every table.
     return last
+
+
+def match_evidence(
+    rules: tuple[EvidenceRule, ...], *, facts: Facts, values: Values
+) -> EvidenceRule:
+    """Return the first rule of a parameter that matches; the last one does always."""
+    *conditional, last = rules
+    return next((rule for rule in conditional if rule.when(facts, values)), last)

@@ -18,6 +18,7 @@ from finetune_api.resource import (
     GpuMemoryClass,
     ModelDepth,
     Morphology,
+    Policy,
     ResourceLevel,
     SyntaxDistance,
     TokenDensity,
@@ -78,7 +79,9 @@ TraitValue = (
     | ModelDepth
     | GpuMemoryClass
     | bool
+    | int
 )
+"""A class, a switch, or a number that was counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +156,10 @@ def tokenizer_family(uri: str) -> str:
     return next((family for family, pattern in TOKENIZER_FAMILIES if pattern.search(name)), "")
 
 
-def resolve_language_traits(known: Known) -> TraitSet:
+def resolve_language_traits(known: Known, *, policy: Policy) -> TraitSet:
     """Return one language's traits, each from the first source that knows it."""
     traits: TraitSet = {}
-    for axis, sources in SOURCES.items():
+    for axis, sources in SOURCES_BY_POLICY[policy].items():
         trait = next((trait for source in sources if (trait := source(known))), None)
         if trait is not None:
             traits[axis] = trait
@@ -348,6 +351,17 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "code_switching": (_declared("code_switching"), _measured_code_switching, _no_code_switching),
 }
 """Each trait's sources, the first that knows decides."""
+
+LABELLED = ("token_density", "morphology", "resource_level", "syntax_distance")
+"""Axes that the guide's rows label; their label is the second source."""
+SOURCES_BY_POLICY: dict[Policy, dict[str, tuple[Source, ...]]] = {
+    Policy.GUIDE: SOURCES,
+    Policy.EVIDENCE: {
+        axis: (sources[0], *sources[2:]) if axis in LABELLED else sources
+        for axis, sources in SOURCES.items()
+    },
+}
+"""Policy Evidence asks the same sources but the guide's labels."""
 
 
 def _model_depth(declared: ModelDepth | None, *, layers: int | None) -> Trait:

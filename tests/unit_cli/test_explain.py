@@ -73,7 +73,9 @@ def test_yaml_says_the_same_as_json():
 def test_markdown_is_a_section_with_two_tables():
     text = explain(Path(CASES[0].parent / "hindi-guide-table" / "resource.yaml"), "markdown")
     assert text.startswith("## ml/hindi-assistant\n\npolicy Guide, method LoRA. ")
-    assert "| `r` | `8` | R-1 | G-R-3 G-R-5 | A small corpus takes a small rank" in text
+    assert (
+        "| `r` | `8` | Evidence: 16 | R-1 | G-R-3 G-R-5 | A small corpus takes a small rank" in text
+    )
     assert "| `alpha-ratio-high` | warn | lora_alpha/r is 64/8 = 8, above 4" in text
 
 

@@ -172,8 +172,9 @@ def test_reasons_are_resolved_again_where_their_condition_was_lost() -> None:
     }
 
 
-def test_what_the_resolver_does_not_support_is_refused() -> None:
-    actions = ask(Observed(body=BODY | {"spec": BODY["spec"] | {"policy": "Evidence"}}))
+def test_what_is_not_supported_yet_is_refused() -> None:
+    parameters = {"embeddingLearningRate": 1e-5}
+    actions = ask(Observed(body=BODY | {"spec": BODY["spec"] | {"parameters": parameters}}))
     assert condition(actions, "Accepted")["reason"] == "InvalidSpec"
 
 

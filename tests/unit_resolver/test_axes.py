@@ -21,10 +21,10 @@ from finetune_api.resource import (
     SyntaxDistance,
     TokenDensity,
 )
-from finetune_resolver.resolve import decide_values
 from finetune_resolver.rule import always, match_rules
 from finetune_resolver.rules_guide import GROUPS, RULES
 from finetune_resolver.traits import AXIS_NAMES, Axes, MorphologyKind
+from finetune_resolver.verdict import decide_values
 
 VALUES: dict[str, tuple[Any, ...]] = {
     "token_density": (None, *TokenDensity),

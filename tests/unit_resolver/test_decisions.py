@@ -170,15 +170,6 @@ def test_what_the_plan_cannot_carry_is_refused(resolve_of, parameters, path):
     )
 
 
-def test_policy_evidence_is_refused(resolve_of):
-    with pytest.raises(UnsupportedSpecError) as refused:
-        resolve_of(policy="Evidence")
-    assert str(refused.value) == (
-        "spec.policy is Evidence, which is not supported yet: expected Guide; remove the field and "
-        "apply again."
-    )
-
-
 @pytest.mark.parametrize(
     ("stage", "packing", "completion_only"),
     [("Instruction", False, True), ("ContinuedPretraining", True, False)],
@@ -261,7 +252,10 @@ def test_status_lists_every_warning(resolve_of):
         ({"evalStrategy": "Epoch"}, False),
         ({"saveStrategy": "Steps"}, False),
         ({"saveStrategy": "Steps", "evalSteps": 50, "saveSteps": 50}, False),
-        ({"saveStrategy": "Steps", "evalSteps": 50, "saveSteps": 100}, True),
+        # Every state that is saved was evaluated, so the trainer keeps the best of them.
+        ({"saveStrategy": "Steps", "evalSteps": 50, "saveSteps": 100}, False),
+        ({"saveStrategy": "Steps", "evalSteps": 100, "saveSteps": 50}, True),
+        ({"saveStrategy": "Steps", "saveSteps": 100}, True),
         ({"saveStrategy": "Never"}, True),
     ],
 )

@@ -14,14 +14,16 @@ from finetune_resolver.memory import (
     GB,
     MEMORY_CEILING,
     Engine,
-    GpuMemoryDecision,
-    MethodDecision,
     Workload,
-    decide_gpu_memory_class,
-    decide_method,
     estimate_largest_batch,
     estimate_memory,
     estimate_offloaded_bytes,
+)
+from finetune_resolver.memory_fit import (
+    GpuMemoryDecision,
+    MethodDecision,
+    decide_gpu_memory_class,
+    decide_method_by_memory,
 )
 from finetune_resolver.model_shape import shape_from_config
 
@@ -52,7 +54,7 @@ gpu_memories = st.integers(1 * GB, 180 * GB)
 
 
 def choose(workload: Workload, *, gpu_gb: int | None, length: int = 8192) -> MethodDecision:
-    return decide_method(
+    return decide_method_by_memory(
         LLAMA_8B,
         workload,
         max_seq_length=length,
@@ -267,13 +269,17 @@ def test_qlora_with_a_shorter_length_is_named_where_it_needs_both() -> None:
 
 
 def test_a_gpu_for_qlora_is_named_where_no_method_fits_this_one() -> None:
-    decision = decide_method(LLAMA_70B, LORA, max_seq_length=8192, gpu_memory_bytes=40 * GB)
+    decision = decide_method_by_memory(
+        LLAMA_70B, LORA, max_seq_length=8192, gpu_memory_bytes=40 * GB
+    )
     assert decision.nearest == ("a GPU of 180 GB", "method QLoRA with a GPU of 80 GB")
 
 
 def test_a_model_too_large_for_any_gpu_is_refused_with_a_smaller_model() -> None:
     enormous = replace(LLAMA_70B, layers=800)
-    decision = decide_method(enormous, QLORA, max_seq_length=8192, gpu_memory_bytes=180 * GB)
+    decision = decide_method_by_memory(
+        enormous, QLORA, max_seq_length=8192, gpu_memory_bytes=180 * GB
+    )
     assert decision.nearest == ("a smaller base model",)
 
 
@@ -299,7 +305,7 @@ def test_an_unknown_gpu_is_told_with_what_the_run_needs() -> None:
     memory=gpu_memories,
 )
 def test_every_decision_is_true_to_its_estimate(method: Method, length: int, memory: int) -> None:
-    decision = decide_method(
+    decision = decide_method_by_memory(
         LLAMA_8B, replace(AUTO, method=method), max_seq_length=length, gpu_memory_bytes=memory
     )
     assert decision.fits is decision.estimate.fits(memory)
@@ -307,7 +313,7 @@ def test_every_decision_is_true_to_its_estimate(method: Method, length: int, mem
 
 
 def test_what_was_not_counted_is_said() -> None:
-    decision = decide_method(
+    decision = decide_method_by_memory(
         SHAPES["gemma-3-4b"], LORA, max_seq_length=512, gpu_memory_bytes=80 * GB
     )
     assert decision.message.endswith(" The model's vision tower comes on top.")
@@ -315,7 +321,7 @@ def test_what_was_not_counted_is_said() -> None:
 
 def test_an_unknown_model_type_is_said_to_be_counted_as_a_llama() -> None:
     unknown = replace(LLAMA_8B, model_type="olmo", exact=False)
-    decision = decide_method(unknown, LORA, max_seq_length=512, gpu_memory_bytes=80 * GB)
+    decision = decide_method_by_memory(unknown, LORA, max_seq_length=512, gpu_memory_bytes=80 * GB)
     assert decision.message.endswith(
         ' A model of type "olmo" is unknown and was counted as a Llama.'
     )

@@ -1,0 +1,118 @@
+"""What policy Evidence decides from: the text's counts and lengths, the model's size, the GPU.
+
+`gather_facts` folds what was measured of a resource's languages, model and GPU into one value; rules
+read it and name the facts behind a decision. A fact that nobody measured is None and decides nothing.
+Pure.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from finetune_api.quantity import parse_quantity
+from finetune_api.resource import LanguageFinetuneSpec, Method, TrainingStage
+from finetune_resolver.measurement import LanguageMeasurement, Measurements
+from finetune_resolver.model_shape import ModelShape
+from finetune_resolver.steps import workers
+from finetune_resolver.traits import Trait, TraitSource
+
+SIZE_IN_NAME = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
+"""A size as models are named by it: SmolLM2-135M, Qwen2.5-0.5B, Llama-3.1-8B-Instruct."""
+SIZE_UNITS = {"m": 1_000_000, "b": 1_000_000_000}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that policy Evidence looks at."""
+
+    stage: TrainingStage
+    method: Method
+    """As the resource asks; may be Auto."""
+    world: int
+    """Processes that train together."""
+    model_name: str
+    """Last part of the model's address, in small letters."""
+    shape: ModelShape | None
+    parameters: int | None
+    """Weights of the base model: counted from its config.json, else what its name says."""
+    has_gpu: bool
+    gpu_memory_bytes: int | None
+    """Of one GPU; None is unknown, or a run on CPU."""
+    examples: int | None
+    """Examples trained on, of all languages."""
+    tokens: int | None
+    """Tokens that carry loss in one pass, of all languages; without a count of them, all tokens."""
+    unique_tokens: int | None
+    p99_tokens: int | None
+    """Of the language whose texts are longest."""
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence that the model knows, in tokens."""
+        return self.shape.max_positions if self.shape else None
+
+    def traits(self, names: Iterable[str]) -> tuple[Trait, ...]:
+        """Return the known ones of the facts named, as status shows what a decision looked at."""
+        values = ((name, getattr(self, name)) for name in names)
+        return tuple(
+            Trait(SHOWN[name], value, TraitSource.MEASURED)
+            for name, value in values
+            if value is not None
+        )
+
+
+SHOWN = {
+    "examples": "examples",
+    "tokens": "supervisedTokens",
+    "unique_tokens": "uniqueTokens",
+    "p99_tokens": "p99Tokens",
+    "parameters": "modelParameters",
+    "context": "modelContext",
+    "gpu_memory_bytes": "gpuMemoryBytes",
+}
+"""Field of `Facts` to the name that status shows."""
+
+
+def gather_facts(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Facts:
+    """Return the facts of a resource."""
+    texts = [measured.language(index) for index in range(len(spec.languages))]
+    name = spec.model.uri.lower().rstrip("/").rsplit("/", maxsplit=1)[-1]
+    shape = measured.shape
+    lengths = [text.p99_tokens for text in texts]
+    known_lengths = [length for length in lengths if length is not None]
+    return Facts(
+        stage=spec.stage,
+        method=spec.method,
+        world=workers(spec.resources),
+        model_name=name,
+        shape=shape,
+        parameters=shape.parameters() if shape else size_in_name(name),
+        has_gpu=spec.resources.gpus > 0,
+        gpu_memory_bytes=_gpu_memory(spec, measured=measured),
+        examples=_total(texts, count=lambda text: text.trained_examples),
+        tokens=_total(texts, count=lambda text: text.supervised_tokens or text.tokens),
+        unique_tokens=_total(texts, count=lambda text: text.unique_tokens),
+        p99_tokens=max(known_lengths) if len(known_lengths) == len(lengths) else None,
+    )
+
+
+def size_in_name(name: str) -> int | None:
+    """Return the weights that a model's name tells, in small letters; None where it does not."""
+    found = SIZE_IN_NAME.search(name)
+    return round(float(found[1]) * SIZE_UNITS[found[2]]) if found else None
+
+
+def _gpu_memory(spec: LanguageFinetuneSpec, *, measured: Measurements) -> int | None:
+    if not spec.resources.gpus:
+        return None
+    declared = spec.resources.gpu_memory
+    return int(parse_quantity(declared)) if declared else measured.gpu_memory_bytes
+
+
+def _total(
+    texts: list[LanguageMeasurement], *, count: Callable[[LanguageMeasurement], int | None]
+) -> int | None:
+    """Return the sum over all languages, or None where one was not measured."""
+    counts = [count(text) for text in texts]
+    known = [number for number in counts if number is not None]
+    return sum(known) if len(known) == len(counts) else None

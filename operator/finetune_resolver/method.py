@@ -1,0 +1,93 @@
+"""What is trained: the method by what fits the GPU, and the guide's advice on adapters beside it (C26).
+
+`resolve` asks once, with the parameters that were decided. Pure.
+"""
+
+from collections.abc import Callable, Iterator
+
+from finetune_api.resource import LanguageFinetuneSpec, Method, Mode, OutputFormat, TrainingStage
+from finetune_resolver.errors import InsufficientGpuMemoryError
+from finetune_resolver.facts import Facts
+from finetune_resolver.memory_fit import MethodDecision
+from finetune_resolver.model_shape import TINY_UP_TO_PARAMETERS
+from finetune_resolver.resolution import OVERRIDE, DecisionSource, MethodChoice, PeftAdvice
+
+Row = tuple[Callable[[LanguageFinetuneSpec, Facts], bool], PeftAdvice, str, str]
+
+
+def _is_tiny(_: LanguageFinetuneSpec, facts: Facts) -> bool:
+    return facts.parameters is not None and facts.parameters <= TINY_UP_TO_PARAMETERS
+
+
+PEFT_ADVICE: tuple[Row, ...] = (
+    (
+        lambda spec, _: spec.stage is TrainingStage.CONTINUED_PRETRAINING,
+        PeftAdvice.REQUIRED,
+        "G-PR-4",
+        "continued pretraining wants an adapter for efficiency",
+    ),
+    (
+        lambda spec, _: OutputFormat.MERGED_16BIT in spec.output.formats,
+        PeftAdvice.EITHER,
+        "G-PR-5",
+        "a model for production may be merged or trained whole",
+    ),
+    (
+        lambda spec, _: spec.mode is Mode.PLAN,
+        PeftAdvice.RECOMMENDED,
+        "G-PR-3",
+        "a prototype saves time and cost with an adapter",
+    ),
+    (_is_tiny, PeftAdvice.OPTIONAL, "G-PR-2", "a model this small could be trained whole as well"),
+    (
+        lambda _, __: True,
+        PeftAdvice.PREFERRED,
+        "G-PR-1",
+        "a full fine-tune of a large model costs too much memory",
+    ),
+)
+"""The guide's table "is PEFT required?": when, the advice, its item, and why. The first row counts."""
+
+
+def decide_method(
+    spec: LanguageFinetuneSpec, *, facts: Facts, fitting: MethodDecision | None
+) -> MethodChoice:
+    """Return what is trained.
+
+    Args:
+        spec: the resource.
+        facts: what is known of the model.
+        fitting: what the memory model says; None where it has nothing to compute with.
+
+    Raises:
+        InsufficientGpuMemoryError: not even one sequence of the full length fits the GPU.
+    """
+    if fitting is not None and not fitting.fits:
+        raise InsufficientGpuMemoryError(fitting.message, nearest=fitting.nearest)
+    advice, guide_id, why = next(_advice(spec, facts))
+    beside = f"{why} ({guide_id})."
+    declared = spec.method is not Method.AUTO
+    if fitting is None or facts.gpu_memory_bytes is None:
+        chosen = spec.method if declared else Method.LORA
+        how = "Set by spec.method" if declared else "LoRA unless method says otherwise"
+        message = f"{how}; {beside}"
+        rule, source = ("ME-0", DecisionSource.RULE)
+    else:
+        chosen = fitting.method
+        how = "Set by spec.method. " if declared else ""
+        message = f"{how}{fitting.message} By the guide, {beside}"
+        rule, source = ("ME-1", DecisionSource.MEASURED)
+    return MethodChoice(
+        chosen,
+        advice,
+        (guide_id,),
+        message,
+        rule=OVERRIDE if declared else rule,
+        source=DecisionSource.OVERRIDE if declared else source,
+    )
+
+
+def _advice(spec: LanguageFinetuneSpec, facts: Facts) -> Iterator[tuple[PeftAdvice, str, str]]:
+    for matches, advice, guide_id, why in PEFT_ADVICE:
+        if matches(spec, facts):
+            yield advice, guide_id, why
