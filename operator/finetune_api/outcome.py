@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from finetune_api import wire
+from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.profile import Profile
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -112,6 +113,12 @@ class RunSummary(_Part):
     """Evaluations of the held-out part during training."""
     eval_steps: int | None = None
     """Optimizer steps between two of them."""
+    checkpoints: int = 0
+    """Checkpoints that came whole to S3, of all attempts."""
+    checkpoint_wait_seconds: float = 0.0
+    """What the training waited for checkpoints, of `train_seconds`; their upload is beside it."""
+    resumed_from_step: int | None = None
+    """Step of the checkpoint from which the last attempt went on; None where it began at the start."""
 
 
 class CorpusLanguage(_Part):
@@ -163,6 +170,10 @@ class Outcome(_Part):
     published: Published | None = None
     evaluation: Evaluation | None = None
     summary: RunSummary | None = None
+    checkpoint: SavedCheckpoint | None = None
+    """The newest checkpoint of this plan, whichever pod wrote it; None where there is none."""
+    grace_seconds_needed: int | None = Field(default=None, ge=0)
+    """What a step, a checkpoint and its upload took, as measured: for the next pod's grace period."""
     corpus: tuple[CorpusLanguage, ...] = Field(default=(), max_length=16)
     profile: RowedProfile | None = None
     """What the Measure pod found; None of every other pod."""

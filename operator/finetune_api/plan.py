@@ -173,6 +173,21 @@ class PlannedOutput(PlanPart):
     """Credentials use, or None for the pod's own identity."""
 
 
+DEFAULT_CHECKPOINT_SECONDS = 600
+"""By Young's rule, sqrt(2 * cost * time between failures): a second of waiting, a node lost every two days."""
+
+
+class PlannedCheckpoints(PlanPart):
+    """When training state goes to S3, whichever comes first. Not part of the hash."""
+
+    every_seconds: int | None = Field(default=DEFAULT_CHECKPOINT_SECONDS, ge=1)
+    """Seconds between checkpoints, or None for steps alone."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between checkpoints, or None for time alone."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints kept."""
+
+
 class PlannedDecision(PlanPart):
     """One resolved parameter and why, for the adapter card. Not part of the hash."""
 
@@ -199,6 +214,7 @@ class TrainingPlan(PlanPart):
     lora: LoraPlan
     resources: PlannedResources
     output: PlannedOutput
+    checkpoints: PlannedCheckpoints = PlannedCheckpoints()
     decisions: tuple[PlannedDecision, ...] = ()
     hash: str = ""
     """`plan_hash` of this plan; the trainer refuses a plan whose hash is another."""
@@ -220,7 +236,7 @@ def canonical_json(value: Any) -> str:
 def plan_hash(plan: TrainingPlan) -> str:
     """Return the SHA-256, in hex, over what determines the adapter and nothing else.
 
-    Names, uid, run, resources, scheduling, output, credentials and the wording of reasons do not
+    Names, uid, run, resources, scheduling, output, checkpoints, credentials and the wording of reasons do not
     count: a resource that is deleted and applied again finds its finished work.
     """
     determines = {

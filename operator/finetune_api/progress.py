@@ -7,6 +7,8 @@ report that exceeds them is refused whole.
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from finetune_api.checkpoint import SavedCheckpoint
+
 MAX_METRICS = 50
 """Metrics in one report; as many as the status keeps."""
 LARGEST_ETA_S = 2**53 - 1
@@ -33,6 +35,10 @@ class TrainerStatus(BaseModel):
     estimated_remaining_seconds: int | None = Field(default=None, ge=0, le=LARGEST_ETA_S)
     metrics: tuple[Metric, ...] = Field(default=(), max_length=MAX_METRICS)
     last_updated_time: str | None = Field(default=None, max_length=40)
+    checkpoint: SavedCheckpoint | None = None
+    """The newest checkpoint, whichever pod wrote it. Ours alone: Kubeflow's protocol has no such field."""
+    grace_seconds_needed: int | None = Field(default=None, ge=0, le=LARGEST_ETA_S)
+    """What a step, a checkpoint and its upload take, as measured: for the next pod's grace period."""
 
     def metric(self, name: str) -> str | None:
         """Return the text of the metric called `name`, or None."""

@@ -303,10 +303,12 @@ class Output(Part):
 class Checkpoints(Part):
     """When training state goes to S3; whichever comes first."""
 
-    every_duration: str | None = Field(default=None, pattern=r"^([0-9]+(h|m|s))+$", max_length=32)
-    """Time between checkpoints such as 30m."""
+    every_duration: str | None = Field(
+        default=None, pattern=r"^([1-9][0-9]*(h|m|s))+$", max_length=32
+    )
+    """Time between checkpoints such as 30m; 10m where neither time nor steps are given."""
     every_steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Steps between checkpoints."""
+    """Steps between checkpoints; without a time, only steps count."""
     keep: int = Field(default=2, ge=1, le=100)
     """Newest checkpoints kept."""
 

@@ -72,6 +72,8 @@ CLAIM_DIR: Final = "/claims"
 ENV_SERVER_URL: Final = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_SERVER_CA: Final = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_SERVER_TOKEN: Final = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+ENV_GRACE_SECONDS: Final = "FINETUNE_GRACE_SECONDS"
+"""The pod's terminationGracePeriodSeconds: from SIGTERM on a step, a checkpoint and its upload have as long."""
 ENV_ATTEMPT: Final = "FINETUNE_ATTEMPT"
 ENV_PLAN_SHA256: Final = "FINETUNE_PLAN_SHA256"
 """SHA-256 of the bytes of plan.json, so that a replaced ConfigMap is noticed."""
@@ -141,6 +143,14 @@ ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 def run_prefix(namespace: str, name: str, run: int, plan_hash: str) -> str:
     """Return `<namespace>/<name>/runs/<run>-<planhash8>`, the folder of one run below `output.uri`."""
     return f"{namespace}/{name}/runs/{run}-{plan_hash[:8]}"
+
+
+def checkpoints_prefix(namespace: str, name: str, plan_hash: str) -> str:
+    """Return the folder below `output.uri` that holds the checkpoints of one plan, whatever the run.
+
+    Each is a folder `step-<N>` below it, and only one with a manifest.json is whole.
+    """
+    return f"{namespace}/{name}/checkpoints/{plan_hash[:8]}"
 
 
 PROFILE_FILE: Final = "profile.json"

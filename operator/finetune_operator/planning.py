@@ -9,6 +9,7 @@ from typing import Final
 from finetune_api import wire
 from finetune_api.measure_plan import MeasurePlan
 from finetune_api.plan import (
+    PlannedCheckpoints,
     PlannedColumns,
     PlannedDataset,
     PlannedDecision,
@@ -19,8 +20,15 @@ from finetune_api.plan import (
     RunIdentity,
     TrainingPlan,
 )
-from finetune_api.quantity import parse_quantity
-from finetune_api.resource import Dataset, Language, LanguageFinetune, Resources, SecretRef
+from finetune_api.quantity import parse_duration, parse_quantity
+from finetune_api.resource import (
+    Checkpoints,
+    Dataset,
+    Language,
+    LanguageFinetune,
+    Resources,
+    SecretRef,
+)
 from finetune_resolver.build import build_training, learns_answers_only
 from finetune_resolver.resolution import Decision, Resolution
 
@@ -43,6 +51,7 @@ def build_plan(resource: LanguageFinetune, *, resolution: Resolution, run: int) 
         lora=lora,
         resources=_resources(spec.resources),
         output=_output(resource),
+        checkpoints=_checkpoints(spec.checkpoints),
         decisions=tuple(_decision(one) for one in resolution.decisions),
     )
     return plan.with_hash()
@@ -125,6 +134,20 @@ def _resources(resources: Resources) -> PlannedResources:
         gpus=resources.gpus,
         nodes=resources.nodes,
         gpu_memory_bytes=int(parse_quantity(memory)) if memory else None,
+    )
+
+
+def _checkpoints(checkpoints: Checkpoints | None) -> PlannedCheckpoints:
+    """Return when to save; who names only steps does not want a clock beside them."""
+    if checkpoints is None:
+        return PlannedCheckpoints()
+    every = checkpoints.every_duration
+    if every is None and checkpoints.every_steps is None:
+        return PlannedCheckpoints(keep=checkpoints.keep)
+    return PlannedCheckpoints(
+        every_seconds=parse_duration(every) if every else None,
+        every_steps=checkpoints.every_steps,
+        keep=checkpoints.keep,
     )
 
 

@@ -142,6 +142,7 @@ def _environment(
         wire.ENV_SERVER_CA: wire.CA_PATH,
         wire.ENV_SERVER_TOKEN: wire.TOKEN_PATH,
         wire.ENV_ATTEMPT: str(attempt),
+        wire.ENV_GRACE_SECONDS: str(context.termination_grace_s),
         wire.ENV_PLAN_SHA256: sha256(assignment.plan_json),
         wire.ENV_IMAGE: image,
     }

@@ -1,10 +1,10 @@
-"""Kubernetes quantities as numbers."""
+"""Kubernetes quantities and durations as numbers."""
 
 from decimal import Decimal
 
 import pytest
 
-from finetune_api.quantity import parse_quantity
+from finetune_api.quantity import parse_duration, parse_quantity
 
 QUANTITIES = {
     "80Gi": Decimal(80 * 1024**3),
@@ -26,3 +26,17 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
         ValueError, match="is no quantity; write a number with a suffix such as 80Gi"
     ):
         parse_quantity(text)
+
+
+DURATIONS = {"30m": 1800, "1h30m": 5400, "45s": 45}
+
+
+@pytest.mark.parametrize(("text", "seconds"), DURATIONS.items(), ids=DURATIONS)
+def test_a_duration_is_read_in_seconds(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "1d", "-1m", "1.5h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no duration; write hours, minutes or seconds"):
+        parse_duration(text)

@@ -1,0 +1,23 @@
+"""Where the newest checkpoint of a run is: told in progress while it runs, and in the outcome at its end.
+
+The trainer builds it, the operator copies it to `status.checkpoint`. What a checkpoint holds is the
+trainer's own business.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class SavedCheckpoint(BaseModel):
+    """A checkpoint that stands whole in S3, its manifest included."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
+    )
+
+    step: int = Field(ge=0)
+    """Optimizer steps that a pod which resumes there need not do again."""
+    uri: str = Field(max_length=1024)
+    """Its folder."""
+    time: str = Field(max_length=40)
+    """When it was whole, RFC 3339 in UTC such as 2026-11-25T07:30:00Z."""
