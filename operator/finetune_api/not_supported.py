@@ -128,13 +128,6 @@ NOT_SUPPORTED_YET: Final = (
         check=lambda nodes: nodes == 1,
     ),
     _not_yet(
-        "spec.resources.gpuMemory",
-        cel="false",
-        what="gpuMemory",
-        remedy="leave it out; gpuMemoryClass Constrained trains one sequence at a time",
-        check=_never,
-    ),
-    _not_yet(
         "spec",
         cel=(
             "self.?resources.?gpus.orValue(1) > 0 || "

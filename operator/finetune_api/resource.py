@@ -232,9 +232,10 @@ class Resources(Part):
     nodes: int = Field(default=1, ge=1, le=64)
     """Nodes."""
     gpu_memory: Quantity | None = None
-    """Memory of each GPU such as 80Gi; unset is unknown."""
+    """Memory of each GPU such as 80Gi: what fits it is decided before the run. Unset nothing is compared."""
     gpu_memory_class: GpuMemoryClass | None = None
-    """Constrained trains one sequence at a time with more accumulation; unset is Ample."""
+    """Constrained trains one sequence at a time with more accumulation. Unset, the memory model decides
+    where gpuMemory is known, and it is Ample otherwise."""
     requests: ComputeResources | None = None
     """Requests of the trainer's container."""
     limits: ComputeResources | None = None
@@ -325,7 +326,7 @@ class LanguageFinetuneSpec(Part):
     stage: TrainingStage = TrainingStage.INSTRUCTION
     """Instruction learns answers; ContinuedPretraining learns plain text."""
     method: Method = Method.AUTO
-    """What is trained; Auto takes LoRA."""
+    """What is trained; Auto takes LoRA, or QLoRA where gpuMemory holds nothing larger."""
     policy: Policy = Policy.GUIDE
     """Which rules decide what you do not: the guide, or evidence from measurements and literature."""
     parameters: Parameters | None = None

@@ -20,7 +20,7 @@ from finetune_api.status import ParameterStatus, Trigger, WarningStatus
 from finetune_api.status import (
     Superseded as SupersededStatus,
 )
-from finetune_resolver.resolution import Decision, Resolution, Superseded
+from finetune_resolver.resolution import Decision, MethodChoice, Resolution, Superseded
 from finetune_resolver.rules_default import BY_STAGE
 from finetune_resolver.traits import Trait
 
@@ -100,8 +100,11 @@ def learns_answers_only(spec: LanguageFinetuneSpec) -> bool:
 
 
 def decision_statuses(resolution: Resolution) -> list[ParameterStatus]:
-    """Return one status entry a decision, numbers written as JSON text."""
-    return [_decision_status(decision) for decision in resolution.decisions]
+    """Return the method and then one status entry a decision, numbers written as JSON text."""
+    return [
+        _method_status(resolution.method),
+        *(_decision_status(decision) for decision in resolution.decisions),
+    ]
 
 
 def warning_statuses(resolution: Resolution) -> list[WarningStatus]:
@@ -121,6 +124,17 @@ def warning_statuses(resolution: Resolution) -> list[WarningStatus]:
 def trait_text(trait: Trait) -> str:
     """Return a trait's value as the resource writes it."""
     return str(trait.value).lower() if isinstance(trait.value, bool) else str(trait.value)
+
+
+def _method_status(method: MethodChoice) -> ParameterStatus:
+    return ParameterStatus(
+        name="method",
+        value=_json_text(method.value.value, limit=VALUE_LIMIT),
+        rule=method.rule,
+        guide_ids=list(method.guide_ids),
+        source=method.source.value,
+        message=method.message,
+    )
 
 
 def _decision_status(decision: Decision) -> ParameterStatus:

@@ -216,7 +216,7 @@ def test_a_declared_method_says_so(resolve_of):
 def test_status_writes_numbers_as_json_text(resolve_of):
     resolution = resolve_of(tag="hi", corpus="Small", codeSwitching=True, parameters={"seed": 7})
     by_name = {status.name: status for status in decision_statuses(resolution)}
-    assert len(by_name) == len(resolution.decisions)
+    assert list(by_name) == ["method", *(d.parameter for d in resolution.decisions)]
     assert by_name["target_modules"].value == '["q_proj", "v_proj"]'
     assert (by_name["seed"].alternative.value, by_name["seed"].alternative.policy) == (
         "3407",
