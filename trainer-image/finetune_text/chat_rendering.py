@@ -153,19 +153,24 @@ def _find_start(chat: _Chat, text: str, *, place: int, cursor: int) -> int | Non
     turn apart breaks this; the words themselves are then looked for.
     """
     words = _words(chat.messages[place])
-    try:
-        question = chat.render(place, is_asking=True)
-        before = chat.render(place)
-    except TemplateRefusalError:
-        question = before = ""
+    question = _render_or_nothing(chat, place, is_asking=True)
     if question and text.startswith(question):
         return len(question)
+    before = _render_or_nothing(chat, place) if question else ""
     found = text.find(words, cursor) if words else -1
     if before and text.startswith(before):
         # The question ends in more than the history shows, such as an opened <think>.
         common = _common_length(text, question)
         return min(common, found) if found >= len(before) else common
     return found if found >= 0 else None
+
+
+def _render_or_nothing(chat: _Chat, count: int, *, is_asking: bool = False) -> str:
+    """Return the beginning of a chat, or nothing where the template does not take it alone."""
+    try:
+        return chat.render(count, is_asking=is_asking)
+    except TemplateRefusalError:
+        return ""
 
 
 def _find_limit(chat: _Chat, text: str, *, place: int, start: int) -> int:

@@ -89,6 +89,14 @@ class Example:
             return not self.completion.strip()
         return all(m.is_empty for m in self.messages if m.role == "assistant")
 
+    def words(self) -> str:
+        """Return all that is said in it, whoever says it, in order."""
+        if self.text is not None:
+            return self.text
+        if self.completion is not None:
+            return f"{self.prompt}\n{self.completion}"
+        return "\n".join(message.content for message in self.messages)
+
     def canonical(self) -> str:
         """Return the content as one text: equal for equal examples, whatever file they stand in."""
         messages = [message.as_template_value() for message in self.messages]

@@ -38,13 +38,22 @@ def read_file(dataset: PlannedDataset, file: TextFile) -> Iterator[Example | Fau
     Raises:
         TextInvalid: The columns are none that can be learned from.
     """
+    return (found for _, found in read_lines(dataset, file))
+
+
+def read_lines(dataset: PlannedDataset, file: TextFile) -> Iterator[tuple[int, Example | Fault]]:
+    """Yield the same with the line on which each row begins.
+
+    Raises:
+        TextInvalid: The columns are none that can be learned from.
+    """
     reading: Reading | None = None
     for record in read_records(file.path):
         if isinstance(record, Fault):
-            yield record
+            yield record.line, record
             continue
         reading = reading or _decide_file_reading(dataset, file, record)
-        yield build_example(record, reading, uri=file.source)
+        yield record.line, build_example(record, reading, uri=file.source)
 
 
 def _decide_file_reading(dataset: PlannedDataset, file: TextFile, row: Row) -> Reading:

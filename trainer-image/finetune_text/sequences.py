@@ -65,7 +65,7 @@ class TokenizationRules:
 
 
 @dataclass(frozen=True)
-class _Written:
+class Written:
     """An example as text, with what is learned of it."""
 
     source: str
@@ -123,17 +123,22 @@ class Sequencer:
         """
         iterator = iter(examples)
         while batch := list(islice(iterator, BATCH)):
-            written = [self._write(example, tally) for example in batch]
+            written = [self.write(example, tally) for example in batch]
             if len(tally.refusals) >= MAX_REFUSALS:
                 return
             known = [each for each in written if each is not None]
-            for each, encoding in zip(known, self._encode(known), strict=True):
-                yield from self._label(each, encoding, tally)
+            for each, (encoding, labels) in zip(known, self.encode(known), strict=True):
+                yield from self._cut(each, encoding, labels, tally)
 
-    def _write(self, example: Example, tally: Tally) -> _Written | None:
+    def write(self, example: Example, tally: Tally) -> Written | None:
+        """Return the example as text, or None where the template does not take it.
+
+        Raises:
+            TextInvalid: A chat, and the tokenizer has no chat template.
+        """
         if example.text is not None:
             whole = (Span(0, len(example.text)),)
-            return _Written(
+            return Written(
                 source=example.source,
                 text=example.text,
                 learned=whole,
@@ -146,9 +151,9 @@ class Sequencer:
         asked = f"{example.prompt}{example.separator}"
         text = f"{asked}{example.completion}"
         answer = (Span(len(asked) if self.rules.completion_only else 0, len(text)),)
-        return _Written(example.source, text, answer, answer, needs_stop=True)
+        return Written(example.source, text, answer, answer, needs_stop=True)
 
-    def _write_chat(self, example: Example, tally: Tally) -> _Written | None:
+    def _write_chat(self, example: Example, tally: Tally) -> Written | None:
         if not self._has_template:
             raise TextInvalid(
                 f"{example.source} is a chat, but the model's tokenizer has no chat template:"
@@ -167,13 +172,13 @@ class Sequencer:
             tally.dropped[what] = (count + 1, first)
         return self._cut_chat(example, rendered)
 
-    def _cut_chat(self, example: Example, rendered: RenderedChat) -> _Written:
+    def _cut_chat(self, example: Example, rendered: RenderedChat) -> Written:
         """Let the chat end where its last answer ends: what follows teaches nothing."""
         end = rendered.answers[-1].end if rendered.answers else len(rendered.text)
         learned, said = rendered.answers, rendered.said
         if not self.rules.completion_only:
             learned = said = (Span(0, end),)
-        return _Written(
+        return Written(
             source=example.source,
             text=rendered.text[:end],
             learned=learned,
@@ -185,7 +190,17 @@ class Sequencer:
 
     # --- From text to ids ---
 
-    def _encode(self, written: Sequence[_Written]) -> Iterator["_Encoded"]:
+    def encode(self, written: Sequence[Written]) -> Iterator[tuple["Encoded", NDArray[np.int32]]]:
+        """Yield each text as tokens, uncut, with their labels; shape of labels: (tokens,)."""
+        for each, encoded in zip(written, self._encode(written), strict=True):
+            labels = np.where(find_learned(encoded.offsets, each.learned), encoded.ids, IGNORED)
+            stop = self.stop.token
+            if each.needs_stop and stop is not None:
+                yield _append_stop(encoded, labels, stop, at=len(each.text))
+            else:
+                yield encoded, labels
+
+    def _encode(self, written: Sequence[Written]) -> Iterator["Encoded"]:
         """Yield ids and where each token stands; rows that are encoded alike go together."""
         for adds in (True, False):
             if written and all(each.adds_special_tokens is adds for each in written):
@@ -194,7 +209,7 @@ class Sequencer:
         for each in written:
             yield from self._encode_alike([each.text], adds=each.adds_special_tokens)
 
-    def _encode_alike(self, texts: Sequence[str], *, adds: bool) -> Iterator["_Encoded"]:
+    def _encode_alike(self, texts: Sequence[str], *, adds: bool) -> Iterator["Encoded"]:
         encoded = self._tokenizer(
             list(texts),
             add_special_tokens=adds,
@@ -204,19 +219,15 @@ class Sequencer:
             padding=False,
         )
         for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            yield _Encoded(
+            yield Encoded(
                 ids=np.asarray(ids, dtype=np.int32),
                 offsets=np.asarray(offsets, dtype=np.int64).reshape(-1, 2),
             )
 
-    def _label(
-        self, written: _Written, encoded: "_Encoded", tally: Tally
+    def _cut(
+        self, written: Written, encoded: "Encoded", labels: NDArray[np.int32], tally: Tally
     ) -> Iterator[TokenizedExample]:
         """Yield the sequences of one example: one, or several where a long text is split."""
-        labels = np.where(find_learned(encoded.offsets, written.learned), encoded.ids, IGNORED)
-        stop = self.stop.token
-        if written.needs_stop and stop is not None:
-            encoded, labels = _append_stop(encoded, labels, stop, at=len(written.text))
         length, longest = len(encoded.ids), self.rules.max_seq_length
         tally.lengths.append(length)
         tally.truncated += length > longest
@@ -254,7 +265,7 @@ class Sequencer:
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class Encoded:
     """One text as tokens."""
 
     ids: NDArray[np.int32]
@@ -262,9 +273,9 @@ class _Encoded:
     offsets: NDArray[np.int64]
     """Shape: (tokens, 2). First character of each token, and the one after its last."""
 
-    def part(self, tokens: slice) -> "_Encoded":
+    def part(self, tokens: slice) -> "Encoded":
         """Return some of the tokens."""
-        return _Encoded(ids=self.ids[tokens], offsets=self.offsets[tokens])
+        return Encoded(ids=self.ids[tokens], offsets=self.offsets[tokens])
 
 
 def find_learned(offsets: NDArray[np.int64], learned: Sequence[Span]) -> NDArray[np.bool_]:
@@ -290,18 +301,18 @@ def find_learned(offsets: NDArray[np.int64], learned: Sequence[Span]) -> NDArray
 
 
 def _append_stop(
-    encoded: _Encoded, labels: NDArray[np.int32], stop: Token, *, at: int
-) -> tuple[_Encoded, NDArray[np.int32]]:
+    encoded: Encoded, labels: NDArray[np.int32], stop: Token, *, at: int
+) -> tuple[Encoded, NDArray[np.int32]]:
     """Let the sequence end in exactly one stop token, which is learned."""
     if len(encoded.ids) and encoded.ids[-1] == stop.id:
         labels[-1] = stop.id
         return encoded, labels
     ids: NDArray[np.int32] = np.append(encoded.ids, np.int32(stop.id))
     offsets = np.vstack([encoded.offsets, [[at, at]]])
-    return _Encoded(ids=ids, offsets=offsets), np.append(labels, np.int32(stop.id))
+    return Encoded(ids=ids, offsets=offsets), np.append(labels, np.int32(stop.id))
 
 
-def _build(written: _Written, encoded: _Encoded, labels: NDArray[np.int32]) -> TokenizedExample:
+def _build(written: Written, encoded: Encoded, labels: NDArray[np.int32]) -> TokenizedExample:
     """Return one sequence, counting the text that is predicted: all but that of its first token."""
     reach = Span(int(encoded.offsets[0, 1]), int(encoded.offsets[:, 1].max()))
     parts = [

@@ -1,0 +1,137 @@
+"""What was found in one language's text, whole: the profile, and every defect with its line.
+
+Written by `measure`, kept in profile.json and in the cache, shown by the CLI. Values only.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from finetune_api.profile import LanguageProfile
+
+REPORT_SCHEMA = 1
+MOST_PLACES = 200
+"""Places of one kind that are named: a person mends no more by hand, and a report stays readable."""
+MOST_LONGEST = 10
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class FindingKind(StrEnum):
+    """Kinds of defects."""
+
+    INVALID_ROW = "InvalidRow"
+    """Breaks a rule: training refuses the file."""
+    TEMPLATE_REFUSED = "TemplateRefused"
+    """The model's chat template does not take the chat: training refuses the file."""
+    EMPTY_ROW = "EmptyRow"
+    """Nothing to learn; told and not trained."""
+    UNSUPERVISED = "Unsupervised"
+    """No token to learn, though there is text."""
+    TEMPLATE_LEAVES_OUT = "TemplateLeavesOut"
+    """A part that the chat template does not show to the model."""
+    MOJIBAKE = "Mojibake"
+    """Decoded with the wrong encoding, or characters were lost."""
+    EXACT_DUPLICATE = "ExactDuplicate"
+    """The folded text stands in an earlier row (F8)."""
+    NEAR_DUPLICATE = "NearDuplicate"
+    """Nearly an earlier row (F9)."""
+    OTHER_SCRIPT = "OtherScript"
+    """Most letters are not of the tag's script (F11)."""
+    OVERLAP = "Overlap"
+    """A held-out row whose text is trained on too."""
+
+
+BREAKING = (FindingKind.INVALID_ROW, FindingKind.TEMPLATE_REFUSED)
+"""Kinds with which training refuses a file."""
+
+
+class Place(_Part):
+    """Where a defect is."""
+
+    source: str
+    """`<uri> line <n>`."""
+    what: str
+    """What is wrong there; continues the source as a sentence."""
+
+
+class Finding(_Part):
+    """All defects of one kind."""
+
+    kind: FindingKind
+    count: int
+    places: tuple[Place, ...]
+    """The first `MOST_PLACES` of them, in the order of files and lines."""
+
+
+class LengthReport(_Part):
+    """What one length would cut."""
+
+    length: int
+    """Tokens."""
+    truncated: int
+    """Examples that are longer."""
+    lost_tokens: int
+    """Tokens beyond it, of all examples together (F12)."""
+    unlearnable: int
+    """Examples without a token to learn within it."""
+
+
+class LanguageReport(_Part):
+    """One language's text."""
+
+    schema_version: int = REPORT_SCHEMA
+    profile: LanguageProfile
+    sha256: str = ""
+    """Over names and contents of all files."""
+    files: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    lengths: tuple[LengthReport, ...] = ()
+    longest: tuple[Place, ...] = ()
+    """The longest examples, longest first."""
+    letters: dict[str, int] = Field(default_factory=dict)
+    """Letters by script (ISO 15924), commonest first."""
+    notes: tuple[str, ...] = ()
+    """What was not measured, and why."""
+
+    def count(self, kind: FindingKind) -> int:
+        """Return how many defects of a kind there are."""
+        return next((finding.count for finding in self.findings if finding.kind is kind), 0)
+
+    @property
+    def is_refused_by_training(self) -> bool:
+        """Whether training would refuse the text because of single rows."""
+        return any(self.count(kind) for kind in BREAKING)
+
+
+class Notebook:
+    """Collects defects while rows go by."""
+
+    def __init__(self) -> None:
+        self._found: dict[FindingKind, tuple[int, list[Place]]] = {}
+
+    def note(self, kind: FindingKind, source: str, what: str) -> None:
+        """Write down one defect."""
+        count, places = self._found.get(kind, (0, []))
+        if len(places) < MOST_PLACES:
+            places.append(Place(source=source, what=what))
+        self._found[kind] = (count + 1, places)
+
+    def close(self) -> tuple[Finding, ...]:
+        """Return what was found, in the order of `FindingKind`."""
+        return tuple(_build_findings(self._found))
+
+
+def _build_findings(
+    found: dict[FindingKind, tuple[int, list[Place]]],
+) -> Iterable[Finding]:
+    for kind in FindingKind:
+        if kind in found:
+            count, places = found[kind]
+            yield Finding(kind=kind, count=count, places=tuple(places))

@@ -1,0 +1,314 @@
+"""Measure: one language's files in, one report out.
+
+On top of this package; called by the Measure pod and by the CLI with a tokenizer that they loaded.
+It reads each file once, in batches; what is kept of a row is a hundred bytes of numbers and, for near
+duplicates, a signature. Nothing is downloaded here and nothing decides a parameter: that is the
+resolver's, from the profile.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune_api.plan import PlannedDataset
+from finetune_api.profile import CONTENT_CHARACTERS, LanguageProfile
+from finetune_text.examples import Example
+from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
+from finetune_text.language_report import (
+    BREAKING,
+    FindingKind,
+    LanguageReport,
+    Notebook,
+    Place,
+)
+from finetune_text.mojibake import find_mojibake
+from finetune_text.near_duplicates import MOST_TEXTS, NearDuplicates
+from finetune_text.reading import TextFile, read_lines
+from finetune_text.records import Fault
+from finetune_text.row_figures import RowFigures, weigh_rows
+from finetune_text.rows import (
+    Mask,
+    RowStore,
+    find_longest,
+    find_repeats,
+    nearest_rank,
+    report_lengths,
+)
+from finetune_text.sequences import BATCH, Sequencer, Tally, TokenizationRules
+from finetune_text.text_survey import TextSurvey, fold_key
+from finetune_text.words import fold
+
+UNCUT = 2**31 - 1
+"""A length that cuts nothing."""
+
+
+BATCH_CHARACTERS = 1_000_000
+"""Characters tokenised at once at most, but for one long row: a token takes a hundred bytes meanwhile."""
+
+
+@dataclass(frozen=True)
+class LanguageText:
+    """The text of one language on the disk, and how it is read."""
+
+    dataset: PlannedDataset
+    train: Sequence[TextFile]
+    validation: Sequence[TextFile] = ()
+    """Empty where the held-out part is a fraction of `train`."""
+    sha256: str = ""
+    """Over names and contents of all files, where somebody computed it."""
+
+
+def build_sequencer(
+    tokenizer: Any, *, generation: Mapping[str, Any], completion_only: bool
+) -> Sequencer:
+    """Return what makes tokens and labels as training does, without cutting.
+
+    Args:
+        tokenizer: A `FastTokenizer`, or one of transformers.
+        generation: The model's generation config; empty where it has none.
+        completion_only: Answers alone carry loss.
+    """
+    rules = TokenizationRules(max_seq_length=UNCUT, completion_only=completion_only)
+    return Sequencer(tokenizer, rules=rules, generation=generation)
+
+
+def measure_language(text: LanguageText, sequencer: Sequencer) -> LanguageReport:
+    """Read one language's files and return everything that was measured.
+
+    Raises:
+        TextInvalid: Columns that nothing can be learned from, or chats without a chat template.
+    """
+    reading = _Reading(text, sequencer)
+    reading.read_train()
+    return reading.conclude()
+
+
+class _Reading:
+    """One language's files while they are read, row by row."""
+
+    def __init__(self, text: LanguageText, sequencer: Sequencer) -> None:
+        self._text = text
+        self._sequencer = sequencer
+        self._survey = TextSurvey(text.dataset.tag)
+        self._near = NearDuplicates()
+        self._seen: set[int] = set()
+        self._rows = RowStore()
+        self._notes = Notebook()
+        self._tally = Tally()
+
+    # --- Reading ---
+
+    def read_train(self) -> None:
+        """Read every row of the training files."""
+        for number, file in enumerate(self._text.train):
+            batch: list[tuple[int, Example]] = []
+            characters = 0
+            for line, example in self._learnable(file):
+                batch.append((line, example))
+                characters += len(example.words())
+                if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
+                    self._take(number, batch)
+                    batch, characters = [], 0
+            self._take(number, batch)
+
+    def _learnable(self, file: TextFile) -> Iterator[tuple[int, Example]]:
+        """Yield what can be learned from, and note what cannot."""
+        for line, found in read_lines(self._text.dataset, file):
+            source = f"{file.source} line {line}"
+            if isinstance(found, Fault):
+                self._notes.note(FindingKind.INVALID_ROW, source, f"{found.problem}; {found.rule}")
+            elif found.is_empty:
+                self._notes.note(FindingKind.EMPTY_ROW, source, "has nothing to learn")
+            else:
+                yield line, found
+
+    def _take(self, file: int, batch: Sequence[tuple[int, Example]]) -> None:
+        examples = [example for _, example in batch]
+        figures = weigh_rows(self._sequencer, examples, self._tally)
+        for (line, example), weighed in zip(batch, figures, strict=True):
+            if weighed is not None:
+                self._add(file, line, example, weighed)
+        for source, words in self._tally.refusals:
+            what = f"is not taken by the model's chat template ({words.rstrip('.')})"
+            self._notes.note(FindingKind.TEMPLATE_REFUSED, source, what)
+        self._tally.refusals.clear()
+
+    def _add(self, file: int, line: int, example: Example, figures: RowFigures) -> None:
+        words = example.words()
+        surveyed = self._survey.add(words)
+        wrong = find_mojibake(words)
+        if wrong:
+            self._notes.note(FindingKind.MOJIBAKE, example.source, wrong)
+        if surveyed.other_script:
+            self._notes.note(FindingKind.OTHER_SCRIPT, example.source, surveyed.other_script)
+        if not figures.supervised:
+            self._notes.note(FindingKind.UNSUPERVISED, example.source, "has no token to learn")
+        if surveyed.key not in self._seen:
+            self._seen.add(surveyed.key)
+            self._near.add(len(self._rows), surveyed.shingles)
+        self._rows.add(
+            file=file,
+            line=line,
+            figures=figures,
+            key=surveyed.key,
+            content=hash_example(example),
+            has_mojibake=wrong is not None,
+        )
+
+    def _source(self, row: int) -> str:
+        return f"{self._text.train[self._rows.file[row]].source} line {self._rows.line[row]}"
+
+    # --- What came out ---
+
+    def conclude(self) -> LanguageReport:
+        """Return the report of what was read."""
+        held = self._hold_out()
+        repeats, first = find_repeats(self._rows.keys(), ~held.rows)
+        for row in np.flatnonzero(repeats):
+            what = f"repeats {self._source(int(first[row]))}"
+            self._notes.note(FindingKind.EXACT_DUPLICATE, self._source(int(row)), what)
+        near = self._find_near(~held.rows & ~repeats)
+        for what, (count, where) in self._tally.dropped.items():
+            told = f"is the first of {count} rows of which the chat template leaves out {what}"
+            self._notes.note(FindingKind.TEMPLATE_LEAVES_OUT, where, told)
+        return self._build_report(held=held, repeats=repeats, near=near)
+
+    def _hold_out(self) -> "_HeldOut":
+        """Return what is held out, and note what of it is trained on too."""
+        if self._text.validation:
+            return self._read_validation()
+        wanted = self._text.dataset.validation
+        chosen = decide_held_out(
+            self._rows.content, fraction=wanted.fraction, max_examples=wanted.max_examples
+        )
+        held = self._rows.held_out(chosen)
+        trained = self._first_of_key(~held)
+        overlap = 0
+        for row in np.flatnonzero(held):
+            overlap += self._note_overlap(self._rows.key[row], self._source(int(row)), trained)
+        return _HeldOut(rows=held, examples=int(held.sum()), overlap=overlap)
+
+    def _read_validation(self) -> "_HeldOut":
+        """Read the held-out dataset of its own; its rows are not measured otherwise."""
+        rows = [
+            (hash_example(example), fold_key(fold(example.words())), example.source)
+            for file in self._text.validation
+            for _, example in self._learnable(file)
+        ]
+        evaluated = decide_evaluated(
+            [content for content, _, _ in rows],
+            max_examples=self._text.dataset.validation.max_examples,
+        )
+        nothing: Mask = np.zeros(len(self._rows), dtype=np.bool_)
+        trained = self._first_of_key(~nothing)
+        kept = [(key, source) for content, key, source in rows if content in evaluated]
+        overlap = sum(self._note_overlap(key, source, trained) for key, source in kept)
+        return _HeldOut(rows=nothing, examples=len(kept), overlap=overlap)
+
+    def _first_of_key(self, wanted: Mask) -> dict[int, int]:
+        """Return the first row of each folded text among the wanted rows."""
+        first: dict[int, int] = {}
+        for row in np.flatnonzero(wanted):
+            first.setdefault(self._rows.key[row], int(row))
+        return first
+
+    def _note_overlap(self, key: int, source: str, trained: Mapping[int, int]) -> bool:
+        row = trained.get(key)
+        if row is None:
+            return False
+        what = f"is held out, and {self._source(row)} trains on the same text"
+        self._notes.note(FindingKind.OVERLAP, source, what)
+        return True
+
+    def _find_near(self, wanted: Mask) -> Mask:
+        """Return which rows are nearly an earlier one."""
+        near: Mask = np.zeros(len(self._rows), dtype=np.bool_)
+        for found in self._near.find(wanted):
+            near[found.text] = True
+            what = f"is {found.similarity:.0%} like {self._source(found.earlier)}"
+            self._notes.note(FindingKind.NEAR_DUPLICATE, self._source(found.text), what)
+        return near
+
+    def _build_report(self, *, held: "_HeldOut", repeats: Mask, near: Mask) -> LanguageReport:
+        trained = ~held.rows
+        findings = self._notes.close()
+        counts = {finding.kind: finding.count for finding in findings}
+        lengths = self._rows.numbers("length")
+        limits = report_lengths(lengths[trained], self._rows.numbers("first_supervised")[trained])
+        profile = LanguageProfile(
+            tag=self._text.dataset.tag,
+            content=self._text.sha256[:CONTENT_CHARACTERS],
+            validation_examples=held.examples,
+            overlap=held.overlap,
+            empty=counts.get(FindingKind.EMPTY_ROW, 0),
+            invalid=sum(counts.get(kind, 0) for kind in BREAKING),
+            truncated=tuple(limit.truncated for limit in limits),
+            **self._survey_figures(),
+            **self._row_figures(trained, repeats=repeats, near=near),
+        )
+        longest = (
+            Place(source=self._source(row), what=f"has {lengths[row]} tokens")
+            for row in find_longest(lengths, trained)
+        )
+        return LanguageReport(
+            profile=profile,
+            sha256=self._text.sha256,
+            files=tuple(file.source for file in (*self._text.train, *self._text.validation)),
+            findings=findings,
+            lengths=limits,
+            longest=tuple(longest),
+            letters=self._survey.letters,
+            notes=tuple(self._describe_limits()),
+        )
+
+    def _survey_figures(self) -> dict[str, Any]:
+        survey = self._survey
+        return {
+            "words": survey.words,
+            "mattr500": survey.mattr500,
+            "script": survey.script,
+            "script_share": survey.script_share,
+            "code_mixing_index": survey.mean_mixing,
+        }
+
+    def _row_figures(self, trained: Mask, *, repeats: Mask, near: Mask) -> dict[str, Any]:
+        rows, unique = self._rows, trained & ~repeats & ~near
+        lengths, supervised = rows.numbers("length"), rows.numbers("supervised")
+        ordered = np.sort(lengths[trained])
+        return {
+            "examples": int(trained.sum()),
+            "unique_examples": int(unique.sum()),
+            "tokens": int(lengths[trained].sum()),
+            "unique_tokens": int(lengths[unique].sum()),
+            "supervised_tokens": int(supervised[trained].sum()),
+            "p50": nearest_rank(ordered, 50),
+            "p95": nearest_rank(ordered, 95),
+            "p99": nearest_rank(ordered, 99),
+            "longest": nearest_rank(ordered, 100),
+            "characters": int(rows.numbers("characters")[trained].sum()),
+            "text_bytes": int(rows.numbers("text_bytes")[trained].sum()),
+            "text_tokens": int(rows.numbers("text_tokens")[trained].sum()),
+            "duplicates": int(repeats.sum()),
+            "near_duplicates": int(near.sum()),
+            "unsupervised": int((supervised[trained] == 0).sum()),
+            "mojibake": int(rows.numbers("mojibake")[trained].sum()),
+        }
+
+    def _describe_limits(self) -> Iterator[str]:
+        if self._near.is_full:
+            yield (
+                f"Near duplicates were sought among the first {MOST_TEXTS:,} different rows of"
+                f" {self._text.dataset.tag}; later ones were compared for equal text alone."
+            )
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The held-out part."""
+
+    rows: Mask
+    """Shape: (rows,). Rows of the training files that are held out."""
+    examples: int
+    overlap: int

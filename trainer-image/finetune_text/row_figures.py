@@ -1,0 +1,67 @@
+"""The figures of one row: how long it is, what of it is learned, and how much text that is.
+
+Between `sequences`, whose tokens and labels these are, and `measure`, which sums them up. Nothing is
+cut here: what a length would cut is counted from the whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_text.examples import Example
+from finetune_text.sequences import IGNORED, Encoded, Sequencer, Tally, Written
+
+
+@dataclass(frozen=True)
+class RowFigures:
+    """One row, uncut."""
+
+    length: int
+    """Tokens, chat template and stop token included."""
+    supervised: int
+    """Tokens that carry loss; the first of a sequence is never predicted."""
+    first_supervised: int
+    """Place of the first of them, from 0; `length` where there is none."""
+    characters: int
+    """Of the text that is learned, without what ends a turn."""
+    text_bytes: int
+    """UTF-8 bytes of that text."""
+    text_tokens: int
+    """Tokens of that text."""
+
+
+def weigh_rows(
+    sequencer: Sequencer, examples: Sequence[Example], tally: Tally
+) -> Iterator[RowFigures | None]:
+    """Yield the figures of each example, in order; None where the chat template does not take it.
+
+    Raises:
+        TextInvalid: A chat, and the tokenizer has no chat template.
+    """
+    written = [sequencer.write(example, tally) for example in examples]
+    known = [each for each in written if each is not None]
+    figures = (
+        _weigh(each, encoded, labels)
+        for each, (encoded, labels) in zip(known, sequencer.encode(known), strict=True)
+    )
+    for each in written:
+        yield None if each is None else next(figures)
+
+
+def _weigh(written: Written, encoded: Encoded, labels: NDArray[np.int32]) -> RowFigures:
+    learned: NDArray[np.int64] = np.flatnonzero(labels[1:] != IGNORED) + 1
+    said = [written.text[span.start : span.end] for span in written.said]
+    starts, ends = encoded.offsets[:, 0], encoded.offsets[:, 1]
+    # What has no width is no text: a BOS, or the stop token that was appended.
+    starts = starts[starts < ends]
+    inside = ((starts >= span.start) & (starts < span.end) for span in written.said)
+    return RowFigures(
+        length=len(labels),
+        supervised=len(learned),
+        first_supervised=int(learned[0]) if len(learned) else len(labels),
+        characters=sum(len(part) for part in said),
+        text_bytes=sum(len(part.encode()) for part in said),
+        text_tokens=sum(int(each.sum()) for each in inside),
+    )
