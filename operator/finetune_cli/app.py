@@ -1,25 +1,28 @@
-"""The commands of `kubectl finetune`. Each reads a file, asks the pure packages, and shows the result."""
+"""The commands of `kubectl finetune`. Each reads files, asks the pure packages, and shows the result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from finetune_api import wire
-from finetune_cli import language_rendering, rendering
+from finetune_cli import compare_rendering, language_rendering, plan_rendering, rendering
 from finetune_cli.checking import explain_manifest, resolve_manifest
 from finetune_cli.errors import FAILED, USAGE, CliError, InvalidError
 from finetune_cli.languages import find_languages, list_languages
 from finetune_cli.manifests import Manifest, load_manifests
+from finetune_cli.model_files import find_model
+from finetune_cli.preview import Inputs, broken_rows, compare_models, preview
 from finetune_cli.tables import as_json, as_yaml
-from finetune_resolver import Resolution
+
+T = TypeVar("T")
 
 app = typer.Typer(
     name="kubectl-finetune",
-    help="Explain and check LanguageFinetune resources without a cluster.",
+    help="Explain, check and plan LanguageFinetune resources without a cluster.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -35,37 +38,147 @@ class Output(StrEnum):
     MARKDOWN = "markdown"
 
 
-RENDERERS = {
-    Output.JSON: rendering.render_json,
-    Output.YAML: rendering.render_yaml,
-    Output.MARKDOWN: rendering.render_markdown,
-}
-"""Forms that are one text, whatever the terminal."""
-
 OutputForm = Annotated[Output, typer.Option("-o", "--output", help="Form of the result.")]
 File = Annotated[
     str,
     typer.Option("-f", "--filename", metavar="FILE", help="File with the resource; - reads stdin."),
 ]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="[TAG=]PATH",
+        help="Text to measure: a file or a folder; once for each language.",
+    ),
+]
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option("--validation", metavar="[TAG=]PATH", help="Held-out text of its own."),
+]
+GpuMemory = Annotated[
+    str,
+    typer.Option(
+        "--gpu-memory", metavar="QUANTITY", help="Of one GPU, such as 80Gi, instead of the file's."
+    ),
+]
+Speed = Annotated[
+    float | None,
+    typer.Option(
+        "--tokens-per-second", min=0.001, help="Speed of an earlier run; gives the training time."
+    ),
+]
 
 
 @app.callback()
 def finetune() -> None:
-    """Explain and check LanguageFinetune resources without a cluster."""
+    """Explain, check and plan LanguageFinetune resources without a cluster."""
 
 
 @app.command()
-def explain(
-    filename: File,
-    output: OutputForm = Output.TABLE,
-) -> None:
+def explain(filename: File, output: OutputForm = Output.TABLE) -> None:
     """Show every parameter that a resource resolves to, and why."""
     with _problems_on_stderr():
-        resolutions = _resolve_file(filename, explain_manifest)
+        resolutions = _of_each(filename, explain_manifest)
         if output is Output.TABLE:
-            rendering.render_table(resolutions, console=Console(highlight=False))
+            rendering.render_table(resolutions, console=_console())
             return
-        typer.echo(RENDERERS[output](resolutions))
+        _show(
+            output,
+            lambda: rendering.build_documents(resolutions),
+            markdown=lambda: rendering.render_markdown(resolutions),
+        )
+
+
+@app.command()
+def plan(
+    *,
+    filename: File,
+    data: Data = None,
+    tokenizer: Annotated[
+        str,
+        typer.Option("--tokenizer", metavar="PATH", help="Folder of the base model's tokenizer."),
+    ] = "",
+    model_config: Annotated[
+        str,
+        typer.Option(
+            "--model-config", metavar="PATH", help="The base model's config.json, for its memory."
+        ),
+    ] = "",
+    validation: HeldOut = None,
+    gpu_memory: GpuMemory = "",
+    tokens_per_second: Speed = None,
+    output: OutputForm = Output.TABLE,
+) -> None:
+    """Show what a run would be: text, steps, memory, time and every parameter, without a cluster."""
+    with _problems_on_stderr():
+        inputs = Inputs(
+            data=data or (),
+            validation=validation or (),
+            gpu_memory=gpu_memory,
+            tokens_per_second=tokens_per_second,
+        )
+        if data:
+            _only(filename, option="--data")
+        model = find_model(tokenizer, config=model_config)
+        with _working("Measuring the text" if data else ""):
+            plans = _of_each(
+                filename, lambda manifest: preview(manifest, model=model, inputs=inputs)
+            )
+        if output is Output.TABLE:
+            plan_rendering.render_plan(plans, console=_console())
+        else:
+            _show(
+                output,
+                lambda: plan_rendering.build_plans_document(plans),
+                markdown=lambda: plan_rendering.render_plan_markdown(plans),
+            )
+        broken = [line for one in plans.values() for line in broken_rows(one)]
+        if broken:
+            raise CliError([*broken, "Training refuses a text with such rows; correct them."])
+
+
+@app.command()
+def compare(
+    *,
+    filename: File,
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            metavar="PATH",
+            help="Folder of a base model: its tokenizer.json, and config.json for its memory; repeat it.",
+        ),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option("--data", metavar="[TAG=]PATH", help="Text to measure, as for plan."),
+    ],
+    validation: HeldOut = None,
+    gpu_memory: GpuMemory = "",
+    tokens_per_second: Speed = None,
+    output: OutputForm = Output.TABLE,
+) -> None:
+    """Show the same text under several base models side by side: tokens, steps, memory, parameters."""
+    with _problems_on_stderr():
+        manifest = _only(filename, option="compare")
+        inputs = Inputs(
+            data=data or (),
+            validation=validation or (),
+            gpu_memory=gpu_memory,
+            tokens_per_second=tokens_per_second,
+        )
+        models = {path: find_model(path, config="", option="--model") for path in model}
+        with _working(f"Measuring the text under {len(models)} models"):
+            candidates = compare_models(manifest, models=models, inputs=inputs)
+        name = manifest.name
+        if output is Output.TABLE:
+            compare_rendering.render_comparison(candidates, name=name, console=_console())
+            return
+        _show(
+            output,
+            lambda: compare_rendering.build_comparison_document(candidates),
+            markdown=lambda: compare_rendering.render_comparison_markdown(candidates, name=name),
+        )
 
 
 @app.command()
@@ -79,44 +192,74 @@ def languages(
     with _problems_on_stderr():
         views = find_languages(language) if language else list_languages()
         if output is Output.TABLE:
-            language_rendering.render_languages(views, console=Console(highlight=False))
-        elif output is Output.MARKDOWN:
-            typer.echo(language_rendering.render_languages_markdown(views))
-        else:
-            document = language_rendering.build_languages_document(views)
-            typer.echo(as_json(document) if output is Output.JSON else as_yaml(document))
+            language_rendering.render_languages(views, console=_console())
+            return
+        _show(
+            output,
+            lambda: language_rendering.build_languages_document(views),
+            markdown=lambda: language_rendering.render_languages_markdown(views),
+        )
 
 
 @app.command()
 def validate(filename: File) -> None:
     """Check a resource as the API server would, and its language tags."""
     with _problems_on_stderr():
-        for name, resolution in _resolve_file(filename, resolve_manifest).items():
+        for name, resolution in _of_each(filename, resolve_manifest).items():
             count = len(resolution.warnings)
             told = f"; {count} warning{'s' if count > 1 else ''}, see explain" if count else ""
             typer.echo(f"{wire.KIND} {name} is valid{told}")
 
 
-def _resolve_file(
-    filename: str, resolve: Callable[[Manifest], Resolution]
-) -> dict[str, Resolution]:
-    """Return the resolution of every LanguageFinetune of a file, by name; all problems at once."""
-    resolutions: dict[str, Resolution] = {}
+def _of_each(filename: str, action: Callable[[Manifest], T]) -> dict[str, T]:
+    """Return what an action makes of every LanguageFinetune of a file, by name; all problems at once."""
+    results: dict[str, T] = {}
     problems: list[str] = []
     for manifest in load_manifests(filename):
-        if manifest.name in resolutions:
+        if manifest.name in results:
             problems.append(
                 f"{manifest.source}: {wire.KIND} {manifest.name}: stands twice; give each a name of "
                 "its own."
             )
             continue
         try:
-            resolutions[manifest.name] = resolve(manifest)
+            results[manifest.name] = action(manifest)
         except InvalidError as error:
             problems += error.lines
     if problems:
         raise InvalidError(problems)
-    return resolutions
+    return results
+
+
+def _only(filename: str, *, option: str) -> Manifest:
+    """Return the one resource of a file that an option is about."""
+    manifests = load_manifests(filename)
+    if len(manifests) > 1:
+        names = ", ".join(manifest.name for manifest in manifests)
+        raise CliError([f"{option} is for one resource, and {filename} holds {names}; pass one."])
+    return manifests[0]
+
+
+def _show(output: Output, document: Callable[[], Any], *, markdown: Callable[[], str]) -> None:
+    """Write a document as JSON or YAML, or what is Markdown of it."""
+    if output is Output.MARKDOWN:
+        typer.echo(markdown())
+    else:
+        typer.echo(as_json(document()) if output is Output.JSON else as_yaml(document()))
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """Show on a terminal that something takes a while; it leaves no trace."""
+    if not what:
+        yield
+        return
+    with Console(stderr=True).status(f"{what} …"):
+        yield
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from finetune_cli.errors import InvalidError
 from finetune_cli.field_names import remedy_for
 from finetune_cli.manifests import LARGEST_BYTES, Manifest
 from finetune_cli.wording import sentence, show, word_problem
-from finetune_resolver import Advice, Resolution, ResolverError, resolve
+from finetune_resolver import Advice, Measurements, Resolution, ResolverError, resolve
 from finetune_resolver.resolution import Severity
 
 NOT_YET = "not-supported-yet"
@@ -40,7 +40,7 @@ def resolve_manifest(manifest: Manifest) -> Resolution:
     Raises:
         InvalidError: the manifest breaks the schema, a rule, or names no language.
     """
-    return _resolve(manifest, spec=parse_spec(manifest), rules=ALL_RULES)
+    return resolve_spec(manifest, spec=check_manifest(manifest, rules=ALL_RULES))
 
 
 def explain_manifest(manifest: Manifest) -> Resolution:
@@ -52,8 +52,39 @@ def explain_manifest(manifest: Manifest) -> Resolution:
     Raises:
         InvalidError: the manifest breaks the schema, a rule that stays, or names no language.
     """
+    spec = check_manifest(manifest, rules=RULES)
+    return with_later_warnings(resolve_spec(manifest, spec=spec), spec=spec)
+
+
+def check_manifest(manifest: Manifest, *, rules: tuple[Rule, ...] = RULES) -> LanguageFinetuneSpec:
+    """Return the typed spec of a manifest that keeps the rules.
+
+    Raises:
+        InvalidError: the manifest breaks the schema or a rule.
+    """
     spec = parse_spec(manifest)
-    resolution = _resolve(manifest, spec=spec, rules=RULES)
+    problems = [f"{found.path}: {found.message}" for found in check_spec(spec, rules=rules)]
+    if problems:
+        raise invalid(manifest, problems)
+    return spec
+
+
+def resolve_spec(
+    manifest: Manifest, *, spec: LanguageFinetuneSpec, measured: Measurements | None = None
+) -> Resolution:
+    """Return every parameter of a checked spec, which may differ from the manifest's.
+
+    Raises:
+        InvalidError: the resolver refuses it.
+    """
+    try:
+        return resolve(spec, measured=measured)
+    except ResolverError as error:
+        raise invalid(manifest, [str(error)]) from error
+
+
+def with_later_warnings(resolution: Resolution, *, spec: LanguageFinetuneSpec) -> Resolution:
+    """Return the resolution with a warning for each field that this version does not do yet."""
     later = tuple(
         Advice(
             id=NOT_YET,
@@ -64,18 +95,6 @@ def explain_manifest(manifest: Manifest) -> Resolution:
         for found in check_spec(spec, rules=NOT_SUPPORTED_YET)
     )
     return replace(resolution, warnings=(*later, *resolution.warnings))
-
-
-def _resolve(
-    manifest: Manifest, *, spec: LanguageFinetuneSpec, rules: tuple[Rule, ...]
-) -> Resolution:
-    problems = [f"{found.path}: {found.message}" for found in check_spec(spec, rules=rules)]
-    if problems:
-        raise _invalid(manifest, problems)
-    try:
-        return resolve(spec)
-    except ResolverError as error:
-        raise _invalid(manifest, [str(error)]) from error
 
 
 def parse_spec(manifest: Manifest) -> LanguageFinetuneSpec:
@@ -89,7 +108,7 @@ def parse_spec(manifest: Manifest) -> LanguageFinetuneSpec:
     if not isinstance(spec, dict):
         told = "is missing" if spec is None else f"is {show(spec)}"
         problems.append(f"spec {told}, expected at least model, languages and output.")
-        raise _invalid(manifest, problems)
+        raise invalid(manifest, problems)
     try:
         # Through JSON and strictly, as the API server does it: no text becomes a number, and a
         # field is known by its one name.
@@ -99,12 +118,12 @@ def parse_spec(manifest: Manifest) -> LanguageFinetuneSpec:
         )
     except ValidationError as error:
         problems += [word_problem(found) for found in error.errors(include_url=False)]
-        raise _invalid(manifest, problems) from error
+        raise invalid(manifest, problems) from error
     except (TypeError, ValueError) as error:
         problems.append(f"spec cannot be written as JSON: {NO_JSON}.")
-        raise _invalid(manifest, problems) from error
+        raise invalid(manifest, problems) from error
     if problems:
-        raise _invalid(manifest, problems)
+        raise invalid(manifest, problems)
     return parsed
 
 
@@ -173,6 +192,7 @@ def _is_name(name: Any) -> bool:
     return fits and NAME.fullmatch(name) is not None
 
 
-def _invalid(manifest: Manifest, problems: list[str]) -> InvalidError:
+def invalid(manifest: Manifest, problems: list[str]) -> InvalidError:
+    """Return the error that tells each problem of a manifest in a line of its own."""
     whose = f"{manifest.source}: {wire.KIND} {manifest.name}"
     return InvalidError([f"{whose}: {problem}" for problem in problems])

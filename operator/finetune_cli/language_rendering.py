@@ -236,14 +236,13 @@ def _where_from(trait: Trait) -> str:
 
 
 def _tokens_table(view: LanguageView) -> RenderableType:
-    table = terminal_table("Tokens, by family of tokenizers")
+    table = terminal_table("Tokens, by family of tokenizers", expand=False)
     table.add_column("family", no_wrap=True)
     table.add_column("characters a token", justify="right", no_wrap=True)
     table.add_column("density", no_wrap=True)
     table.add_column("tokens against English", justify="right", no_wrap=True)
-    table.add_column("", ratio=1)
     for cost in view.tokens:
-        table.add_row(*_token_cells(cost), "")
+        table.add_row(*_token_cells(cost))
     return spaced(table)
 
 
@@ -253,9 +252,9 @@ def _token_cells(cost: TokenCost) -> tuple[str, str, str, str]:
 
 
 def _facts_table(view: LanguageView) -> RenderableType:
-    table = terminal_table("Facts")
+    table = terminal_table("Facts", expand=False)
     table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("what it is", ratio=1)
+    table.add_column("what it is")
     for _, value, meaning in _facts(view):
         table.add_row(_number(value), meaning)
     return spaced(table)

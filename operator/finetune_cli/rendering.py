@@ -12,8 +12,6 @@ from rich.text import Text
 from finetune_cli.tables import (
     AUTOMATIC,
     WIDE,
-    as_json,
-    as_yaml,
     markdown_table,
     spaced,
     terminal_table,
@@ -41,16 +39,6 @@ def build_documents(resolutions: dict[str, Resolution]) -> dict[str, Any]:
     if len(resolutions) == 1:
         return build_document(next(iter(resolutions.values())))
     return {"items": [{"name": name} | build_document(r) for name, r in resolutions.items()]}
-
-
-def render_json(resolutions: dict[str, Resolution]) -> str:
-    """Return the document as JSON."""
-    return as_json(build_documents(resolutions))
-
-
-def render_yaml(resolutions: dict[str, Resolution]) -> str:
-    """Return the document as YAML."""
-    return as_yaml(build_documents(resolutions))
 
 
 def _parameter(decision: Decision) -> dict[str, Any]:

@@ -31,15 +31,20 @@ def as_yaml(document: Any) -> str:
     return text.rstrip("\n")
 
 
-def terminal_table(title: str) -> Table:
-    """Return an empty table in the house's look: a title, a rule below the head, no frame."""
+def terminal_table(title: str, *, expand: bool = True) -> Table:
+    """Return an empty table in the house's look: a title, a rule below the head, no frame.
+
+    Args:
+        title: What stands above it.
+        expand: Whether it fills the console's width; tables of figures are better without.
+    """
     return Table(
         title=title,
         title_justify="left",
         title_style="bold cyan",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
-        expand=True,
+        expand=expand,
         show_edge=False,
         header_style="dim",
     )

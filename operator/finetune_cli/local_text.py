@@ -1,0 +1,196 @@
+"""Text on this machine, measured as the Measure pod would: files in, profile and reports out.
+
+I/O for `plan` and `compare`. It finds the files that belong to each language and hands them with the
+model's tokenizer to `finetune_text`, whose reading, chat template and tokens are those of training.
+Imported only where text is measured: what it needs is an extra of its own.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.plan import PlannedColumns, PlannedDataset, PlannedValidation
+from finetune_api.profile import Profile, TokenizerProfile, pick_config_facts
+from finetune_api.resource import Dataset, Language, LanguageFinetuneSpec
+from finetune_cli.errors import CliError
+from finetune_cli.model_files import LocalModel
+from finetune_resolver.build import learns_answers_only
+from finetune_text.errors import TextError
+from finetune_text.formats import COMPRESSIONS, FORMATS, file_format
+from finetune_text.language_report import LanguageReport
+from finetune_text.measure import LanguageText, build_sequencer, measure_language
+from finetune_text.tokenizer import TOKENIZER_FILE, FastTokenizer, load_fast_tokenizer, load_json
+
+GENERATION_FILE = "generation_config.json"
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """One data file."""
+
+    path: Path
+    source: str
+    """As the user named it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTexts:
+    """The files of every language of a resource, in the order of `spec.languages`."""
+
+    train: tuple[tuple[LocalFile, ...], ...]
+    validation: tuple[tuple[LocalFile, ...], ...]
+    """Empty ones where a fraction is held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of a resource's text with one model."""
+
+    profile: Profile
+    reports: tuple[LanguageReport, ...]
+
+
+def find_texts(
+    spec: LanguageFinetuneSpec, *, data: Sequence[str], validation: Sequence[str]
+) -> LocalTexts:
+    """Return the files that `--data` and `--validation` name: a path, or TAG=PATH for each language.
+
+    Raises:
+        CliError: a path has no data, a language has no path, or a tag is none of the resource's.
+    """
+    tags = [language.tag for language in spec.languages]
+    train = _by_tag(data, tags=tags, option="--data")
+    missing = [tag for tag in tags if tag not in train]
+    if missing:
+        more = " ".join(f"--data {tag}=PATH" for tag in missing)
+        raise CliError([f"--data names no text of {', '.join(missing)}; add {more}."])
+    held_out = _by_tag(validation, tags=tags, option="--validation")
+    return LocalTexts(
+        train=tuple(train[tag] for tag in tags),
+        validation=tuple(held_out.get(tag, ()) for tag in tags),
+    )
+
+
+def measure_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: LocalModel) -> Measured:
+    """Return what the texts are with a model's tokenizer.
+
+    Raises:
+        CliError: the tokenizer or a file cannot be used.
+    """
+    if model.tokenizer is None:
+        raise CliError(
+            [
+                "--data needs the model's tokenizer to count with; add --tokenizer FOLDER, with tokenizer.json in it."
+            ]
+        )
+    try:
+        tokenizer = load_fast_tokenizer(model.tokenizer, source=str(model.tokenizer))
+        generation = load_json(model.tokenizer / GENERATION_FILE)
+        sequencer = build_sequencer(
+            tokenizer,
+            generation=generation or load_json(model.tokenizer / CONFIG_FILE),
+            completion_only=learns_answers_only(spec),
+        )
+        reports = tuple(
+            measure_language(text, sequencer) for text in _language_texts(spec, texts=texts)
+        )
+    except TextError as error:
+        raise CliError([error.message]) from error
+    profile = Profile(
+        tokenizer=_describe(tokenizer, folder=model.tokenizer),
+        model=pick_config_facts(model.config) if model.config else {},
+        languages=tuple(report.profile for report in reports),
+    )
+    return Measured(profile, reports)
+
+
+def _describe(tokenizer: FastTokenizer, *, folder: Path) -> TokenizerProfile:
+    content = (folder / TOKENIZER_FILE).read_bytes()
+    return TokenizerProfile(sha256=hashlib.sha256(content).hexdigest(), vocabulary=len(tokenizer))
+
+
+def _language_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts) -> Iterator[LanguageText]:
+    for language, train, held_out in zip(
+        spec.languages, texts.train, texts.validation, strict=True
+    ):
+        yield LanguageText(dataset=_dataset(language), train=train, validation=held_out)
+
+
+def _dataset(language: Language) -> PlannedDataset:
+    dataset = language.dataset
+    columns = dataset.columns.model_dump() if dataset.columns else {}
+    return PlannedDataset(
+        tag=language.tag,
+        uri=dataset.uri,
+        format=dataset.format,
+        columns=PlannedColumns(**columns),
+        validation=_validation(dataset),
+    )
+
+
+def _validation(dataset: Dataset) -> PlannedValidation:
+    declared = dataset.validation
+    if declared is None:
+        return PlannedValidation()
+    fraction = {} if declared.fraction is None else {"fraction": declared.fraction}
+    return PlannedValidation(uri=declared.uri, max_examples=declared.max_examples, **fraction)
+
+
+# --- Files --------------------------------------------------------------------------------------
+
+
+def _by_tag(
+    options: Sequence[str], *, tags: Sequence[str], option: str
+) -> Mapping[str, tuple[LocalFile, ...]]:
+    found: dict[str, tuple[LocalFile, ...]] = {}
+    for given in options:
+        tag, path = _split(given, tags=tags, option=option)
+        if tag in found:
+            raise CliError(
+                [f"{option} names the text of {tag} twice; put its files into one folder."]
+            )
+        found[tag] = _find_files(Path(path), option=option)
+    return found
+
+
+def _split(given: str, *, tags: Sequence[str], option: str) -> tuple[str, str]:
+    """Return the tag and the path of an option; a resource of one language needs no tag."""
+    tag, equals, path = given.partition("=")
+    if equals and tag in tags:
+        return tag, path
+    if len(tags) == 1:
+        return tags[0], given
+    raise CliError(
+        [
+            (
+                f"{option} {given} does not say whose text it is; write {option} TAG=PATH with one of "
+                f"{', '.join(tags)}."
+            )
+        ]
+    )
+
+
+def _find_files(path: Path, *, option: str) -> tuple[LocalFile, ...]:
+    """Return the data files at a path, in a folder those that any format's name ends in."""
+    if path.is_file():
+        if file_format(path.name) is None:
+            raise CliError([f"{option} {path} is no data file; {_allowed()}."])
+        return (LocalFile(path, str(path)),)
+    if not path.is_dir():
+        raise CliError([f"{option} {path} does not exist; check the path."])
+    files = sorted(file for file in path.rglob("*") if _is_data(file, folder=path))
+    if not files:
+        raise CliError([f"{option} {path} holds no data file; {_allowed()}."])
+    return tuple(LocalFile(file, str(file)) for file in files)
+
+
+def _is_data(file: Path, *, folder: Path) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+    is_full = file.is_file() and file.stat().st_size > 0
+    return is_full and not hidden and file_format(file.name) is not None
+
+
+def _allowed() -> str:
+    return f"expected {', '.join(FORMATS)}, also with {' or '.join(COMPRESSIONS)}"
