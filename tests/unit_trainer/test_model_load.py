@@ -111,5 +111,5 @@ def test_without_the_adapter_the_model_is_the_base(folder: Path) -> None:
     with torch.no_grad():
         expected = plain(ids).logits
         assert not torch.allclose(loaded.network(ids).logits, expected)
-        with loaded.base_only():
+        with loaded.engine.base_only():
             assert torch.allclose(loaded.network(ids).logits, expected, atol=1e-6)
