@@ -6,6 +6,7 @@ takes its bytes from here.
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 UNITS: Final = {
@@ -16,6 +17,7 @@ UNITS: Final = {
 }
 
 
+@lru_cache(maxsize=256)
 def parse_quantity(text: str) -> Decimal:
     """Return the number that a quantity stands for.
 

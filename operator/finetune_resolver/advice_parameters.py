@@ -33,7 +33,9 @@ USUAL_STEPS = (1000, 5000)
 
 
 def truncation_high(circumstances: Circumstances) -> Iterator[Advice]:
-    """Say that more than one example in a hundred is cut (C11)."""
+    """Say that more than one example in a hundred is cut (C11); packed text goes on in the next block."""
+    if circumstances.values["packing"]:
+        return
     length = count(circumstances.values, "max_seq_length")
     for known, _ in circumstances.members:
         p99 = known.measured.p99_tokens
@@ -107,8 +109,7 @@ def rank_capacity_exceeded(circumstances: Circumstances) -> Iterator[Advice]:
             parameter="r",
             severity=Severity.INFO,
             message=f"The text has {facts.tokens:,} tokens to learn from and an adapter of rank "
-            f"{largest}, the largest that is decided, {weights:,} weights: it may not hold all of it. "
-            "Method Full would.",
+            f"{largest}, the largest that is decided, {weights:,} weights: it may not hold all of it.",
             reference="Tinker LoRA primer: adapter weights at least the completion tokens",
         )
 

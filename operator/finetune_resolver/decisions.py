@@ -21,7 +21,7 @@ from finetune_resolver.resolution import (
 )
 from finetune_resolver.rule import EvidenceRule, Rule
 from finetune_resolver.steps import Values
-from finetune_resolver.traits import TraitSet
+from finetune_resolver.traits import Trait, TraitSet
 from finetune_resolver.verdict import STEPS_INSTEAD, AnyRule, Verdict
 
 
@@ -30,6 +30,7 @@ def build_decisions(
 ) -> tuple[Decision, ...]:
     """Return one decision for each parameter that reaches the trainer."""
     superseded = _superseded(verdict)
+    known = facts.traits()
     decisions = []
     for name, rule in verdict.rules.items():
         if name == rules_guide.TRAINER_ALPHA:
@@ -41,9 +42,15 @@ def build_decisions(
                 _override(rule, path=path, verdict=verdict, facts=facts, superseded=shown)
             )
             continue
-        alternative = _alternative(name, values=verdict.values, other=other)
+        alternative = None
+        # Both policies share what the guide is silent on.
+        if name in rules_guide.GROUPS:
+            alternative = _alternative(name, values=verdict.values, other=other)
         if isinstance(rule, EvidenceRule):
-            decision = _by_evidence(rule, verdict=verdict, facts=facts, alternative=alternative)
+            because = tuple(known[name] for name in rule.facts if name in known)
+            decision = _by_evidence(
+                rule, verdict=verdict, facts=facts, because=because, alternative=alternative
+            )
         elif alternative is None and rule.id in UNCONDITIONAL:
             decision = UNCONDITIONAL[rule.id]
         else:
@@ -84,10 +91,14 @@ def _by_rule(
 
 
 def _by_evidence(
-    rule: EvidenceRule, *, verdict: Verdict, facts: Facts, alternative: Alternative | None
+    rule: EvidenceRule,
+    *,
+    verdict: Verdict,
+    facts: Facts,
+    because: tuple[Trait, ...],
+    alternative: Alternative | None,
 ) -> Decision:
     name, values = rule.parameter, verdict.values
-    because = facts.traits(rule.facts)
     message = rule.message.format(facts=facts) if "{" in rule.message else rule.message
     return Decision(
         parameter=name,

@@ -8,6 +8,7 @@ whose. Pure.
 import math
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from pydantic import JsonValue
 
@@ -18,6 +19,7 @@ from finetune_resolver.memory import estimate_largest_batch
 from finetune_resolver.memory_fit import methods_to_try
 from finetune_resolver.model_shape import ALL_LINEAR, ModelShape
 from finetune_resolver.steps import EVAL_STEPS_BOUNDS, Values, count, estimate_total_steps, number
+from finetune_resolver.traits import NAMES_REMEMBERED
 from finetune_resolver.workload import build_workload
 
 LENGTH_STEP, SHORTEST = 256, 512
@@ -148,14 +150,15 @@ def overfits(facts: Facts, _: Values) -> bool:
 # --- Learning rate ------------------------------------------------------------------------------
 
 
-def rate_of_model(facts: Facts) -> float | None:
-    """Return the sweep's best rate of this model, by its name (F17)."""
-    return next((rate for name, rate in RATES_BY_MODEL if name.search(facts.model_name)), None)
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def rate_of_model(model_name: str) -> float | None:
+    """Return the sweep's best rate of a model, by its name (F17)."""
+    return next((rate for name, rate in RATES_BY_MODEL if name.search(model_name)), None)
 
 
 def is_in_sweep(facts: Facts, _: Values) -> bool:
     """Whether the sweep had this model."""
-    return rate_of_model(facts) is not None
+    return rate_of_model(facts.model_name) is not None
 
 
 def has_up_to(parameters: float) -> Callable[[Facts, Values], bool]:

@@ -6,15 +6,16 @@ Pure.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from finetune_api.quantity import parse_quantity
 from finetune_api.resource import LanguageFinetuneSpec, Method, TrainingStage
 from finetune_resolver.measurement import LanguageMeasurement, Measurements
 from finetune_resolver.model_shape import ModelShape
 from finetune_resolver.steps import workers
-from finetune_resolver.traits import Trait, TraitSource
+from finetune_resolver.traits import NAMES_REMEMBERED, Trait, TraitSource
 
 SIZE_IN_NAME = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
 """A size as models are named by it: SmolLM2-135M, Qwen2.5-0.5B, Llama-3.1-8B-Instruct."""
@@ -45,20 +46,16 @@ class Facts:
     unique_tokens: int | None
     p99_tokens: int | None
     """Of the language whose texts are longest."""
+    context: int | None
+    """Longest sequence that the model knows, in tokens."""
 
-    @property
-    def context(self) -> int | None:
-        """Longest sequence that the model knows, in tokens."""
-        return self.shape.max_positions if self.shape else None
-
-    def traits(self, names: Iterable[str]) -> tuple[Trait, ...]:
-        """Return the known ones of the facts named, as status shows what a decision looked at."""
-        values = ((name, getattr(self, name)) for name in names)
-        return tuple(
-            Trait(SHOWN[name], value, TraitSource.MEASURED)
-            for name, value in values
-            if value is not None
-        )
+    def traits(self) -> dict[str, Trait]:
+        """Return the known facts by field, as status shows what a decision looked at."""
+        return {
+            name: Trait(shown, value, TraitSource.MEASURED)
+            for name, shown in SHOWN.items()
+            if (value := getattr(self, name)) is not None
+        }
 
 
 SHOWN = {
@@ -92,10 +89,12 @@ def gather_facts(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Facts
         examples=_total(texts, count=lambda text: text.trained_examples),
         tokens=_total(texts, count=lambda text: text.supervised_tokens or text.tokens),
         unique_tokens=_total(texts, count=lambda text: text.unique_tokens),
+        context=shape.max_positions if shape else None,
         p99_tokens=max(known_lengths) if len(known_lengths) == len(lengths) else None,
     )
 
 
+@lru_cache(maxsize=NAMES_REMEMBERED)
 def size_in_name(name: str) -> int | None:
     """Return the weights that a model's name tells, in small letters; None where it does not."""
     found = SIZE_IN_NAME.search(name)

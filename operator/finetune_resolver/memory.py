@@ -203,6 +203,7 @@ def _kept_layer_bytes(shape: ModelShape, workload: Workload) -> float:
 
 def estimate_largest_launch(shape: ModelShape, workload: Workload, gpu_memory_bytes: int) -> int:
     """Return the tokens of the largest launch that fits; 0 where the weights alone do not."""
-    base = estimate_memory(shape, workload, tokens_per_launch=0).total_bytes
+    trained = TRAINED_BYTES[workload.optimizer] * _trained_parameters(shape, workload)
+    base = round(_weights_bytes(shape, workload)) + trained + round(FIXED_BYTES)
     spare = MEMORY_CEILING * gpu_memory_bytes - base
     return max(0, int(spare / sum(_bytes_a_token(shape, workload))))

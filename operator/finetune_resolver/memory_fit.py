@@ -94,7 +94,7 @@ def decide_method_by_memory(
         return _decide_unknown(shape, replace(workload, method=methods[0]), max_seq_length)
     too_large = ""
     for method in methods:
-        candidate = replace(workload, method=method)
+        candidate = workload if method is workload.method else replace(workload, method=method)
         estimate = estimate_memory(shape, candidate, tokens_per_launch=max_seq_length)
         if not estimate.fits(gpu_memory_bytes):
             too_large = f" {method.value} would need {_peak_text(estimate)}."

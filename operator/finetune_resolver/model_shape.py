@@ -7,7 +7,7 @@ never opens a file or imports a model library.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from finetune_resolver.errors import UnsupportedModelError
 
@@ -16,6 +16,8 @@ ALL_LINEAR = "AllLinear"
 TINY_UP_TO_PARAMETERS = 200_000_000
 """Weights up to which full fine-tuning is cheap. The guide names DistilGPT2 (82 M); the bound lies
 between SmolLM2-135M and the next size up, SmolLM2-360M (assumption)."""
+SHAPES_REMEMBERED = 256
+"""Models and module lists whose width was added up."""
 EXPERT_COUNTS = (
     "num_experts",
     "num_local_experts",
@@ -128,6 +130,10 @@ class ModelShape:
 
     def parameters(self) -> int:
         """Return the number of weights; a tied head is counted once."""
+        return self._parameters
+
+    @cached_property
+    def _parameters(self) -> int:
         return self.linear_parameters() + self.other_parameters()
 
     def linear_parameters(self) -> int:
@@ -204,9 +210,7 @@ class ModelShape:
 
     def lora_parameters(self, *, rank: int, modules: Iterable[str]) -> int:
         """Return the trained weights of an adapter: rank times input plus output width, each module."""
-        linears = self.linears()
-        a_layer = sum(sum(linears[name]) for name in self.adapted(modules))
-        return rank * self.layers * a_layer
+        return rank * self.layers * _adapted_width(self, tuple(modules))
 
     def adapter_file_bytes(
         self, *, rank: int, modules: Iterable[str], bytes_per_weight: int = 2
@@ -217,6 +221,12 @@ class ModelShape:
     def is_tiny(self) -> bool:
         """Whether full fine-tuning is as affordable as an adapter (G-PR-2)."""
         return self.parameters() <= TINY_UP_TO_PARAMETERS
+
+
+@lru_cache(maxsize=SHAPES_REMEMBERED)
+def _adapted_width(shape: ModelShape, modules: tuple[str, ...]) -> int:
+    linears = shape.linears()
+    return sum(sum(linears[name]) for name in shape.adapted(modules))
 
 
 def shape_from_config(config: Mapping[str, object]) -> ModelShape:

@@ -122,7 +122,7 @@ def _trait_needs(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> Iterato
     if spec.policy is Policy.EVIDENCE:
         return
     nothing = Measurements()
-    members = resolve_members(spec, measured=nothing, policy=Policy.GUIDE)
+    members = resolve_members(spec, measured=nothing)
     unknown = {axis: tags for axis in CLASSES if (tags := _unknown_in(members, axis=axis))}
     axes = build_axes(resolve_traits(spec, measured=nothing, members=members))
     followers = _followers(axes, unknown=tuple(unknown), overrides=overrides)

@@ -35,6 +35,7 @@ from finetune_resolver.traits import (
     resolve_job_traits,
     resolve_language_traits,
     tokenizer_family,
+    without_labels,
 )
 from finetune_resolver.verdict import Verdict, decide_by_evidence, decide_by_guide, decide_defaults
 from finetune_resolver.workload import build_workload, decide_fitting_method
@@ -63,7 +64,7 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
     def by_guide(traits: TraitSet) -> Verdict:
         return decide_by_guide(build_axes(traits), defaults=defaults, overrides=overrides)
 
-    members = resolve_members(spec, measured=measured, policy=Policy.GUIDE)
+    members = resolve_members(spec, measured=measured)
     traits = resolve_traits(spec, measured=measured, members=members)
     guide = by_guide(traits)
     fitting = _fitting_by_guide(facts, guide, policy=spec.policy)
@@ -77,7 +78,7 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
     chosen, other = guide, decide_by_evidence(facts, defaults=defaults, overrides=overrides)
     if spec.policy is Policy.EVIDENCE:
         chosen, other = other, guide
-        members = resolve_members(spec, measured=measured, policy=Policy.EVIDENCE)
+        members = [(known, without_labels(known, known_traits)) for known, known_traits in members]
         traits = fold_traits(members) | {axis: traits[axis] for axis in JOB_AXES}
         fitting = decide_fitting_method(facts, chosen.values)
     method = decide_method(spec, facts=facts, fitting=fitting)
@@ -118,9 +119,7 @@ def _fitting_by_guide(facts: Facts, guide: Verdict, *, policy: Policy) -> Method
     return decide_fitting_method(facts, guide.values)
 
 
-def resolve_members(
-    spec: LanguageFinetuneSpec, *, measured: Measurements, policy: Policy
-) -> Members:
+def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Members:
     """Return each language of the resource with what is known of it and its traits."""
     family = tokenizer_family(spec.model.uri)
     members: Members = []
@@ -132,7 +131,7 @@ def resolve_members(
             stage=spec.stage,
             family=family,
         )
-        members.append((known, resolve_language_traits(known, policy=policy)))
+        members.append((known, resolve_language_traits(known)))
     return members
 
 

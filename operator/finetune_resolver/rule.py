@@ -94,17 +94,18 @@ def match_rules(axes: Axes, *, groups: Mapping[str, tuple[Rule, ...]]) -> dict[s
 
 
 def _first_match(rules: tuple[Rule, ...], *, axes: Axes) -> Rule:
-    *conditional, last = rules
-    for rule in conditional:
+    for rule in rules[:-1]:
         if rule.when(axes):
             return rule
     # The last row matches always; a test asks it of every table.
-    return last
+    return rules[-1]
 
 
 def match_evidence(
     rules: tuple[EvidenceRule, ...], *, facts: Facts, values: Values
 ) -> EvidenceRule:
     """Return the first rule of a parameter that matches; the last one does always."""
-    *conditional, last = rules
-    return next((rule for rule in conditional if rule.when(facts, values)), last)
+    for rule in rules[:-1]:
+        if rule.when(facts, values):
+            return rule
+    return rules[-1]

@@ -166,7 +166,9 @@ RULES: tuple[EvidenceRule, ...] = (
         id="E-LR-2",
         parameter="learning_rate",
         when=formulas.is_in_sweep,
-        compute=lambda facts, _: formulas.for_method(facts, formulas.rate_of_model(facts) or 0.0),
+        compute=lambda facts, _: formulas.for_method(
+            facts, formulas.rate_of_model(facts.model_name) or 0.0
+        ),
         computes="the sweep's best for this model, a tenth for method Full",
         message="The best rate of a published sweep for this model.",
         reference=TINKER,

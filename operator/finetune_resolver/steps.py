@@ -12,6 +12,7 @@ EVAL_STEPS_BOUNDS = (100, 500)
 EVALUATIONS_PER_RUN = 20
 """Aimed at where the bounds allow it (assumption)."""
 
+NUMBER = (int, float)
 Values = Mapping[str, JsonValue]
 """Decided values by the guide's name."""
 
@@ -19,7 +20,7 @@ Values = Mapping[str, JsonValue]
 def number(values: Values, name: str) -> float:
     """Return a decided value that is a number."""
     value = values[name]
-    if isinstance(value, int | float):
+    if isinstance(value, NUMBER):
         return value
     raise TypeError(f"{name} is {value!r}, expected a number; this is a bug in the rule table.")
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from finetune_api.resource import (
     Corpus,
@@ -18,7 +19,6 @@ from finetune_api.resource import (
     GpuMemoryClass,
     ModelDepth,
     Morphology,
-    Policy,
     ResourceLevel,
     SyntaxDistance,
     TokenDensity,
@@ -47,6 +47,9 @@ TOKENIZER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("gemma3", re.compile(r"gemma-?3(?![0-9.])")),
 )
 """Families whose tokens were counted, by a model's name. Names that do not tell match nothing."""
+
+NAMES_REMEMBERED = 1024
+"""Models whose name was searched. Users choose them, so the memory is bounded."""
 
 
 class MorphologyKind(StrEnum):
@@ -150,19 +153,22 @@ class Known:
 Source = Callable[[Known], Trait | None]
 
 
+@lru_cache(maxsize=NAMES_REMEMBERED)
 def tokenizer_family(uri: str) -> str:
     """Return the tokenizer family that a model's name tells, or an empty text."""
     name = uri.lower().rsplit("/", maxsplit=1)[-1]
     return next((family for family, pattern in TOKENIZER_FAMILIES if pattern.search(name)), "")
 
 
-def resolve_language_traits(known: Known, *, policy: Policy) -> TraitSet:
+def resolve_language_traits(known: Known) -> TraitSet:
     """Return one language's traits, each from the first source that knows it."""
     traits: TraitSet = {}
-    for axis, sources in SOURCES_BY_POLICY[policy].items():
-        trait = next((trait for source in sources if (trait := source(known))), None)
-        if trait is not None:
-            traits[axis] = trait
+    for axis, sources in SOURCES.items():
+        for source in sources:
+            trait = source(known)
+            if trait is not None:
+                traits[axis] = trait
+                break
     return traits
 
 
@@ -352,16 +358,21 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 }
 """Each trait's sources, the first that knows decides."""
 
-LABELLED = ("token_density", "morphology", "resource_level", "syntax_distance")
-"""Axes that the guide's rows label; their label is the second source."""
-SOURCES_BY_POLICY: dict[Policy, dict[str, tuple[Source, ...]]] = {
-    Policy.GUIDE: SOURCES,
-    Policy.EVIDENCE: {
-        axis: (sources[0], *sources[2:]) if axis in LABELLED else sources
-        for axis, sources in SOURCES.items()
-    },
-}
-"""Policy Evidence asks the same sources but the guide's labels."""
+
+def without_labels(known: Known, traits: TraitSet) -> TraitSet:
+    """Return a language's traits where the guide's labels do not count: policy Evidence."""
+    return {
+        axis: again
+        for axis, trait in traits.items()
+        if (again := _without_label(known, axis=axis, trait=trait)) is not None
+    }
+
+
+def _without_label(known: Known, *, axis: str, trait: Trait) -> Trait | None:
+    if trait.source is not TraitSource.GUIDE:
+        return trait
+    # Nothing was declared, or the label would not count; the second source is the label itself.
+    return next((found for source in SOURCES[axis][2:] if (found := source(known))), None)
 
 
 def _model_depth(declared: ModelDepth | None, *, layers: int | None) -> Trait:

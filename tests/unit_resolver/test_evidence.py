@@ -92,7 +92,7 @@ def test_a_rank_that_reaches_its_cap_says_so(evidence_of):
     advice = next(a for a in resolution.warnings if a.id == "rank-capacity-exceeded")
     assert advice.message == (
         "The text has 1,000,000,000 tokens to learn from and an adapter of rank 256, the largest that "
-        "is decided, 671,088,640 weights: it may not hold all of it. Method Full would."
+        "is decided, 671,088,640 weights: it may not hold all of it."
     )
 
 
