@@ -3,7 +3,7 @@
 Written by `measure`, kept in profile.json and in the cache, shown by the CLI. Values only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,6 +60,10 @@ class Place(_Part):
     what: str
     """What is wrong there; continues the source as a sentence."""
 
+    def moved(self, names: Mapping[str, str]) -> "Place":
+        """Return the place in files of other names."""
+        return Place(source=_rename(self.source, names), what=_rename(self.what, names))
+
 
 class Finding(_Part):
     """All defects of one kind."""
@@ -68,6 +72,12 @@ class Finding(_Part):
     count: int
     places: tuple[Place, ...]
     """The first `MOST_PLACES` of them, in the order of files and lines."""
+
+    def moved(self, names: Mapping[str, str]) -> "Finding":
+        """Return the finding with its places in files of other names."""
+        return self.model_copy(
+            update={"places": tuple(place.moved(names) for place in self.places)}
+        )
 
 
 class LengthReport(_Part):
@@ -100,14 +110,27 @@ class LanguageReport(_Part):
     notes: tuple[str, ...] = ()
     """What was not measured, and why."""
 
+    def with_files(self, files: Sequence[str]) -> "LanguageReport":
+        """Return the report with its places in files of other names, in the same order.
+
+        The same content under another URI has the same report, but for where it stands.
+        """
+        names = dict(zip(self.files, files, strict=False))
+        return self.model_copy(
+            update={
+                "files": tuple(files),
+                "findings": tuple(finding.moved(names) for finding in self.findings),
+                "longest": tuple(place.moved(names) for place in self.longest),
+            }
+        )
+
     def count(self, kind: FindingKind) -> int:
         """Return how many defects of a kind there are."""
         return next((finding.count for finding in self.findings if finding.kind is kind), 0)
 
-    @property
-    def is_refused_by_training(self) -> bool:
-        """Whether training would refuse the text because of single rows."""
-        return any(self.count(kind) for kind in BREAKING)
+    def places(self, kind: FindingKind) -> tuple[Place, ...]:
+        """Return where the first defects of a kind are."""
+        return next((finding.places for finding in self.findings if finding.kind is kind), ())
 
 
 class Notebook:
@@ -120,12 +143,24 @@ class Notebook:
         """Write down one defect."""
         count, places = self._found.get(kind, (0, []))
         if len(places) < MOST_PLACES:
-            places.append(Place(source=source, what=what))
+            places.append(Place(source=_printable(source), what=_printable(what)))
         self._found[kind] = (count + 1, places)
 
     def close(self) -> tuple[Finding, ...]:
         """Return what was found, in the order of `FindingKind`."""
         return tuple(_build_findings(self._found))
+
+
+def _printable(text: str) -> str:
+    # Names of files and columns may hold half a character, which no JSON does.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _rename(text: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
+        if old != new:
+            text = text.replace(f"{old} line ", f"{new} line ")
+    return text
 
 
 def _build_findings(

@@ -1,4 +1,4 @@
-"""The entry point: one plan, one outcome, whatever happens.
+"""The entry point: one plan, one outcome, whatever happens. `measure` measures instead of training.
 
 Sets up the log, the signal and the progress, runs the pipeline and writes the outcome to the
 termination message. The only place that catches everything: what escapes here is a bug of ours, and
@@ -11,17 +11,19 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from finetune_api import wire
+from finetune_api.measure_plan import MeasurePlan
 from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import TrainingPlan
 from finetune_trainer import logs
-from finetune_trainer.errors import Interrupted, TrainerError
+from finetune_trainer.errors import Interrupted, PlanInvalid, TrainerError
 from finetune_trainer.pipeline import Pod, run
-from finetune_trainer.plan_check import load_plan
+from finetune_trainer.plan_check import load_measure_plan, load_plan
 from finetune_trainer.report import Progress, Pusher, find_server
 
 ENDS_BY_ITSELF = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT, Stage.PUBLISH)
@@ -62,12 +64,12 @@ class Goodbye:
 
 
 def main() -> int:
-    """Run the trainer; return its exit code."""
+    """Run what the arguments say; return its exit code."""
     environ = os.environ
     logs.configure(sys.stdout)
     server = find_server(environ)
     progress = Progress(Pusher(server.send) if server else None)
-    plan: TrainingPlan | None = None
+    plan_hash = ""
 
     def leave(asked: Interrupted) -> None:
         # NB: no exception, because libraries swallow those and a thread pool first waits for its
@@ -78,7 +80,7 @@ def main() -> int:
                 asked.reason,
                 asked.message,
                 stage=progress.stage,
-                plan_hash=plan.hash if plan else "",
+                plan_hash=plan_hash,
             ),
             environ,
         )
@@ -88,17 +90,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, goodbye.hear)
 
     def work() -> Outcome:
-        nonlocal plan
-        plan = load_plan(
-            Path(environ.get(wire.ENV_PLAN_PATH, wire.PLAN_PATH)),
-            expected_sha256=environ.get(wire.ENV_PLAN_SHA256, ""),
-        )
+        nonlocal plan_hash
         pod = Pod(environ, Path(environ.get(wire.ENV_WORK_DIR, wire.WORK_DIR)), goodbye.is_asked)
-        return run(plan, pod=pod, progress=progress)
+        task = decide_task(sys.argv[1:], environ=environ)
+        plan_hash = task.plan.hash
+        return task.run(pod, progress)
 
-    outcome = conclude(
-        work, stage=lambda: progress.stage, plan_hash=lambda: plan.hash if plan else ""
-    )
+    outcome = conclude(work, stage=lambda: progress.stage, plan_hash=lambda: plan_hash)
     # The outcome stands: a signal from here on must not replace it by another.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if outcome.exit_code == wire.ExitCode.DONE:
@@ -106,6 +104,37 @@ def main() -> int:
     write_outcome(outcome, environ)
     progress.close()
     return outcome.exit_code
+
+
+@dataclass(frozen=True)
+class Task:
+    """What this pod is to do."""
+
+    plan: TrainingPlan | MeasurePlan
+    run: Callable[[Pod, Progress], Outcome]
+
+
+def decide_task(arguments: Sequence[str], *, environ: Mapping[str, str]) -> Task:
+    """Read the plan that the arguments ask for: to train where there are none.
+
+    Raises:
+        PlanInvalid: There is no such command, or no such plan.
+    """
+    expected = environ.get(wire.ENV_PLAN_SHA256, "")
+    named = environ.get(wire.ENV_PLAN_PATH, "")
+    if tuple(arguments) == wire.MEASURE_COMMAND:
+        from finetune_trainer.measuring import measure
+
+        to_measure = load_measure_plan(Path(named or wire.MEASURE_PATH), expected_sha256=expected)
+        return Task(to_measure, lambda pod, told: measure(to_measure, pod=pod, progress=told))
+    if arguments:
+        raise PlanInvalid(
+            f"The trainer knows no command {' '.join(arguments)!r}: expected none, to train, or"
+            f" {wire.MEASURE_COMMAND[0]!r}; operator and trainer must be of one release.",
+            reason="CommandUnknown",
+        )
+    to_train = load_plan(Path(named or wire.PLAN_PATH), expected_sha256=expected)
+    return Task(to_train, lambda pod, told: run(to_train, pod=pod, progress=told))
 
 
 def conclude(

@@ -7,7 +7,7 @@ folder is verified and reused.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -60,14 +60,41 @@ class FetchedModel:
     public_id: str
     """What a published adapter names as its base: `org/name`, or the URI; never a local path."""
     revision: str
-    """The Hub's commit, or the SHA-256 over names and contents of the files."""
+    """The Hub's commit, or the SHA-256 over names and contents of the files; empty where neither is
+    known, because weights were left where they are."""
 
 
 # --- The model ----------------------------------------------------------------------------------
 
 
-def fetch_model(model: PlannedModel, folder: Path, *, surroundings: Surroundings) -> FetchedModel:
+Wanted = Callable[[str], bool]
+"""Whether a file of a model is fetched, by its name."""
+
+
+def is_any(name: str) -> bool:
+    """Want every file."""
+    return bool(name)
+
+
+def is_no_weight(name: str) -> bool:
+    """Want what is needed to count tokens."""
+    return not name.endswith(".safetensors")
+
+
+def fetch_model(
+    model: PlannedModel,
+    folder: Path,
+    *,
+    surroundings: Surroundings,
+    is_wanted: Wanted = is_any,
+) -> FetchedModel:
     """Bring the base model below `folder`, or find it in a mounted claim.
+
+    Args:
+        model: The model of the plan.
+        folder: Where its files go.
+        surroundings: What the pod gives.
+        is_wanted: Of its files, which ones are fetched; that all are there is seen in any case.
 
     Raises:
         NotFound: It does not exist, or a file that it needs does not.
@@ -78,45 +105,49 @@ def fetch_model(model: PlannedModel, folder: Path, *, surroundings: Surroundings
     with told_in_words(folder, uri=model.uri):
         match _scheme(model.uri, what="model"):
             case "hf":
-                return _fetch_hub_model(model, folder, credentials, surroundings)
+                name = model.uri.removeprefix("hf://").strip("/")
+                repository = _repository(name, "model", credentials, surroundings)
+                return _fetch_hub_model(model, folder, repository, is_wanted=is_wanted)
             case "s3":
-                return _fetch_s3_model(model, folder, credentials, surroundings)
+                store = connect(credentials, subject="the model", waits=surroundings.waits)
+                return _fetch_s3_model(model, folder, store, is_wanted=is_wanted)
             case _:
-                return _find_claim_model(model, surroundings)
+                return _find_claim_model(model, surroundings, is_wanted=is_wanted)
 
 
 def _fetch_hub_model(
-    model: PlannedModel, folder: Path, credentials: Credentials, surroundings: Surroundings
+    model: PlannedModel, folder: Path, repository: hub.HubRepository, *, is_wanted: Wanted
 ) -> FetchedModel:
-    name = model.uri.removeprefix("hf://").strip("/")
-    repository = _repository(name, "model", credentials, surroundings)
     snapshot = hub.describe(repository, revision=model.revision)
     names = decide_model_files(
         [file.name for file in snapshot.files],
         source=model.uri,
         trust_remote_code=model.trust_remote_code,
     )
-    hub.fetch_files(repository, snapshot, names=names, folder=folder)
+    wanted = [name for name in names if is_wanted(name)]
+    hub.fetch_files(repository, snapshot, names=wanted, folder=folder)
     _check_shards(folder, names, source=model.uri)
-    return FetchedModel(path=folder, public_id=name, revision=snapshot.commit)
+    return FetchedModel(path=folder, public_id=repository.name, revision=snapshot.commit)
 
 
 def _fetch_s3_model(
-    model: PlannedModel, folder: Path, credentials: Credentials, surroundings: Surroundings
+    model: PlannedModel, folder: Path, store: S3Store, *, is_wanted: Wanted
 ) -> FetchedModel:
-    store = connect(credentials, subject="the model", waits=surroundings.waits)
     prefix = parse_s3_uri(model.uri.rstrip("/") + "/")
     there = {_relative(stored, prefix): stored for stored in store.list(prefix) if stored.size}
     names = decide_model_files(
         tuple(there), source=model.uri, trust_remote_code=model.trust_remote_code
     )
-    files = _download_all(store, [there[name] for name in names], prefix=prefix, folder=folder)
+    wanted = [name for name in names if is_wanted(name)]
+    files = _download_all(store, [there[name] for name in wanted], prefix=prefix, folder=folder)
     _check_shards(folder, names, source=model.uri)
-    revision = hash_contents(zip(names, (file.sha256 for file in files), strict=True))
+    revision = _hash_model(names, dict(zip(wanted, (file.sha256 for file in files), strict=True)))
     return FetchedModel(path=folder, public_id=model.uri.rstrip("/"), revision=revision)
 
 
-def _find_claim_model(model: PlannedModel, surroundings: Surroundings) -> FetchedModel:
+def _find_claim_model(
+    model: PlannedModel, surroundings: Surroundings, *, is_wanted: Wanted
+) -> FetchedModel:
     path = find_in_claim(model.uri, what="model", claims=surroundings.claims)
     if not path.is_dir():
         raise NotFound(
@@ -130,12 +161,17 @@ def _find_claim_model(model: PlannedModel, surroundings: Surroundings) -> Fetche
         trust_remote_code=model.trust_remote_code,
     )
     _check_shards(path, names, source=model.uri)
+    wanted = [name for name in names if is_wanted(name)]
     with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-        digests = pool.map(measure_file, [path / name for name in names])
-        revision = hash_contents(
-            (name, digest.sha256) for name, digest in zip(names, digests, strict=True)
-        )
+        digests = pool.map(measure_file, [path / name for name in wanted])
+        found = {name: digest.sha256 for name, digest in zip(wanted, digests, strict=True)}
+    revision = _hash_model(names, found)
     return FetchedModel(path=path, public_id=model.uri.rstrip("/"), revision=revision)
+
+
+def _hash_model(names: Sequence[str], digests: Mapping[str, str]) -> str:
+    """Return the hash over all files; empty where one was not read."""
+    return hash_contents(digests.items()) if len(digests) == len(names) else ""
 
 
 def _check_shards(folder: Path, names: Sequence[str], *, source: str) -> None:

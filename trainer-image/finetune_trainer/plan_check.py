@@ -5,13 +5,14 @@ parameter that was silently ignored would make another adapter than the one that
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from finetune_api import wire
-from finetune_api.plan import TrainingPlan, plan_hash
+from finetune_api.measure_plan import MeasurePlan, measure_hash
+from finetune_api.plan import PlannedDataset, PlannedModel, TrainingPlan, plan_hash
 from finetune_api.resource import Method, OutputFormat
 from finetune_trainer.errors import PlanInvalid
 
@@ -26,6 +27,25 @@ def load_plan(path: Path, *, expected_sha256: str) -> TrainingPlan:
     Raises:
         PlanInvalid: It is absent, malformed, or not the one that was resolved.
     """
+    return parse_plan(_read_plan(path, expected_sha256=expected_sha256))
+
+
+def load_measure_plan(path: Path, *, expected_sha256: str) -> MeasurePlan:
+    """Read the measure plan and see that nobody changed it; arguments as `load_plan`.
+
+    Raises:
+        PlanInvalid: It is absent, malformed, or not the one that was planned.
+    """
+    content = _read_plan(path, expected_sha256=expected_sha256)
+    try:
+        plan = MeasurePlan.model_validate_json(content)
+    except ValidationError as fault:
+        raise _build_malformed(fault) from fault
+    _check_hash(plan, found=measure_hash(plan))
+    return plan
+
+
+def _read_plan(path: Path, *, expected_sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as fault:
@@ -43,7 +63,7 @@ def load_plan(path: Path, *, expected_sha256: str) -> TrainingPlan:
             " and the operator makes both anew.",
             reason="PlanTampered",
         )
-    return parse_plan(content)
+    return content
 
 
 def parse_plan(content: bytes) -> TrainingPlan:
@@ -55,14 +75,22 @@ def parse_plan(content: bytes) -> TrainingPlan:
     try:
         plan = TrainingPlan.model_validate_json(content)
     except ValidationError as fault:
-        first = fault.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise PlanInvalid(
-            f"The plan is malformed at {where}: {first['msg']} ({fault.error_count()} problems in"
-            " all); operator and trainer must be of one release.",
-            reason="PlanMalformed",
-        ) from fault
-    found = plan_hash(plan)
+        raise _build_malformed(fault) from fault
+    _check_hash(plan, found=plan_hash(plan))
+    return plan
+
+
+def _build_malformed(fault: ValidationError) -> PlanInvalid:
+    first = fault.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the document"
+    return PlanInvalid(
+        f"The plan is malformed at {where}: {first['msg']} ({fault.error_count()} problems in"
+        " all); operator and trainer must be of one release.",
+        reason="PlanMalformed",
+    )
+
+
+def _check_hash(plan: TrainingPlan | MeasurePlan, *, found: str) -> None:
     if plan.hash != found:
         raise PlanInvalid(
             f"The plan of {plan.identity.namespace}/{plan.identity.name} says its hash is"
@@ -70,7 +98,6 @@ def parse_plan(content: bytes) -> TrainingPlan:
             " was resolved; delete its ConfigMap and the operator makes it anew.",
             reason="PlanTampered",
         )
-    return plan
 
 
 def check_supported(plan: TrainingPlan) -> None:
@@ -79,7 +106,19 @@ def check_supported(plan: TrainingPlan) -> None:
     Raises:
         PlanInvalid: It cannot.
     """
-    problems = list(_find_unsupported(plan))
+    _refuse_unsupported(list(_find_unsupported(plan)))
+
+
+def check_measurable(plan: MeasurePlan) -> None:
+    """See that this trainer can read all that the plan names.
+
+    Raises:
+        PlanInvalid: It cannot.
+    """
+    _refuse_unsupported(list(_find_unreadable(plan.model, plan.datasets)))
+
+
+def _refuse_unsupported(problems: Sequence[str]) -> None:
     if problems:
         raise PlanInvalid(
             f"The plan asks for what is not supported yet: {'; '.join(problems)}. Change the resource"
@@ -105,8 +144,12 @@ def _find_unsupported(plan: TrainingPlan) -> Iterator[str]:
         yield "parameters.packing (false is)"
     if len(plan.datasets) != 1:
         yield f"{len(plan.datasets)} datasets (one is)"
-    if plan.model.revision is not None and not plan.model.uri.startswith("hf://"):
-        yield f"a revision of {plan.model.uri} (one of a model at hf:// is)"
-    for dataset in plan.datasets:
+    yield from _find_unreadable(plan.model, plan.datasets)
+
+
+def _find_unreadable(model: PlannedModel, datasets: Sequence[PlannedDataset]) -> Iterator[str]:
+    if model.revision is not None and not model.uri.startswith("hf://"):
+        yield f"a revision of {model.uri} (one of a model at hf:// is)"
+    for dataset in datasets:
         if dataset.split != "train" and not dataset.uri.startswith("hf://"):
             yield f"split {dataset.split} of {dataset.uri} (one of a dataset at hf:// is)"

@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api.outcome import CorpusLanguage
 from finetune_text.examples import Example
+from finetune_text.rows import nearest_rank
 from finetune_text.sequences import (
     MAX_REFUSALS,
     Sequencer,
@@ -184,16 +185,10 @@ def _summarise(
         tokens=sum(len(example.input_ids) for example in train),
         supervised_tokens=sum(example.supervised_tokens for example in train),
         characters=tally.characters,
-        p50=_percentile(lengths, 50),
-        p95=_percentile(lengths, 95),
-        p99=_percentile(lengths, 99),
+        p50=nearest_rank(lengths, 50),
+        p95=nearest_rank(lengths, 95),
+        p99=nearest_rank(lengths, 99),
         longest=lengths[-1],
         truncated=tally.truncated,
         skipped=tally.skipped,
     )
-
-
-def _percentile(ordered: Sequence[int], percent: int) -> int:
-    """Return the smallest length that at least `percent` of all do not exceed."""
-    place = -(-len(ordered) * percent // 100)
-    return ordered[max(0, place - 1)]
