@@ -7,7 +7,7 @@ Nothing here decides anything.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.text import Text
 
 from finetune_api.profile import LanguageProfile
@@ -26,6 +26,8 @@ FIGURES: tuple[tuple[str, str], ...] = (
     ("longest", "longest"),
 )
 """Field of a language's profile to what it is called."""
+ALWAYS_SHOWN = "max_seq_length"
+"""The parameter that stands beside lengths, whether it differs or not."""
 MOST_WIDTH = 24
 """Characters of a model's column."""
 Row = tuple[str, list[str]]
@@ -73,6 +75,7 @@ def comparison_groups(candidates: Sequence[Candidate]) -> Iterator[tuple[str, li
     differing = [
         (difference.name, [_value(value) for value in difference.values])
         for difference in find_differences(candidates)
+        if difference.name != ALWAYS_SHOWN
     ]
     if differing:
         yield "Parameters that differ", differing
@@ -134,7 +137,7 @@ def _run_rows(candidates: Sequence[Candidate]) -> Iterator[Row]:
     density = [_trait(each.plan, name="tokenDensity") for each in candidates]
     yield "token density that decides", density
     yield "method", [_method(each.plan) for each in candidates]
-    yield "max_seq_length", [_value(each.value("max_seq_length")) for each in candidates]
+    yield ALWAYS_SHOWN, [_value(each.value(ALWAYS_SHOWN)) for each in candidates]
     lines = [run_lines(each.plan) if each.plan else None for each in candidates]
     names = next(each for each in lines if each)
     for place, (name, _, _) in enumerate(names):
@@ -166,30 +169,27 @@ def _number(value: float | None) -> str:
 
 
 def render_comparison(candidates: Sequence[Candidate], *, name: str, console: Console) -> None:
-    """Print a comparison as tables, one column a model."""
+    """Print a comparison as one table with a column a model."""
     groups = list(comparison_groups(candidates))
-    labels = max(len(what) for _, rows in groups for what, _ in rows)
-    widths = [_width(each, place, groups=groups) for place, each in enumerate(candidates)]
+    table = terminal_table("", expand=False)
+    table.add_column("", no_wrap=True)
     fewest = fewest_tokens(candidates)
-    parts: list[RenderableType] = [Text(name, style="bold")]
+    for place, each in enumerate(candidates):
+        style = "green" if each.tokens and each.tokens == fewest else ""
+        width = _width(each, place, groups=groups)
+        name_text = Text(each.name, style="bold")
+        table.add_column(name_text, justify="right", style=style, overflow="fold", width=width)
     for title, rows in groups:
-        table = terminal_table(title, expand=False)
-        # Fixed widths, so that the tables of a page stand in line.
-        table.add_column("", no_wrap=True, width=labels)
-        for each, width in zip(candidates, widths, strict=True):
-            style = "green" if each.tokens and each.tokens == fewest else ""
-            table.add_column(
-                Text(each.name), justify="right", style=style, overflow="fold", width=width
-            )
+        gap = "\n" if table.row_count else ""
+        table.add_row(Text(f"{gap}{title}", style="bold cyan"))
         for what, cells in rows:
             table.add_row(what, *cells)
-        parts.append(spaced(table))
-    parts += [spaced(Text(told, style="yellow")) for told in problem_lines(candidates)]
-    console.print(Group(*parts))
+    problems = [spaced(Text(told, style="yellow")) for told in problem_lines(candidates)]
+    console.print(Group(Text(name, style="bold"), table, *problems))
 
 
 def _width(candidate: Candidate, place: int, *, groups: list[tuple[str, list[Row]]]) -> int:
-    """Return the width of a model's column in all tables; long lists and names are folded."""
+    """Return the width of a model's column; long lists and names are folded."""
     cells = [cells[place] for _, rows in groups for _, cells in rows]
     return min(MOST_WIDTH, max(map(len, (candidate.name, *cells))))
 

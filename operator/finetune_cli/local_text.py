@@ -67,9 +67,25 @@ def find_texts(
         more = " ".join(f"--data {tag}=PATH" for tag in missing)
         raise CliError([f"--data names no text of {', '.join(missing)}; add {more}."])
     held_out = _by_tag(validation, tags=tags, option="--validation")
+    for language in spec.languages:
+        _refuse_unnamed_validation(language, named=language.tag in held_out)
     return LocalTexts(
         train=tuple(train[tag] for tag in tags),
         validation=tuple(held_out.get(tag, ()) for tag in tags),
+    )
+
+
+def _refuse_unnamed_validation(language: Language, *, named: bool) -> None:
+    declared = language.dataset.validation
+    if declared is None or declared.uri is None or named:
+        return
+    raise CliError(
+        [
+            (
+                f"The held-out text of {language.tag} is {declared.uri}, and --validation names none; add "
+                f"--validation {language.tag}=PATH with a copy of it."
+            )
+        ]
     )
 
 

@@ -25,6 +25,9 @@ from finetune_resolver.model_shape import ModelShape, shape_from_config
 from finetune_resolver.steps import Values, count, effective_batch, number, workers
 from finetune_text.language_report import LanguageReport
 
+GPU_MEMORY = "gpuMemory"
+"""Name of the need for the model's shape."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
@@ -143,13 +146,19 @@ def build_plan(
         shape=measured.shape,
         trainable_parameters=_trainable(measured.shape, values, method=resolution.method.value),
         gpu_memory_bytes=int(parse_quantity(memory)) if memory and spec.resources.gpus else None,
-        needs=() if profile else measurement_needs(spec),
+        needs=() if profile else _needs(spec, knows_shape=measured.shape is not None),
     )
 
 
 def values_of(resolution: Resolution) -> Values:
     """Return the decided values by the guide's name."""
     return {decision.parameter: decision.value for decision in resolution.decisions}
+
+
+def _needs(spec: LanguageFinetuneSpec, *, knows_shape: bool) -> tuple[Need, ...]:
+    """Return what a Measure Job would find out beyond the model's shape, which may be here already."""
+    needs = measurement_needs(spec)
+    return tuple(need for need in needs if not (knows_shape and need.name == GPU_MEMORY))
 
 
 def _build_course(

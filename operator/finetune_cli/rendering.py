@@ -6,6 +6,7 @@ guide's. Nothing here decides anything.
 
 from typing import Any
 
+from pydantic import JsonValue
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
@@ -18,6 +19,8 @@ from finetune_cli.tables import (
     value_text,
 )
 from finetune_resolver import Advice, Alternative, Decision, Resolution, Trait
+from finetune_resolver.model_shape import ALL_LINEAR
+from finetune_resolver.overrides import MODULE_PRESETS
 from finetune_resolver.resolution import DecisionSource, Severity
 
 ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type")
@@ -50,6 +53,8 @@ def _parameter(decision: Decision) -> dict[str, Any]:
         "source": decision.source.value,
         "message": decision.message,
     }
+    if decision.reference:
+        document["reference"] = decision.reference
     if decision.because:
         document["because"] = [_because(trait) for trait in decision.because]
     if decision.superseded:
@@ -199,28 +204,36 @@ def _decisions_table(
     table.add_column("why", ratio=1)
     for decision in decisions:
         style = "yellow" if decision.source is DecisionSource.OVERRIDE else "bold"
-        value = Text(value_text(decision.value), style=style)
-        why = Text(_why(decision)).append_text(_cited(decision))
+        value = Text(_short_text(decision.value), style=style)
+        why = Text(_why(decision)).append_text(_cited(decision, wide=wide))
         if others:
             table.add_row(decision.parameter, value, _alternative_text(decision), why)
             continue
         # An override's own sentence already tells what its policy would say.
         if decision.alternative and decision.source is not DecisionSource.OVERRIDE:
-            why.append(f" {_alternative_text(decision)}.", style="cyan")
+            why.append(f"\n{_alternative_text(decision)}", style="cyan")
         table.add_row(decision.parameter, value, why)
     return spaced(table)
 
 
-def _cited(decision: Decision) -> Text:
-    """Return the rule and the guide's items behind a decision."""
-    ids = ": " + " ".join(decision.guide_ids) if decision.guide_ids else ""
-    return Text(f" [{decision.rule}{ids}]", style="dim")
+def _cited(decision: Decision, *, wide: bool) -> Text:
+    """Return the rule behind a decision with the guide's items, or what evidence it rests on.
+
+    References are long; a narrow table leaves them to the other forms.
+    """
+    behind = " ".join(decision.guide_ids) or (decision.reference if wide else "")
+    return Text(f" [{decision.rule}{f': {behind}' if behind else ''}]", style="dim")
 
 
 def _alternative_text(decision: Decision) -> str:
     """Return what the other policy, or the policy without the override, would say."""
     other = decision.alternative
-    return f"{other.policy.value}: {value_text(other.value)}" if other else ""
+    return f"{other.policy.value}: {_short_text(other.value)}" if other else ""
+
+
+def _short_text(value: JsonValue) -> str:
+    """Return a value as a person reads it; the list of all linear layers by the resource's word."""
+    return ALL_LINEAR if value == MODULE_PRESETS[ALL_LINEAR] else value_text(value)
 
 
 def _warnings_table(warnings: tuple[Advice, ...]) -> RenderableType:

@@ -90,6 +90,14 @@ def test_the_shape_alone_gives_trained_parameters_and_memory(resource, tmp_path)
     assert "pass --gpu-memory to compare" in text
 
 
+def test_a_config_that_is_here_need_not_be_measured(resource, spelling):
+    arguments = ("-f", resource(), "--gpu-memory", "80Gi")
+    needs = [need["name"] for need in document(*arguments)["toBeMeasured"]]
+    assert needs == ["gpuMemory", "corpus"]
+    needs = document(*arguments, "--model-config", spelling)["toBeMeasured"]
+    assert [need["name"] for need in needs] == ["corpus"]
+
+
 def test_a_gpu_that_is_too_small_is_refused_with_the_numbers_and_what_would_fit(resource, spelling):
     path = resource(method="LoRA")
     told = refusal("-f", path, "--model-config", spelling, "--gpu-memory", "8Gi")
@@ -211,6 +219,15 @@ def test_a_held_out_text_of_its_own_is_counted(resource, text, tmp_path, spellin
     arguments = ("--data", text, "--validation", held, "--tokenizer", spelling)
     corpus = document("-f", path, *arguments)["corpus"][0]
     assert (corpus["examples"], corpus["validationExamples"]) == (40, 10)
+
+
+def test_a_held_out_text_that_is_not_here_is_asked_for(resource, text, spelling):
+    dataset = {"uri": "s3://corpora/sw/", "validation": {"uri": "s3://corpora/held-out/"}}
+    path = resource(languages=[{"tag": "sw", "dataset": dataset}])
+    assert refusal("-f", path, "--data", text, "--tokenizer", spelling) == (
+        "The held-out text of sw is s3://corpora/held-out/, and --validation names none; add "
+        "--validation sw=PATH with a copy of it.\n"
+    )
 
 
 # --- Files that cannot be used ------------------------------------------------------------------
