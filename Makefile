@@ -55,10 +55,12 @@ contracts:
 .PHONY: generated
 generated:
 	$(RUN) python -m finetune_api.crd --check
+	$(RUN) python -m finetune_resolver.parameters_page --check
 
 .PHONY: generate
-generate: venv-check ## Write CRD, chart copy and reference page from the models
+generate: venv-check ## Write CRD, chart copy and reference pages from models and rules
 	$(RUN) python -m finetune_api.crd
+	$(RUN) python -m finetune_resolver.parameters_page
 
 .PHONY: unit
 unit:

@@ -6,7 +6,6 @@ the models, `validation` and `frozen` hold the rules, `reference` writes the pag
 project writes these files.
 """
 
-import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 
 from finetune_api import wire
 from finetune_api.frozen import TRANSITIONS
+from finetune_api.generated import write_or_check
 from finetune_api.reference import build_reference
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_api.rule import Rule
@@ -183,24 +183,7 @@ def build_files() -> Mapping[Path, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check the files below the current folder; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m finetune_api.crd", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing, exit 1 on a difference"
-    )
-    only_check = parser.parse_args(arguments).check
-    stale = [path for path, text in build_files().items() if _text(path) != text]
-    if only_check and stale:
-        names = ", ".join(map(str, stale))
-        sys.stderr.write(f"out of date: {names}; run `python -m finetune_api.crd`\n")
-        return 1
-    for path in stale:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(build_files()[path], encoding="utf-8")
-    return 0
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return write_or_check(build_files(), command="python -m finetune_api.crd", arguments=arguments)
 
 
 if __name__ == "__main__":
