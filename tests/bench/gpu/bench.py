@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,7 @@ class Bench:
     started: float = field(default_factory=time.monotonic)
     _writing: threading.Lock = field(default_factory=threading.Lock)
     _making: dict[str, threading.Lock] = field(default_factory=dict)
+    _over: dict[str, threading.Event] = field(default_factory=dict)
 
     def run(self) -> int:
         """Run everything; return 0 where no task failed."""
@@ -76,7 +78,11 @@ class Bench:
     def build_tasks(self, endpoint: str) -> list[Callable[[int | None], None]]:
         """Return what there is to do, in order; each is told its GPU."""
         rows = [row for row in SUITES[self.options.suite] if self.options.only in row.name]
-        self._making = {row.shape.name: threading.Lock() for row in SUITES["full"] + SUITES["dry"]}
+        extras = EXTRAS[self.options.suite] if self.options.extras else ()
+        wanted = [each for each in extras if each.after is None or each.after in rows]
+        shapes = {row.shape for row in rows}.union(*(set(each.shapes) for each in wanted))
+        self._making = {shape.name: threading.Lock() for shape in shapes}
+        self._over = {row.name: threading.Event() for row in rows}
 
         def measure(row: Row) -> Callable[[int | None], None]:
             return lambda gpu: self.measure(row, gpu, endpoint=endpoint)
@@ -84,8 +90,7 @@ class Bench:
         def add(extra: Extra) -> Callable[[int | None], None]:
             return lambda gpu: self.add_extra(extra, gpu, endpoint=endpoint)
 
-        extras = EXTRAS[self.options.suite] if self.options.extras else ()
-        return [*map(measure, rows), *(add(each) for each in extras)]
+        return [*map(measure, rows), *map(add, wanted)]
 
     def spread(self, tasks: Sequence[Callable[[int | None], None]]) -> None:
         """Run the tasks, one at a time on each GPU."""
@@ -101,24 +106,22 @@ class Bench:
                 task(gpu)
 
         gpus: list[int | None] = list(range(len(self.cards))) or [None]
-        threads = [threading.Thread(target=work, args=(gpu,)) for gpu in gpus]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        with ThreadPoolExecutor(len(gpus)) as pool:
+            # What a thread raises is raised here, when the others have done their tasks.
+            list(pool.map(work, gpus))
 
     # --- One task -------------------------------------------------------------------------------
 
     def measure(self, row: Row, gpu: int | None, *, endpoint: str) -> None:
         """Run one row and keep what it showed."""
         measured, failure = None, ""
-        if self.is_over():
-            failure = f"the time limit of {self.options.time_limit_s:g} s was reached"
-        else:
-            try:
-                measured = self._run_row(row, gpu, endpoint=endpoint)
-            except RowFailedError as fault:
-                failure = str(fault)
+        try:
+            self.check_time()
+            measured = self._run_row(row, gpu, endpoint=endpoint)
+        except RowFailedError as fault:
+            failure = str(fault)
+        finally:
+            self._over[row.name].set()
         self.keep(Result(row, measured, failure=failure, gpu=gpu or 0))
 
     def _run_row(self, row: Row, gpu: int | None, *, endpoint: str) -> Measured:
@@ -147,22 +150,27 @@ class Bench:
 
     def add_extra(self, extra: Extra, gpu: int | None, *, endpoint: str) -> None:
         """Run what is no row, and keep its JSON."""
-        if self.is_over():
-            found = {"failure": f"the time limit of {self.options.time_limit_s:g} s was reached"}
-        else:
+        try:
+            self.check_time()
             found = self._run_extra(extra, gpu, endpoint=endpoint)
+        except RowFailedError as fault:
+            found = {"failure": str(fault)}
         with self._writing:
             self.extras[extra.name] = found
             self.write()
         print(f"{self.elapsed():7.1f} s  {extra.name}: {found.get('failure', 'done')}", flush=True)
 
     def _run_extra(self, extra: Extra, gpu: int | None, *, endpoint: str) -> dict[str, Any]:
-        models = [self.make_model(shape, gpu) for shape in extra.shapes]
+        needed = [str(self.make_model(shape, gpu)) for shape in extra.shapes]
+        if extra.after is not None:
+            # On another GPU it may still be under way.
+            self._over[extra.after.name].wait()
+            needed.append(str(self.options.scratch / extra.after.name / "outcome.json"))
         answer = self.options.scratch / f"{extra.name}.json"
         log = self.options.out / f"{extra.name}.log"
-        arguments = [CPU.lower() if gpu is None else "cuda", str(answer), *map(str, models)]
+        arguments = [CPU.lower() if gpu is None else "cuda", str(answer), *needed]
         environ = build_environ(gpu, scratch=self.options.scratch) | {"BENCH_S3": endpoint}
-        code = start_python(extra.module, [*arguments, *extra.arguments], environ=environ, log=log)
+        code = start_python(extra.module, arguments, environ=environ, log=log)
         if code or not answer.exists():
             return {"failure": f"exit code {code}: {log.read_text()[-600:]}"}
         found: dict[str, Any] = json.loads(answer.read_text())
@@ -171,7 +179,7 @@ class Bench:
     def make_model(self, shape: Shape, gpu: int | None) -> Path:
         """Return the folder of a model, made once by whichever task needs it first."""
         folder = self.options.scratch / "claims" / CLAIM / shape.name
-        with self._making.setdefault(shape.name, threading.Lock()):
+        with self._making[shape.name]:
             log = self.options.out / f"make-{shape.name}.log"
             device = CPU.lower() if gpu is None else "cuda"
             environ = build_environ(gpu, scratch=self.options.scratch)
@@ -215,7 +223,12 @@ class Bench:
         """Return the seconds since the suite began."""
         return time.monotonic() - self.started
 
-    def is_over(self) -> bool:
-        """Whether no further task may begin."""
+    def check_time(self) -> None:
+        """See that a further task may begin.
+
+        Raises:
+            RowFailedError: The time limit was reached.
+        """
         limit = self.options.time_limit_s
-        return bool(limit) and self.elapsed() > limit
+        if limit and self.elapsed() > limit:
+            raise RowFailedError(f"the time limit of {limit:g} s was reached")

@@ -1,12 +1,13 @@
 """What a suite measures beside its rows: memory, numerics, reloading. Pure: which processes there are.
 
-Each is a module that is started as `python -m MODULE DEVICE ANSWER.json MODEL… ARGUMENT…` and writes one JSON
-object, which stands under its name in results.json.
+Each is a module that is started as `python -m MODULE DEVICE ANSWER.json MODEL… ARGUMENT…` and writes one
+JSON object, which stands under its name in results.json. A `failure` in it fails the suite.
 """
 
 from dataclasses import dataclass
 
-from tests.bench.gpu.shapes import Shape
+from tests.bench.gpu.shapes import LLAMA_1B, LLAMA_8B, LLAMA_8B_4_LAYERS, TINY, Shape
+from tests.bench.gpu.suite import DRY, OWN_1B, SMALL, EngineName, Row
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,29 @@ class Extra:
     module: str
     shapes: tuple[Shape, ...]
     """Models that it needs."""
-    arguments: tuple[str, ...] = ()
+    after: Row | None = None
+    """The row whose outcome it reads."""
 
 
-EXTRAS: dict[str, tuple[Extra, ...]] = {"small": (), "full": (), "dry": ()}
+def _reload(shape: Shape, rows: tuple[Row, ...]) -> Extra:
+    after = next(row for row in rows if row.engine is EngineName.OWN)
+    return Extra("reload", "tests.bench.gpu.reload", (shape,), after=after)
+
+
+MEMORY, NUMERICS = "tests.bench.gpu.memory", "tests.bench.gpu.numerics"
+EXTRAS: dict[str, tuple[Extra, ...]] = {
+    "small": (_reload(LLAMA_1B, SMALL),),
+    "full": (
+        _reload(LLAMA_1B, (OWN_1B,)),
+        Extra("numerics", NUMERICS, (LLAMA_8B_4_LAYERS,)),
+        # Two, so that two GPUs share them.
+        Extra("memory-1B", MEMORY, (LLAMA_1B,)),
+        Extra("memory-8B", MEMORY, (LLAMA_8B,)),
+    ),
+    "dry": (
+        _reload(TINY, DRY),
+        Extra("numerics", NUMERICS, (TINY,)),
+        Extra("memory", MEMORY, (TINY,)),
+    ),
+}
 """By suite."""

@@ -194,8 +194,11 @@ def summarise(outcome: Outcome, published: Mapping[str, bytes], *, ends: list[fl
 
 def find_choices(environment: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the sentences in which the trainer says what it chose and why."""
-    runtime = environment.get("runtime", {})
-    return tuple(f"{name}: {value}" for name, value in runtime.items())
+    return tuple(
+        f"{name} {choice['value']}: {choice['reason']}"
+        for name, choice in environment.get("runtime", {}).items()
+        if isinstance(choice, dict)
+    )
 
 
 def find_predicted(environment: Mapping[str, Any]) -> int | None:

@@ -16,7 +16,7 @@ COMMAND = Path(__file__).with_name("run.py")
 def test_three_engines_learn_the_same_from_the_same_documents(tmp_path: Path) -> None:
     command = [sys.executable, str(COMMAND), "--suite", "dry"]
     command += ["--out", str(tmp_path / "out"), "--scratch", str(tmp_path / "scratch")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     rows = found["rows"]
@@ -26,4 +26,9 @@ def test_three_engines_learn_the_same_from_the_same_documents(tmp_path: Path) ->
         assert row["losses"] == pytest.approx(rows[0]["losses"], abs=2e-4)
     assert {row["tokens_a_step"] for row in rows} == {rows[0]["tokens_a_step"]}
     assert found["card"] == "CPU"
+    assert found["reload"]["apart"] < 1e-5
+    assert [point["tokens"] for point in found["memory"]["points"]] == [128, 256, 512]
+    for engine, told in found["numerics"]["engines"].items():
+        assert told["engine"] == engine
+        assert told["against_fp32"]["gradients"] < 1e-5
     assert not (tmp_path / "scratch").exists()

@@ -1,0 +1,234 @@
+"""This trainer's engines against plain PEFT: logits, adapter gradients, attention and loss curves.
+
+    python -m tests.bench.gpu.numerics DEVICE ANSWER.json MODEL
+
+Started by `bench` as an extra. The bars are not absolute: on random weights any bf16 engine is
+2 % off fp32. An engine passes where it is no further off than stock PEFT in bf16 is, its attention
+op by 4e-3 at most, and its loss curve by what rounding or other dropout masks do to stock's own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.bench.gpu.jobs import Job
+from tests.bench.gpu.own import build_plan
+from tests.bench.gpu.shapes import SHAPES
+
+MARGIN = 1.05
+"""Two bf16 engines that are both right differ by less in their error (measured: 2.38, 2.39, 2.43 %)."""
+ATTENTION_BAR = 4e-3
+CURVE_BAR = 0.02
+"""Nats between curves without dropout; 12 steps differed by 0.0012 (measured), and rounding adds up."""
+DROPOUT_FACTOR = 2.0
+"""Against the difference between two seeds of stock's own dropout."""
+ATTENTION_SHAPES = ((32, 8, 128), (32, 8, 64))
+"""Query heads, key heads, size of a head: those of an 8B and a 1B."""
+ENGINES = ("unsloth", "fused")
+
+
+def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict[str, Any]:
+    """Return the errors of one engine, and its curves."""
+    # Unsloth first.
+    from finetune_trainer import model as loading  # isort: skip
+    import torch
+    from finetune_trainer.engines import choose
+
+    from tests.bench.gpu.numerics_case import Seen, build_case, build_row, compare, set_adapter
+
+    case = build_case(SHAPES[model.name])
+    told: dict[str, Any] = {}
+    for dropout in (0.0, 0.1):
+        row = build_row(case.shape, dropout=dropout)
+        job = Job(row=row, model=model, folder=folder, corpus_steps=row.steps, device=device)
+        plan = build_plan(job)
+        tokens = sum(len(each.input_ids) for each in case.batches[0])
+        forced = {
+            "FINETUNE_ENGINE": name,
+            "FINETUNE_TOKENS_PER_LAUNCH": str(tokens),
+            "FINETUNE_LAYERS_KEPT": str(case.shape.num_hidden_layers),
+        }
+        chosen = choose(plan, loading.load(plan, folder=model), case.batches[0], environ=forced)
+        told["engine"] = chosen.runtime.engine.value
+        if not dropout:
+            set_adapter(chosen.loaded.network, fresh=False)
+            seen = see(chosen, case)
+            for reference in ("fp32", "stock"):
+                told[f"against_{reference}"] = compare(seen, Seen.load(folder / f"{reference}.pt"))
+        set_adapter(chosen.loaded.network, fresh=True)
+        told[f"curve dropout {dropout:g}"] = draw_curve(chosen, plan, case)
+        del chosen
+        torch.cuda.empty_cache()
+    return told
+
+
+def see(chosen: Any, case: Any) -> Any:
+    """Pass once over the first batch, packed where the engine takes that."""
+    import torch
+
+    from finetune_trainer.launches import Launch, build_packed
+    from tests.bench.gpu.numerics_case import Seen, collect, find_adapter
+
+    network, engine = chosen.loaded.network.train(), chosen.loaded.engine
+    base = network.get_base_model()
+    launch = Launch(case.batches[0])
+    states: list[torch.Tensor] = []
+    watching = base.model.register_forward_hook(lambda module, given, out: states.append(out[0]))
+    loss = engine.sum_of_losses(launch, divisor=case.supervised[0])
+    watching.remove()
+    loss.backward()
+    gradients = collect(find_adapter(network))
+    with torch.no_grad():
+        if engine.name == "fused":
+            hidden = base.model.norm(engine.hidden_states(build_packed(launch)))
+        else:
+            hidden = take_documents(states[0], launch)
+        rows = hidden[case.picked().to(hidden.device)]
+        head = base.get_output_embeddings().weight
+        logits = (rows.to(head.dtype) @ head.t()).float().cpu()
+    return Seen(float(loss), logits, gradients)
+
+
+def take_documents(state: Any, launch: Any) -> Any:
+    """Return the tokens of a packed row or of padded ones. Shape: (tokens, hidden)."""
+    import torch
+
+    if state.shape[0] == 1:
+        return state[0]
+    parts = [state[place, :length] for place, length in enumerate(launch.lengths)]
+    return torch.cat(parts)
+
+
+def draw_curve(chosen: Any, plan: Any, case: Any) -> list[float]:
+    """Train with the trainer's own steps and return their losses."""
+    from finetune_trainer.optimizer import Stepper
+
+    stepper = Stepper(chosen.loaded, training=plan.training, budget=chosen.budget)
+    losses = []
+    for step in range(plan.training.max_steps):
+        place = step % len(case.batches)
+        loss, _, _ = stepper.do(
+            case.batches[place],
+            step=step,
+            supervised=case.supervised[place],
+            learning_rate=plan.training.learning_rate,
+        )
+        losses.append(loss)
+    return losses
+
+
+def measure_attention(heads: int, key_heads: int, size: int, *, device: str) -> dict[str, float]:
+    """Return relative errors of the attention op and its gradients against fp32."""
+    import torch
+    from finetune_trainer.fused.attention import Documents, attend, attend_backward
+
+    from tests.bench.gpu.numerics_case import relative_error
+
+    lengths = [1200, 700, 500, 400, 300, 300, 250, 200, 150, 96] if device == "cuda" else [40, 9, 3]
+    tokens = sum(lengths)
+    torch.manual_seed(3)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    q, k, v, gradient = (
+        torch.randn(tokens, count, size, device=device).to(dtype)
+        for count in (heads, key_heads, key_heads, heads)
+    )
+    ends = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32, device=device)
+    documents = Documents(ends, max(lengths))
+    attended = attend(q, k, v, documents=documents)
+    found = attend_backward(gradient, q, k, v, attended=attended, documents=documents)
+    expected = attend_in_fp32(q, k, v, gradient, lengths)
+    names = ("out", "dq", "dk", "dv")
+    return {
+        name: relative_error(ours, theirs)
+        for name, ours, theirs in zip(names, (attended.out, *found), expected, strict=True)
+    }
+
+
+def attend_in_fp32(q: Any, k: Any, v: Any, gradient: Any, lengths: list[int]) -> tuple[Any, ...]:
+    """Return output and gradients by torch's SDPA, document by document in fp32."""
+    import torch
+
+    inputs = [each.float().requires_grad_() for each in (q, k, v)]
+    outs, start = [], 0
+    for length in lengths:
+        part = [each[start : start + length].transpose(0, 1)[None] for each in inputs]
+        out = torch.nn.functional.scaled_dot_product_attention(
+            *part, is_causal=True, enable_gqa=True
+        )
+        outs.append(out[0].transpose(0, 1))
+        start += length
+    out = torch.cat(outs)
+    return (out.detach(), *torch.autograd.grad(out, inputs, gradient.float()))
+
+
+# --- Verdicts -----------------------------------------------------------------------------------
+
+
+def judge(found: dict[str, Any], *, stock: dict[str, float], curves: dict[str, Any]) -> list[str]:
+    """Return what does not pass, in words; empty where everything does."""
+    failures = []
+    for name, told in found["engines"].items():
+        for what in ("logits", "gradients"):
+            ours, theirs = told["against_fp32"][what], stock[what]
+            if not ours <= max(theirs * MARGIN, 1e-5):
+                failures.append(f"{name}: {what} {ours:.2e} off fp32, stock PEFT {theirs:.2e}")
+        apart = furthest(told["curve dropout 0"], curves["stock dropout 0"])
+        if not apart <= CURVE_BAR:
+            failures.append(f"{name}: {apart:.4f} nats beside stock's curve")
+        masks = furthest(curves["stock dropout 0.1"], curves["stock again"])
+        apart = furthest(told["curve dropout 0.1"], curves["stock dropout 0.1"])
+        if not apart <= masks * DROPOUT_FACTOR:
+            failures.append(f"{name}: with dropout {apart:.4f} nats beside, two seeds {masks:.4f}")
+    for shape, errors in found["attention"].items():
+        worst = max(errors.values())
+        if not worst <= ATTENTION_BAR:
+            failures.append(f"attention {shape}: {worst:.2e} off fp32")
+    return failures
+
+
+def furthest(curve: list[float], other: list[float]) -> float:
+    """Return the largest difference of two curves, in nats."""
+    return max(abs(a - b) for a, b in zip(curve, other, strict=True))
+
+
+def main() -> int:
+    """Run both halves and write what they show."""
+    device, answer, model = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    folder = answer.parent / "numerics"
+    subprocess.run(
+        [sys.executable, "-m", "tests.bench.gpu.numerics_reference", device, folder, model],
+        check=True,
+    )
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder / "unsloth")
+    if device == "cpu":
+        os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    found: dict[str, Any] = {
+        "engines": {
+            name: measure_engine(name, model=model, folder=folder, device=device)
+            for name in ENGINES
+        },
+        "attention": {
+            f"{heads}/{key_heads} x {size}": measure_attention(
+                heads, key_heads, size, device=device
+            )
+            for heads, key_heads, size in ATTENTION_SHAPES
+        },
+    }
+    # Only now torch is here without harm to Unsloth.
+    from tests.bench.gpu.numerics_case import Seen, compare
+
+    stock = compare(Seen.load(folder / "stock.pt"), Seen.load(folder / "fp32.pt"))
+    curves = json.loads((folder / "curves.json").read_text())
+    found |= {"stock": stock, "curves": curves}
+    if failures := judge(found, stock=stock, curves=curves):
+        found["failure"] = "; ".join(failures)
+    answer.write_text(json.dumps(found))
+    print(json.dumps({name: each for name, each in found.items() if name != "curves"}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

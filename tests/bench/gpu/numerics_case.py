@@ -1,0 +1,162 @@
+"""What both halves of the numerics compare: documents, the adapter's weights, where logits are looked at.
+
+Shared by `numerics_reference`, which runs plain PEFT, and `numerics`, which runs this trainer's
+engines; they are processes of their own, because Unsloth changes transformers while it is imported.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.bench.gpu.memory import Document, build_documents
+from tests.bench.gpu.shapes import LLAMA_8B_4_LAYERS, TINY, Shape
+from tests.bench.gpu.suite import OWN_8B, Row
+
+DRAWN = 0.02
+"""Standard deviation of the adapter's weights: both A and B contribute visibly."""
+LOGIT_ROWS = 96
+"""Tokens whose logits are compared."""
+CURVE_STEPS = {LLAMA_8B_4_LAYERS.name: 50, TINY.name: 10}
+"""By shape."""
+CURVE_LEARNING_RATE = 1e-3
+CURVE_BATCHES = 3
+"""Batches that the curve goes through again and again: the loss falls fast."""
+TOKENS = {LLAMA_8B_4_LAYERS.name: 4096, TINY.name: 256}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The batches of one model."""
+
+    shape: Shape
+    batches: tuple[tuple[Document, ...], ...]
+
+    @property
+    def supervised(self) -> tuple[int, ...]:
+        """Predicted tokens of each batch."""
+        return tuple(sum(len(each.input_ids) - 1 for each in batch) for batch in self.batches)
+
+    def picked(self) -> torch.Tensor:
+        """Return the places of the first batch whose logits are compared. Shape: (LOGIT_ROWS,)."""
+        tokens = sum(len(each.input_ids) for each in self.batches[0])
+        drawn = torch.randperm(tokens, generator=torch.Generator().manual_seed(1))
+        return drawn[:LOGIT_ROWS].sort().values
+
+
+def build_case(shape: Shape) -> Case:
+    """Return the case of a shape; batches hold the same number of tokens."""
+    tokens = TOKENS[shape.name]
+    documents = build_documents(shape, tokens=tokens * CURVE_BATCHES, row=build_row(shape))
+    batches: list[list[Document]] = [[]]
+    for each in documents:
+        if sum(len(other.input_ids) for other in batches[-1]) > tokens * 0.97:
+            batches.append([])
+        room = tokens - sum(len(other.input_ids) for other in batches[-1])
+        if len(each.input_ids[:room]) > 1:
+            # Longest first, as a packed launch has them: the rows of logits then agree.
+            batches[-1].append(Document(each.input_ids[:room]))
+    ordered = (
+        tuple(sorted(batch, key=lambda each: len(each.input_ids), reverse=True))
+        for batch in batches[:CURVE_BATCHES]
+    )
+    return Case(shape, tuple(ordered))
+
+
+def build_row(shape: Shape, *, dropout: float = 0.0) -> Row:
+    """Return the row whose plan the engines obey."""
+    longest, mean = (64, 24) if shape == TINY else (2048, 400)
+    return Row(
+        shape=shape,
+        engine=OWN_8B.engine,
+        batch=8,
+        steps=CURVE_STEPS[shape.name],
+        longest=longest,
+        mean=mean,
+        dropout=dropout,
+        learning_rate=CURVE_LEARNING_RATE,
+    )
+
+
+def find_adapter(network: Any) -> dict[str, torch.nn.Parameter]:
+    """Return the adapter's matrices by `layers.0.self_attn.q_proj.lora_A`."""
+    return {
+        name[name.index("layers.") :].removesuffix(".weight").removesuffix(".default"): parameter
+        for name, parameter in network.named_parameters()
+        if "lora_" in name
+    }
+
+
+def draw_adapter(shapes: Mapping[str, torch.Size], *, fresh: bool) -> dict[str, torch.Tensor]:
+    """Return weights for the adapter: all drawn, or every B zero as at the start of a run."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = {name: torch.randn(shapes[name], generator=generator) for name in sorted(shapes)}
+    return {
+        name: torch.zeros_like(each) if fresh and "lora_B" in name else each * DRAWN
+        for name, each in drawn.items()
+    }
+
+
+def set_adapter(network: Any, *, fresh: bool) -> dict[str, torch.nn.Parameter]:
+    """Give the adapter the weights of `draw_adapter` and return it."""
+    adapter = find_adapter(network)
+    weights = draw_adapter({name: each.shape for name, each in adapter.items()}, fresh=fresh)
+    with torch.no_grad():
+        for name, parameter in adapter.items():
+            parameter.copy_(weights[name])
+    return adapter
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One forward and backward pass over the first batch."""
+
+    loss: float
+    logits: torch.Tensor
+    """Shape: (LOGIT_ROWS, vocabulary), fp32 on the CPU."""
+    gradients: dict[str, torch.Tensor]
+    """fp32 on the CPU."""
+
+    def save(self, path: Path) -> None:
+        """Write it for the other half."""
+        torch.save({"loss": self.loss, "logits": self.logits, "gradients": self.gradients}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Seen":
+        """Read what `save` wrote."""
+        return cls(**torch.load(path, weights_only=True))
+
+
+def collect(adapter: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Return copies of the gradients and forget them."""
+    found = {}
+    for name, parameter in adapter.items():
+        assert parameter.grad is not None, name
+        found[name] = parameter.grad.detach().float().cpu()
+        parameter.grad = None
+    return found
+
+
+def compare(seen: Seen, reference: Seen) -> dict[str, float]:
+    """Return relative errors: of the logits, of all gradients together, of the worst matrix."""
+    each = {
+        name: relative_error(seen.gradients[name], expected)
+        for name, expected in reference.gradients.items()
+    }
+    names = sorted(reference.gradients)
+    return {
+        "loss_difference": seen.loss - reference.loss,
+        "logits": relative_error(seen.logits, reference.logits),
+        "gradients": relative_error(
+            torch.cat([seen.gradients[name].flatten() for name in names]),
+            torch.cat([reference.gradients[name].flatten() for name in names]),
+        ),
+        "worst_gradient": max(each.values()),
+    }
+
+
+def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference over the norm of what was expected."""
+    return float((value.double() - expected.double()).norm() / expected.double().norm())
