@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,15 @@ def build_documents(shape: Shape, *, tokens: int, row: Row) -> list[Document]:
 
 def measure_row(row: Row, *, model: Path, folder: Path, device: str) -> Iterator[dict[str, Any]]:
     """Load one configuration and yield what each token budget took."""
-    # Unsloth first.
+    # Unsloth must be imported before anything that imports transformers.
+    load = import_module("finetune_trainer.model").load
     from finetune_trainer.engines import choose
-
-    from finetune_trainer import model as loading
 
     budgets = BUDGETS[row.shape.name]
     job = Job(row=row, model=model, folder=folder, corpus_steps=row.steps, device=device)
     plan = build_plan(job)
     before = read_allocated(device)
-    loaded = loading.load(plan, folder=model)
+    loaded = load(plan, folder=model)
     documents = build_documents(row.shape, tokens=budgets[-1], row=row)
     forced = {
         "FINETUNE_TOKENS_PER_LAUNCH": str(budgets[-1]),

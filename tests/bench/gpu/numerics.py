@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ ENGINES = ("unsloth", "fused")
 
 def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict[str, Any]:
     """Return the errors of one engine, and its curves."""
-    # Unsloth first.
-    from finetune_trainer import model as loading  # isort: skip
+    # Unsloth must be imported before anything that imports transformers.
+    load = import_module("finetune_trainer.model").load
     import torch
-    from finetune_trainer.engines import choose
 
+    from finetune_trainer.engines import choose
     from tests.bench.gpu.numerics_case import Seen, build_case, build_row, compare, set_adapter
 
     case = build_case(SHAPES[model.name])
@@ -51,7 +52,7 @@ def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict
             "FINETUNE_TOKENS_PER_LAUNCH": str(tokens),
             "FINETUNE_LAYERS_KEPT": str(case.shape.num_hidden_layers),
         }
-        chosen = choose(plan, loading.load(plan, folder=model), case.batches[0], environ=forced)
+        chosen = choose(plan, load(plan, folder=model), case.batches[0], environ=forced)
         told["engine"] = chosen.runtime.engine.value
         if not dropout:
             set_adapter(chosen.loaded.network, fresh=False)
@@ -123,8 +124,8 @@ def draw_curve(chosen: Any, plan: Any, case: Any) -> list[float]:
 def measure_attention(heads: int, key_heads: int, size: int, *, device: str) -> dict[str, float]:
     """Return relative errors of the attention op and its gradients against fp32."""
     import torch
-    from finetune_trainer.fused.attention import Documents, attend, attend_backward
 
+    from finetune_trainer.fused.attention import Documents, attend, attend_backward
     from tests.bench.gpu.numerics_case import relative_error
 
     lengths = [1200, 700, 500, 400, 300, 300, 250, 200, 150, 96] if device == "cuda" else [40, 9, 3]

@@ -153,7 +153,8 @@ def build_trainer(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    if on_gpu:
+    if on_gpu and job.row.engine is EngineName.TRL:
+        # What is recomputed is recomputed for its gradient, which a frozen embedding has none of.
         network.enable_input_require_grads()
     return SFTTrainer(
         model=network,
