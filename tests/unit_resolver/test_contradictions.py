@@ -1,13 +1,26 @@
-"""C1 to C33: where the guide contradicts itself or the libraries, one resolution each (docs/guide-claims.md)."""
+"""C1 to C33: where the guide contradicts itself or the libraries, one resolution each (docs/guide-claims.md).
+
+Policy Guide; `test_contradictions_evidence.py` has the same thirty-three under policy Evidence.
+"""
 
 import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from finetune_api.resource import Method
 from finetune_resolver import LanguageMeasurement, build_training
+from finetune_resolver.memory import GB, Workload, estimate_memory
+from finetune_resolver.model_shape import shape_from_config
 
 HINDI = {"tag": "hi", "corpus": "Small", "depth": "Deep", "gpuMemoryClass": "Constrained"}
+ARABIC = {"tag": "ar", "corpus": "Large"}
+ALL_LINEAR = {"lora": {"targetModules": ["AllLinear"]}}
+MODELS = yaml.safe_load(
+    Path(__file__).with_name("test_memory_models.yaml").read_text(encoding="utf-8")
+)
+LLAMA_8B = shape_from_config(MODELS["llama-3.1-8b"]["config"])
 CLAIMS = Path(__file__).parents[2] / "docs" / "guide-claims.md"
 
 
@@ -299,9 +312,29 @@ def test_c29_the_guides_reason_for_alpha_and_then_what_it_does(resolve_of):
     )
 
 
-@pytest.mark.parametrize("number", [30, 31])
-def test_c30_and_c31_are_told_in_the_documentation_and_assert_nothing(number):
-    assert len(re.findall(rf"^\| C{number} \| \S", CLAIMS.read_text("utf-8"), re.MULTILINE)) == 1
+def told_in_the_documentation(number):
+    row = rf"^\| C{number} \| \S"
+    return len(re.findall(row, CLAIMS.read_text("utf-8"), re.MULTILINE)) == 1
+
+
+def test_c30_a_big_rank_costs_little_and_not_nothing(resolve_of):
+    resolution = resolve_of(tag="es", corpus="Large", parameters=ALL_LINEAR)
+    workload = Workload(method=Method.LORA, rank=resolution.value("r"))
+    adapter = estimate_memory(LLAMA_8B, workload, tokens_per_launch=1).adapter_bytes
+    assert (resolution.value("r"), round(adapter / GB, 2)) == (32, 0.84)
+    assert told_in_the_documentation(30)
+
+
+@pytest.mark.parametrize(
+    ("declared", "megabytes"), [({"tag": "sw", "corpus": "Small"}, 6.8), (ARABIC, 54.5)]
+)
+def test_c31_an_adapter_is_no_few_hundred_megabytes(resolve_of, declared, megabytes):
+    resolution = resolve_of(**declared)
+    size = LLAMA_8B.adapter_file_bytes(
+        rank=resolution.value("r"), modules=resolution.value("target_modules")
+    )
+    assert round(size / 1e6, 1) == megabytes
+    assert told_in_the_documentation(31)
 
 
 def test_c32_checkpointing_and_flash_attention_are_always_on(resolve_of):
