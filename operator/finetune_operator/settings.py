@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     """Requests of the trainer where the resource names none, as a JSON object."""
     default_limits: JsonMap = Field(default_factory=dict)
     """Limits of the trainer where the resource names none, as a JSON object."""
+    measure_requests: JsonMap = Field(default_factory=dict)
+    """Requests of the pods that measure text, as a JSON object."""
+    measure_limits: JsonMap = Field(default_factory=dict)
+    """Limits of the pods that measure text, as a JSON object."""
+    measure_node_selector: JsonMap = Field(default_factory=dict)
+    """Labels of the nodes where text is measured, as a JSON object."""
     termination_grace_s: int = Field(default=300, ge=1, le=86_400)
     """Seconds for a step, a checkpoint and its upload after a pod is told to stop."""
     image_pull_timeout_s: int = Field(default=600, ge=30, le=86_400)
@@ -98,7 +104,15 @@ class Settings(BaseSettings):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
-    @field_validator("trainer_env", "default_requests", "default_limits", mode="before")
+    @field_validator(
+        "trainer_env",
+        "default_requests",
+        "default_limits",
+        "measure_requests",
+        "measure_limits",
+        "measure_node_selector",
+        mode="before",
+    )
     @classmethod
     def _parse(cls, value: Any) -> Any:
         if not isinstance(value, str):
