@@ -35,6 +35,7 @@ from finetune_operator.context import DecisionContext
 from finetune_operator.course import STALLED, Run, decide_course
 from finetune_operator.limits import decide_patches
 from finetune_operator.manifests import build_run
+from finetune_operator.measured import is_at_work
 from finetune_operator.measuring import decide_measurement
 from finetune_operator.observation import Observed, ObservedJob
 from finetune_operator.plan_mode import end_plan, ended_before_training
@@ -91,7 +92,8 @@ def _keep_end(situation: Situation) -> Actions | None:
     deletes: tuple[Delete, ...] = ()
     if job is not None and unused and is_held:
         deletes = (delete_of(job),)
-    measuring = (one for one in situation.measure_jobs if not one.finished and not one.deleting)
+    pods = situation.observed.pods
+    measuring = (one for one in situation.measure_jobs if is_at_work(one, pods=pods))
     deletes += tuple(delete_of(one) for one in measuring)
     patches = decide_patches(situation.observed.body, job=job) if job is not None else ()
     return Actions(status=status, patches=() if deletes else patches, deletes=deletes)

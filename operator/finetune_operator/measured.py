@@ -68,11 +68,19 @@ def find_measured(
         job=max(current, key=lambda one: (not one.deleting, one.attempt), default=None),
         profile=_kept_profile(kept, wanted=plan.hash) or _found_profile(current, pods=pods),
         stale=tuple(
-            job
-            for job in jobs
-            if not (needs and job in current) and not job.finished and not job.deleting
+            job for job in jobs if not (needs and job in current) and is_at_work(job, pods=pods)
         ),
     )
+
+
+def is_at_work(job: ObservedJob, *, pods: Iterable[ObservedPod]) -> bool:
+    """Return whether a Measure Job still holds something: not once its pod has found what it looked for.
+
+    The Job controller takes a moment to call such a Job complete; its log is worth more than that.
+    """
+    if job.finished or job.deleting:
+        return False
+    return all(proved_outcome(pod, job=job) is None for pod in pods if pod.job_uid == job.uid)
 
 
 def next_attempt(jobs: Iterable[ObservedJob]) -> int:

@@ -321,6 +321,8 @@ def test_the_operator_takes_the_settings_of_the_chart(
     assert {name for name in variables if name.startswith("FINETUNE_")} <= known
     assert settings.trainer_image_pull_secrets == ("trainer-pull", "other")
     assert settings.default_requests == {"memory": "8Gi"}
+    assert settings.measure_requests == {"cpu": "250m", "memory": "1Gi"}
+    assert settings.measure_limits == {"memory": "4Gi"}
     assert settings.namespaces == ()
 
 
@@ -370,7 +372,8 @@ def known(schema: Manifest, path: str = "") -> set[str]:
 
 
 def present(values: Any, path: str = "") -> set[str]:
-    if not isinstance(values, dict) or not values or path == "resources":
+    is_whole = path == "resources" or path.endswith((".requests", ".limits"))
+    if not isinstance(values, dict) or not values or is_whole:
         return {path}
     return {
         one for name, part in values.items() for one in present(part, f"{path}.{name}".lstrip("."))
