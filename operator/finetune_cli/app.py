@@ -15,7 +15,7 @@ from finetune_cli.errors import FAILED, USAGE, CliError, InvalidError
 from finetune_cli.languages import find_languages, list_languages
 from finetune_cli.manifests import Manifest, load_manifests
 from finetune_cli.model_files import find_model
-from finetune_cli.preview import Inputs, broken_rows, compare_models, preview
+from finetune_cli.preview import Inputs, compare_models, find_refusals, preview
 from finetune_cli.tables import as_json, as_yaml
 
 T = TypeVar("T")
@@ -132,9 +132,9 @@ def plan(
                 lambda: plan_rendering.build_plans_document(plans),
                 markdown=lambda: plan_rendering.render_plan_markdown(plans),
             )
-        broken = [line for one in plans.values() for line in broken_rows(one)]
-        if broken:
-            raise CliError([*broken, "Training refuses a text with such rows; correct them."])
+        refusals = [line for one in plans.values() for line in find_refusals(one)]
+        if refusals:
+            raise CliError(refusals)
 
 
 @app.command()

@@ -101,11 +101,16 @@ def _text_rows(candidates: Sequence[Candidate], *, index: int) -> Iterator[Row]:
     texts = [_text(each, index=index) for each in candidates]
     for field, name in FIGURES:
         yield name, [_number(getattr(text, field)) if text else NOTHING for text in texts]
-    premiums = [text.premium if text else None for text in texts]
-    if any(premiums):
-        yield "tokens against English", [_number(one) for one in premiums]
     yield "token density, measured", [_density(each, index=index) for each in candidates]
     corpora = [each.plan.corpus[index] if each.plan else None for each in candidates]
+    premiums = [corpus.token_premium if corpus else None for corpus in corpora]
+    if any(premiums):
+        yield "tokens against English, about", [one or NOTHING for one in premiums]
+    if any(text.invalid for text in texts if text):
+        yield (
+            "rows that training refuses",
+            [_number(text.invalid) if text else NOTHING for text in texts],
+        )
     cut = [corpus.truncated_percent if corpus else None for corpus in corpora]
     if any(cut):
         yield "cut at max_seq_length, %", [one or NOTHING for one in cut]

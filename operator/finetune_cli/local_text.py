@@ -5,13 +5,12 @@ model's tokenizer to `finetune_text`, whose reading, chat template and tokens ar
 Imported only where text is measured: what it needs is an extra of its own.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.plan import PlannedColumns, PlannedDataset, PlannedValidation
-from finetune_api.profile import Profile, TokenizerProfile, pick_config_facts
+from finetune_api.profile import Profile, pick_config_facts
 from finetune_api.resource import Dataset, Language, LanguageFinetuneSpec
 from finetune_cli.errors import CliError
 from finetune_cli.model_files import LocalModel
@@ -20,7 +19,8 @@ from finetune_text.errors import TextError
 from finetune_text.formats import COMPRESSIONS, FORMATS, file_format
 from finetune_text.language_report import LanguageReport
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
-from finetune_text.tokenizer import TOKENIZER_FILE, FastTokenizer, load_fast_tokenizer, load_json
+from finetune_text.tokenizer import load_fast_tokenizer, load_json
+from finetune_text.tokenizer_facts import describe_tokenizer
 
 GENERATION_FILE = "generation_config.json"
 CONFIG_FILE = "config.json"
@@ -115,16 +115,11 @@ def measure_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: Local
     except TextError as error:
         raise CliError([error.message]) from error
     profile = Profile(
-        tokenizer=_describe(tokenizer, folder=model.tokenizer),
+        tokenizer=describe_tokenizer(tokenizer.backend, model.tokenizer),
         model=pick_config_facts(model.config) if model.config else {},
         languages=tuple(report.profile for report in reports),
     )
     return Measured(profile, reports)
-
-
-def _describe(tokenizer: FastTokenizer, *, folder: Path) -> TokenizerProfile:
-    content = (folder / TOKENIZER_FILE).read_bytes()
-    return TokenizerProfile(sha256=hashlib.sha256(content).hexdigest(), vocabulary=len(tokenizer))
 
 
 def _language_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts) -> Iterator[LanguageText]:

@@ -268,7 +268,7 @@ FIGURES: tuple[tuple[str, str], ...] = (
     ("supervised_tokens", "with loss"),
     ("chars_per_token", "characters a token"),
     ("bytes_per_token", "bytes a token"),
-    ("token_premium", "tokens against English"),
+    ("token_premium", "tokens against English, about"),
     ("truncated_percent", "cut at max_seq_length, %"),
     ("duplicates", "repetitions"),
     ("script_share", "letters in the tag's script"),

@@ -5,7 +5,7 @@ The effects of `plan` and `compare`, in order; what a plan holds is `planning`'s
 extra of their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from finetune_cli.manifests import Manifest
 from finetune_cli.model_files import LocalModel
 from finetune_cli.planning import Plan, build_plan, gather_measurements, with_gpu_memory
 from finetune_resolver import UnsupportedModelError
-from finetune_text.language_report import BREAKING
+from finetune_text.language_report import BREAKING, LanguageReport
 
 if TYPE_CHECKING:
     from finetune_cli.local_text import Measured
@@ -77,15 +77,26 @@ def measure(spec: LanguageFinetuneSpec, *, model: LocalModel, inputs: Inputs) ->
     return local_text.measure_texts(spec, texts=texts, model=model)
 
 
-def broken_rows(plan: Plan) -> list[str]:
-    """Return a line for each row because of which training would refuse the text."""
-    return [
-        f"{place.source} {place.what}"
-        for report in plan.reports
-        for finding in report.findings
-        if finding.kind in BREAKING
-        for place in finding.places
-    ]
+def find_refusals(plan: Plan) -> list[str]:
+    """Return a line for everything because of which training would refuse the text."""
+    return [line for report in plan.reports for line in _refusals_of(report)]
+
+
+def _refusals_of(report: LanguageReport) -> Iterator[str]:
+    places = [place for kind in BREAKING for place in report.places(kind)]
+    yield from (f"{place.source} {place.what}" for place in places)
+    count = sum(report.count(kind) for kind in BREAKING)
+    if count > len(places):
+        yield f"{count - len(places):,} more rows like these."
+    tag = report.profile.tag
+    if count:
+        yield f"Training refuses the text of {tag} because of these rows; correct them."
+    elif not report.profile.examples:
+        files = ", ".join(report.files)
+        yield (
+            f"The text of {tag} in {files} has no example to learn from; expected rows with an answer or "
+            "a text; add some."
+        )
 
 
 def compare_models(

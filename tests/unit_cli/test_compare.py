@@ -7,6 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
+from tests.unit_cli.conftest import write_rows
 
 RUNNER = CliRunner()
 
@@ -45,6 +46,17 @@ def test_a_warning_says_which_models_have_it(arguments):
     lines = compare(*arguments).splitlines()
     told = next(line.split() for line in lines if line.startswith("density-measured-differs"))
     assert told == ["density-measured-differs", "yes"]
+
+
+def test_rows_that_a_models_template_refuses_are_counted(resource, text, spelling, knowing):
+    config = json.loads((knowing / "tokenizer_config.json").read_text("utf-8"))
+    config["chat_template"] = "{{ raise_exception('no chats') }}"
+    (knowing / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    said = [{"role": "user", "content": "habari"}, {"role": "assistant", "content": "sawa"}]
+    write_rows(text, [{"messages": said}, {"messages": [*said, *said]}])
+    page = compare("-f", resource(), "--data", text, "--model", spelling, "--model", knowing)
+    line = next(line for line in page.splitlines() if line.startswith("rows that training refuses"))
+    assert line.split()[-2:] == ["0", "2"]
 
 
 def test_memory_is_known_of_the_model_that_has_a_config(arguments):

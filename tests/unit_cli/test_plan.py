@@ -74,6 +74,18 @@ def test_measured_text_that_contradicts_the_guides_label_is_told(resource, text,
     assert "density-measured-differs" in [warning["id"] for warning in warnings]
 
 
+def test_tokens_against_english_are_estimated_from_the_catalogue(resource, text, spelling):
+    corpus = document("-f", resource(), "--data", text, "--tokenizer", spelling)["corpus"][0]
+    # Byte for byte the same tokens as English, and 1.05 times the bytes.
+    assert corpus["tokenPremium"] == "1.05"
+
+
+def test_a_language_without_a_row_has_no_estimate(resource, text, spelling):
+    path = resource(languages=[{"tag": "nn", "dataset": {"uri": "s3://corpora/nn/"}}])
+    corpus = document("-f", path, "--data", text, "--tokenizer", spelling)["corpus"][0]
+    assert "tokenPremium" not in corpus
+
+
 def test_parameters_and_warnings_have_the_shape_of_explain(resource):
     path = str(resource())
     explained = json.loads(RUNNER.invoke(app, ["explain", "-f", path, "-o", "json"]).stdout)
@@ -159,7 +171,30 @@ def test_a_row_that_training_refuses_is_an_error_beside_the_plan(resource, text,
     assert (result.exit_code, json.loads(result.stdout)["corpus"][0]["examples"]) == (2, 38)
     first, last = result.stderr.splitlines()
     assert first.startswith(f"{text} line 41 is not valid JSON: ")
-    assert last == "Training refuses a text with such rows; correct them."
+    assert last == "Training refuses the text of sw because of these rows; correct them."
+
+
+@pytest.mark.parametrize(
+    "row", ["", '{"prompt": "a", "completion": ""}'], ids=["blank", "no answer"]
+)
+def test_a_text_with_nothing_to_learn_is_an_error(row, resource, text, spelling):
+    write_rows(text, [row])
+    arguments = ["plan", "-f", resource(), "--data", text, "--tokenizer", spelling]
+    result = RUNNER.invoke(app, [*map(str, arguments)])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        (
+            f"The text of sw in {text} has no example to learn from; expected rows with an answer or a "
+            "text; add some.\n"
+        ),
+    )
+
+
+def test_of_many_rows_at_fault_the_first_are_named_and_the_rest_counted(resource, text, spelling):
+    write_rows(text, [*build_rows(40), *["{"] * 250])
+    arguments = ["plan", "-f", resource(), "--data", text, "--tokenizer", spelling]
+    lines = RUNNER.invoke(app, [*map(str, arguments)]).stderr.splitlines()
+    assert (len(lines), lines[-2]) == (202, "50 more rows like these.")
 
 
 def test_columns_that_nothing_can_be_learned_from_are_refused(resource, text, spelling):
