@@ -7,6 +7,9 @@ trainer's own business.
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+LARGEST_STEP = 2**53 - 1
+"""Beyond it a JSON number is not exact everywhere, and beyond 2**63 status cannot hold it at all."""
+
 
 class SavedCheckpoint(BaseModel):
     """A checkpoint that stands whole in S3, its manifest included."""
@@ -15,7 +18,7 @@ class SavedCheckpoint(BaseModel):
         frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
     )
 
-    step: int = Field(ge=0)
+    step: int = Field(ge=0, le=LARGEST_STEP)
     """Optimizer steps that a pod which resumes there need not do again."""
     uri: str = Field(max_length=1024)
     """Its folder."""

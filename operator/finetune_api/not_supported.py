@@ -41,13 +41,6 @@ _HTTPS: Final = {
 
 NOT_SUPPORTED_YET: Final = (
     _not_yet(
-        "spec.suspend",
-        cel="!self",
-        what="suspend true",
-        remedy="leave suspend out; delete the resource to stop its training",
-        check=lambda suspend: not suspend,
-    ),
-    _not_yet(
         "spec.stage",
         cel="self != 'ContinuedPretraining'",
         what="stage ContinuedPretraining",
@@ -164,12 +157,5 @@ NOT_SUPPORTED_YET: Final = (
         what="updatePolicy Recreate",
         remedy="leave it out or set Reject; a new name starts a new run",
         check=lambda policy: policy is not UpdatePolicy.RECREATE,
-    ),
-    _not_yet(
-        "spec.scheduling.queueName",
-        cel="false",
-        what="queueName",
-        remedy="leave it out; priorityClassName and quotas of the namespace work",
-        check=_never,
     ),
 )

@@ -193,6 +193,17 @@ class WarningStatus(StatusPart):
     """What it rests on."""
 
 
+class CheckpointStatus(StatusPart):
+    """The newest checkpoint in S3."""
+
+    step: int
+    """Optimizer step."""
+    uri: Text
+    """Where it is."""
+    time: Word
+    """When the state was taken; a pod that is killed loses what came after it."""
+
+
 class ProgressStatus(StatusPart):
     """Where a run is; pushed by the pod."""
 
@@ -216,6 +227,8 @@ class ProgressStatus(StatusPart):
     """Stage of the trainer."""
     updated_at: Word | None = None
     """When the pod last spoke."""
+    checkpoint: CheckpointStatus | None = None
+    """The newest checkpoint that the pod told of; status.checkpoint has it of all pods of the run."""
 
     @computed_field
     def percent_text(self) -> Word | None:
@@ -256,17 +269,6 @@ class Attempt(StatusPart):
     """When it started."""
     end: Word | None = None
     """When it ended."""
-
-
-class CheckpointStatus(StatusPart):
-    """The newest checkpoint in S3."""
-
-    step: int
-    """Optimizer step."""
-    uri: Text
-    """Where it is."""
-    time: Word
-    """When it was written."""
 
 
 class GpuMemoryStatus(StatusPart):
@@ -345,7 +347,7 @@ class LanguageFinetuneStatus(StatusPart):
     attempts: list[Attempt] = Field(default_factory=list, max_length=10)
     """The newest attempts, oldest first."""
     checkpoint: CheckpointStatus | None = None
-    """The newest checkpoint."""
+    """The newest checkpoint of the run: where the next pod resumes."""
     gpu_memory: GpuMemoryStatus | None = None
     """Memory of one GPU, predicted and observed."""
     evaluation: list[LanguageEvaluation] = Field(default_factory=list, max_length=17)

@@ -6,7 +6,7 @@ The shell keeps this order, so that a crash between any two steps loses nothing:
    the first one that is refused the shell stops, observes again with `name_conflicts`,
    `predecessors` or `rejected` filled in, decides anew and carries out that answer instead, its creates left out.
 2. `progress`, then `status`, which presumes that the creates succeeded; the end is the last write.
-3. `patches` of a Job whose limits the spec has changed since.
+3. `patches` of a Job: limits that the spec changed since, suspension, what is safe by now.
 4. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin anew.
 5. `events`, only once the status is written.
 
@@ -14,8 +14,8 @@ Where `needs_job_events`, the shell first reads the events of the Job and its po
 with them and carries out that answer, whether or not it asks for events again.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Manifest = Mapping[str, Any]
@@ -24,24 +24,28 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """An object to delete in the background, only if it still has this uid."""
+    """An object to delete, only if it still has this uid."""
 
     kind: Literal["Job"]
     namespace: str
     name: str
     uid: str
+    keeps_until_stopped: bool = False
+    """Whether the object stays, going, until the pods below it have stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A change of an object's spec, only if it still has this uid."""
+    """A change of an object, only if it still has this uid."""
 
     kind: Literal["Job"]
     namespace: str
     name: str
     uid: str
-    spec: Mapping[str, Any]
+    spec: Mapping[str, Any] = field(default_factory=dict)
     """Field to value; None removes the field."""
+    annotations: Mapping[str, str | None] = field(default_factory=dict)
+    """The same of annotations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +72,16 @@ class Actions:
     requeue_after_s: float | None = None
     """Seconds after which the passing of time alone may change the answer; None: never."""
     needs_job_events: bool = False
+
+
+def merge_patches(patches: Iterable[Patch]) -> tuple[Patch, ...]:
+    """Return one patch for each object: two changes are one write."""
+    merged: dict[str, Patch] = {}
+    for patch in patches:
+        known = merged.get(patch.uid, patch)
+        merged[patch.uid] = replace(
+            patch,
+            spec={**known.spec, **patch.spec},
+            annotations={**known.annotations, **patch.annotations},
+        )
+    return tuple(merged.values())

@@ -14,9 +14,10 @@ from finetune_operator import conditions as words
 from finetune_operator.actions import Actions, Delete, Patch
 from finetune_operator.admission import Proposal
 from finetune_operator.conditions import Claim
-from finetune_operator.course import PENDING, STALLED
 from finetune_operator.diagnosis import diagnose_refusal
 from finetune_operator.observation import ObservedJob
+from finetune_operator.run import PENDING, STALLED
+from finetune_operator.safekeeping import find_checkpoint
 from finetune_operator.situation import Situation
 from finetune_operator.status import (
     PlanReport,
@@ -154,6 +155,9 @@ def build_report(
         plan=plan or PlanReport(),
         attempts=(*measure_attempts(situation), *attempts),
         outcome=outcome,
+        checkpoint=find_checkpoint(
+            situation.before, pods=situation.training_pods, run=situation.run
+        ),
     )
 
 

@@ -8,7 +8,7 @@ the operator's own budget. It knows no meaning of any object and keeps none.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import orjson
@@ -198,8 +198,16 @@ class ApiClient:
         path = kind.path(namespace=namespace, name=name)
         return await self._send(_Request("PUT", path, body=orjson.dumps(manifest)))
 
-    async def delete(self, kind: Kind, *, namespace: str, name: str, uid: str) -> None:
-        """Delete in the background the object that still has this uid.
+    async def delete(
+        self,
+        kind: Kind,
+        *,
+        namespace: str,
+        name: str,
+        uid: str,
+        propagation: Literal["Background", "Foreground"] = "Background",
+    ) -> None:
+        """Delete the object that still has this uid; in the foreground it goes after its dependents.
 
         Raises:
             NotFoundError: it is gone.
@@ -208,7 +216,7 @@ class ApiClient:
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            "propagationPolicy": "Background",
+            "propagationPolicy": propagation,
             "preconditions": {"uid": uid},
         }
         path = kind.path(namespace=namespace, name=name)

@@ -140,18 +140,27 @@ class Applier:
     async def _patch(self, patch: Patch) -> None:
         where = {"namespace": patch.namespace, "name": patch.name}
         # A uid in the patch keeps a new object of the same name from it.
-        body = {"metadata": {"uid": patch.uid}, "spec": patch.spec}
+        body: dict[str, Any] = {"metadata": {"uid": patch.uid}}
+        if patch.annotations:
+            body["metadata"]["annotations"] = patch.annotations
+        if patch.spec:
+            body["spec"] = patch.spec
         try:
             stored = await self._client.merge_patch(JOBS, **where, patch=body)
         except (NotFoundError, ConflictError):
             return  # gone, or another's; the next look decides anew
         self._remember_job(stored)
-        self._log.info("Changed.", kind="Job", **where, spec=patch.spec)
+        changed = {**patch.spec, **patch.annotations}
+        self._log.info("Changed.", kind="Job", **where, changed=changed)
 
     async def _delete(self, delete: Delete) -> None:
         try:
             await self._client.delete(
-                JOBS, namespace=delete.namespace, name=delete.name, uid=delete.uid
+                JOBS,
+                namespace=delete.namespace,
+                name=delete.name,
+                uid=delete.uid,
+                propagation="Foreground" if delete.keeps_until_stopped else "Background",
             )
         except (NotFoundError, ConflictError):
             return  # gone already; another object of this name is not ours to touch

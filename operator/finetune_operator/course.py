@@ -2,19 +2,17 @@
 
 An ordered list of small functions, the end of a run before its middle before its beginning; the
 first that applies has the answer. `decide` adds what comes before a Job and writes it all down. A
-course never depends on the resource's spec: what runs is what the Job says.
+course never depends on the resource's spec, except for whether it holds the run: what runs is what
+the Job says.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import Final
 
 from finetune_api.outcome import Outcome
 from finetune_operator import conditions as words
 from finetune_operator.conditions import Claim
-from finetune_operator.context import DecisionContext
 from finetune_operator.diagnosis import (
     Actor,
     Diagnosis,
@@ -28,70 +26,14 @@ from finetune_operator.endings import (
     exit_code,
     proved_outcome,
 )
-from finetune_operator.observation import JobEvent, ObservedCondition, ObservedJob, ObservedPod
+from finetune_operator.observation import ObservedCondition
+from finetune_operator.run import COMPLETE, FAILED, PENDING, RUNNING, Course, Run, end_of
+from finetune_operator.suspension import decide_suspension
 from finetune_operator.waiting import (
-    Waiting,
     diagnose_waiting,
     is_pull_timed_out,
     seconds_to_recheck,
 )
-
-PENDING: Final = "Pending"
-RUNNING: Final = "Running"
-SUSPENDED: Final = "Suspended"
-STALLED: Final = "Stalled"
-COMPLETE: Final = "Complete"
-FAILED: Final = "Failed"
-
-
-@dataclass(frozen=True)
-class Course:
-    """Where a run stands, and what follows from it."""
-
-    phase: str
-    """A word for people."""
-    message: str
-    claims: tuple[Claim, ...]
-    """Conditions from Running on."""
-    outcome: Outcome | None = None
-    """Of the pod that did the whole job."""
-    requeue_after_s: float | None = None
-    needs_job_events: bool = False
-    delete_job: bool = False
-    """Whether the Job still holds what nobody will use."""
-
-    @property
-    def failed_for(self) -> str:
-        """Reason of the failure, or empty."""
-        return next((one.reason for one in self.claims if one.type == words.FAILED), "")
-
-
-@dataclass(frozen=True)
-class Run:
-    """The Job of the current attempt, and its pods."""
-
-    job: ObservedJob
-    pods: tuple[ObservedPod, ...]
-    events: tuple[JobEvent, ...]
-    now: datetime
-    context: DecisionContext
-
-    @cached_property
-    def ended(self) -> tuple[ObservedPod, ...]:
-        """Pods that will never run again, in the order in which they ended."""
-        return tuple(sorted((pod for pod in self.pods if pod.ended), key=_moment))
-
-    @cached_property
-    def current(self) -> ObservedPod | None:
-        """The newest pod that has not ended; one that stays comes before one that goes."""
-        alive = [pod for pod in self.pods if not pod.ended]
-        return max(alive, key=lambda pod: (not pod.deleting, *_moment(pod)), default=None)
-
-    def waiting(self, pod: ObservedPod) -> Waiting:
-        """Return what is known of a pod that does not run yet."""
-        return Waiting(
-            job=self.job, pod=pod, events=self.events, now=self.now, context=self.context
-        )
 
 
 def decide_course(run: Run) -> Course:
@@ -101,16 +43,6 @@ def decide_course(run: Run) -> Course:
         if course is not None:
             return course
     return _without_pod(run)
-
-
-def _moment(pod: ObservedPod) -> tuple[float, str]:
-    moment = _end(pod)
-    return (moment.timestamp() if moment is not None else 0.0, pod.name)
-
-
-def _end(pod: ObservedPod) -> datetime | None:
-    finished = pod.trainer.finished if pod.trainer is not None else None
-    return finished or pod.started or pod.created
 
 
 def _seconds_left(run: Run, *, since: datetime | None, limit_s: int) -> float:
@@ -263,22 +195,6 @@ def _vanishing(run: Run) -> Course | None:
     return _pending(words.JOB_DELETED, message)
 
 
-def _suspended(run: Run) -> Course | None:
-    if not run.job.suspended:
-        return None
-    message = (
-        f"Job {run.job.name} is suspended, by its queue or by hand; it goes on once it is resumed."
-    )
-    return Course(
-        phase=SUSPENDED,
-        message=message,
-        claims=(
-            Claim(words.RUNNING, "False", words.JOB_SUSPENDED, message),
-            Claim(words.SUSPENDED, "True", words.JOB_SUSPENDED, message),
-        ),
-    )
-
-
 def _training(run: Run) -> Course | None:
     pod = run.current
     if pod is None or pod.deleting or pod.trainer is None or pod.trainer.state != "running":
@@ -315,7 +231,7 @@ def _between_pods(run: Run) -> Course | None:
     last = diagnose_ended(Ended(pod=run.ended[-1], job=run.job))
     told = last.message if last.actor is Actor.NOBODY else f"{last.message} Another pod follows."
     # The Job controller waits longer before each pod; a refusal stands in its events alone.
-    left = _seconds_left(run, since=_end(run.ended[-1]), limit_s=run.context.pod_missing_after_s)
+    left = _seconds_left(run, since=end_of(run.ended[-1]), limit_s=run.context.pod_missing_after_s)
     return _pending(
         refused.reason if refused else last.reason,
         refused.message if refused else told,
@@ -326,7 +242,7 @@ def _between_pods(run: Run) -> Course | None:
 
 def _without_pod(run: Run) -> Course:
     diagnosis = diagnose_missing_pod(run.job, events=run.events, now=run.now, context=run.context)
-    since = run.job.start or run.job.created
+    since = run.job.start or (None if run.job.is_stopped else run.job.created)
     left = _seconds_left(run, since=since, limit_s=run.context.pod_missing_after_s)
     return _pending(
         diagnosis.reason,
@@ -360,8 +276,8 @@ STEPS: Final[tuple[Callable[[Run], Course | None], ...]] = (
     _ended_without_proof,  # exit code 0 is not enough
     _given_up,  # the Job controller starts no further pod
     _complete_without_proof,  # it says done, and no pod tells what
+    decide_suspension,  # its spec, a queue or somebody holds it
     _vanishing,  # somebody deletes the Job
-    _suspended,  # a queue or somebody holds it
     _training,  # the trainer runs
     _image_never_came,  # waiting longer is useless and holds a GPU
     _with_waiting_pod,  # it does not run yet

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from finetune_api.outcome import Outcome
 from finetune_api.resource import ObjectMeta
+from finetune_api.status import CheckpointStatus
 from finetune_operator import conditions as words
-from finetune_operator.actions import Actions, Delete
+from finetune_operator.actions import Actions, Delete, Patch, merge_patches
 from finetune_operator.admission import Proposal, Refusal
 from finetune_operator.answering import (
     ACCEPTED,
@@ -32,13 +33,16 @@ from finetune_operator.answering import (
 )
 from finetune_operator.conditions import Claim, is_terminal
 from finetune_operator.context import DecisionContext
-from finetune_operator.course import STALLED, Run, decide_course
+from finetune_operator.course import decide_course
+from finetune_operator.holding import Hold, decide_hold, hold_back, is_held
 from finetune_operator.limits import decide_patches
 from finetune_operator.manifests import build_run
 from finetune_operator.measured import is_at_work
 from finetune_operator.measuring import decide_measurement
-from finetune_operator.observation import Observed, ObservedJob
+from finetune_operator.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.plan_mode import end_plan, ended_before_training
+from finetune_operator.run import STALLED, Course, Run
+from finetune_operator.safekeeping import decide_annotation, find_checkpoint, steps_of
 from finetune_operator.situation import FIRST_ATTEMPT, Situation
 from finetune_operator.status import (
     PlanReport,
@@ -117,12 +121,15 @@ def _prepare(situation: Situation) -> Actions:
     admitted = situation.admitted
     if isinstance(admitted, Refusal):
         return _refuse(situation, refusal=admitted)
-    measurement = decide_measurement(situation, admitted=admitted)
+    is_suspended = is_held(situation.observed.body)
+    measurement = None if is_suspended else decide_measurement(situation, admitted=admitted)
     if measurement is not None:
         return measurement
     proposal = situation.proposal
     if isinstance(proposal, Refusal):
         return _refuse(situation, refusal=proposal)
+    if is_suspended:
+        return hold_back(situation, proposal=proposal)
     return end_plan(situation, proposal=proposal) or _begin(situation, proposal=proposal)
 
 
@@ -175,16 +182,9 @@ def _not_created(situation: Situation, *, proposal: Proposal, why: Why) -> Actio
 
 
 def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> Actions:
+    hold = decide_hold(job, body=situation.observed.body)
     pods = situation.pods_of(job)
-    course = decide_course(
-        Run(
-            job=job,
-            pods=pods,
-            events=situation.observed.job_events,
-            now=situation.now,
-            context=situation.context,
-        )
-    )
+    course = _course(situation, job=hold.job, pods=pods)
     resolved, plan = _obeyed_plan(situation, job=job)
     counted = tuple(claim for claim in course.claims if claim.type == words.CORPUS_MEASURED)
     report = build_report(
@@ -199,18 +199,48 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
             *course.claims,
         ),
         plan=plan,
-        attempts=build_attempts(pods, job=job, failed=course.failed_for),
+        attempts=build_attempts(pods, job=hold.job, failed=course.failed_for),
         outcome=course.outcome,
     )
+    unused = delete_of(job) if course.delete_job else None
     return write(
         situation,
         report=report,
         progress=_last_progress(situation, outcome=course.outcome),
-        patches=decide_patches(situation.observed.body, job=job),
-        deletes=(delete_of(job),) if course.delete_job else (),
+        patches=_patches(situation, job=job, hold=hold, checkpoint=report.checkpoint),
+        deletes=tuple(one for one in (unused or hold.delete,) if one is not None),
         requeue_after_s=course.requeue_after_s,
         needs_job_events=course.needs_job_events,
     )
+
+
+def _course(situation: Situation, *, job: ObservedJob, pods: tuple[ObservedPod, ...]) -> Course:
+    before, body = situation.before, situation.observed.body
+    return decide_course(
+        Run(
+            job=job,
+            pods=pods,
+            events=situation.observed.job_events,
+            now=situation.now,
+            context=situation.context,
+            is_held=is_held(body),
+            has_run=any(one.job_name == job.name for one in before.attempts),
+            checkpoint=find_checkpoint(before, pods=pods, run=situation.run),
+            total_steps=steps_of(before, run=situation.run),
+        )
+    )
+
+
+def _patches(
+    situation: Situation,
+    *,
+    job: ObservedJob,
+    hold: Hold,
+    checkpoint: CheckpointStatus | None,
+) -> tuple[Patch, ...]:
+    annotation = decide_annotation(job, checkpoint=checkpoint)
+    patches = (hold.patch, annotation, *decide_patches(situation.observed.body, job=job))
+    return merge_patches(one for one in patches if one is not None)
 
 
 # --- What the steps say ---------------------------------------------------------------------------
@@ -269,10 +299,13 @@ def _known_measured(situation: Situation, *, plan: PlanReport) -> tuple[Claim, .
 
 def _created(situation: Situation, *, job: ObservedJob, is_new: bool) -> Claim:
     earlier = find_condition(situation.before.conditions, words.JOB_CREATED)
-    is_again = earlier is not None and (
-        earlier.reason == words.RECREATED or (is_new and earlier.status == "True")
-    )
-    if is_again:
+    is_again = is_new and earlier is not None and earlier.status == "True"
+    was_suspended = find_condition(situation.before.conditions, words.SUSPENDED) is not None
+    said = earlier.reason if earlier is not None else ""
+    if said == words.RESUMED or (is_again and was_suspended):
+        message = f"Job {job.name} was created again to go on after the suspension."
+        return Claim(words.JOB_CREATED, "True", words.RESUMED, message)
+    if said == words.RECREATED or is_again:
         message = f"Job {job.name} had gone before the run's end and was created again."
         return Claim(words.JOB_CREATED, "True", words.RECREATED, message)
     return Claim(words.JOB_CREATED, "True", words.CREATED, f"Job {job.name} is created.")

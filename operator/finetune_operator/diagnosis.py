@@ -52,6 +52,9 @@ def diagnose_missing_pod(
     if refused is not None:
         return refused
     since = job.start or job.created
+    # A Job that was just resumed starts only once the Job controller has seen that.
+    is_resuming = job.start is None and job.is_stopped
+    since = None if is_resuming else since
     late = since is not None and (now - since).total_seconds() >= context.pod_missing_after_s
     if not late:
         return Diagnosis(

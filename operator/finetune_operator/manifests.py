@@ -17,6 +17,7 @@ from finetune_operator.assignment import Assignment
 from finetune_operator.context import DecisionContext
 from finetune_operator.names import job_name, label_value, plan_name
 from finetune_operator.pods import build_pod, present, sha256
+from finetune_operator.safekeeping import NEVER
 
 MEASURE_TTL_S = 3600
 """What a Job measured is in status seconds after its end; an hour is for whoever reads its log."""
@@ -64,7 +65,9 @@ def build_config_map(
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(resource, name=name, assignment=assignment, labels={}),
+        "metadata": _metadata(
+            resource, name=name, assignment=assignment, labels={}, annotations={}
+        ),
         "immutable": True,
         "data": data,
     }
@@ -84,12 +87,17 @@ def build_job(
     labels = {wire.LABEL_ROLE: role, wire.LABEL_ATTEMPT: str(attempt)}
     queued = spec.scheduling if assignment.trains else None
     queue = {wire.LABEL_QUEUE: queued.queue_name} if queued else {}
+    safe = {wire.ANNOTATION_SAFE_TO_PREEMPT: NEVER} if assignment.trains else {}
     template_labels = _labels(resource, run=run) | labels
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": _metadata(
-            resource, name=name, assignment=assignment, labels=labels | present(queue)
+            resource,
+            name=name,
+            assignment=assignment,
+            labels=labels | present(queue),
+            annotations=safe,
         ),
         "spec": present(
             {
@@ -132,6 +140,15 @@ def _pod_failure_rules() -> list[dict[str, Any]]:
             },
         },
         {
+            # Told to stop and saved first: whoever stopped it, the next pod goes on from there.
+            "action": "Ignore",
+            "onExitCodes": {
+                "containerName": wire.TRAINER_CONTAINER,
+                "operator": "In",
+                "values": [int(wire.ExitCode.INTERRUPTED)],
+            },
+        },
+        {
             "action": "Ignore",
             "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
         },
@@ -139,7 +156,12 @@ def _pod_failure_rules() -> list[dict[str, Any]]:
 
 
 def _metadata(
-    resource: LanguageFinetune, *, name: str, assignment: Assignment, labels: Mapping[str, str]
+    resource: LanguageFinetune,
+    *,
+    name: str,
+    assignment: Assignment,
+    labels: Mapping[str, str],
+    annotations: Mapping[str, str],
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -148,6 +170,7 @@ def _metadata(
         "annotations": {
             wire.ANNOTATION_FINETUNE: resource.metadata.name,
             wire.ANNOTATION_PLAN_HASH: assignment.plan_hash,
+            **annotations,
         },
         "ownerReferences": [
             {

@@ -22,10 +22,11 @@ from finetune_operator.answering import (
 )
 from finetune_operator.assignment import Assignment
 from finetune_operator.conditions import Claim
-from finetune_operator.course import FAILED, STALLED, SUSPENDED, Course, Run, decide_course
+from finetune_operator.course import decide_course
 from finetune_operator.manifests import build_objects
 from finetune_operator.measured import next_attempt
 from finetune_operator.observation import ObservedJob
+from finetune_operator.run import FAILED, STALLED, SUSPENDED, Course, Run
 from finetune_operator.situation import Situation
 from finetune_operator.status import Report
 

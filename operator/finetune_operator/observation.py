@@ -16,6 +16,8 @@ from finetune_api import wire
 RawObject = Mapping[str, Any]
 """An object as the API server returns it, or any part of one."""
 
+HELD = "true"
+"""Of the annotation that marks a Job which this operator suspended."""
 MESSAGE_LIMIT = wire.TERMINATION_LIMIT_BYTES
 """Characters kept of any text; the longest one that matters is the termination message."""
 
@@ -60,6 +62,14 @@ class ObservedJob:
     memory_limit: str
     plan_config_map: str
     """Name of the ConfigMap that holds the plan of this Job."""
+    queue: str
+    """Kueue's LocalQueue, which then decides when the Job may run; or empty."""
+    is_stopped: bool
+    """Whether the Job controller says so by now; it follows `suspended` with a delay, both ways."""
+    held: bool
+    """Whether it was this operator that suspended it."""
+    safe_to_preempt: str
+    """The annotation of that name."""
     active: int
     failed: int
     start: datetime | None
@@ -74,6 +84,7 @@ class ObservedJob:
         """Project a Job of the API server."""
         metadata, spec, status = _map(body, "metadata"), _map(body, "spec"), _map(body, "status")
         labels, conditions = _map(metadata, "labels"), _conditions(status)
+        annotations = _map(metadata, "annotations")
         template = _map(_map(spec, "template"), "spec")
         trainer = next(_named(template, "containers", name=wire.TRAINER_CONTAINER), {})
         limits = _map(_map(trainer, "resources"), "limits")
@@ -87,7 +98,7 @@ class ObservedJob:
             role=_text(labels, wire.LABEL_ROLE),
             run=_digits(labels, wire.LABEL_RUN),
             attempt=_digits(labels, wire.LABEL_ATTEMPT),
-            plan_hash=_text(_map(metadata, "annotations"), wire.ANNOTATION_PLAN_HASH),
+            plan_hash=_text(annotations, wire.ANNOTATION_PLAN_HASH),
             created=_time(metadata, "creationTimestamp"),
             deleting=_time(metadata, "deletionTimestamp") is not None,
             suspended=spec.get("suspend") is True,
@@ -98,6 +109,10 @@ class ObservedJob:
             gpus=_text(limits, wire.RESOURCE_GPU),
             memory_limit=_text(limits, "memory"),
             plan_config_map=_text(_map(plan, "configMap"), "name"),
+            queue=_text(labels, wire.LABEL_QUEUE),
+            is_stopped=_true(conditions, "Suspended") is not None,
+            held=_text(annotations, wire.ANNOTATION_HELD) == HELD,
+            safe_to_preempt=_text(annotations, wire.ANNOTATION_SAFE_TO_PREEMPT),
             active=_number(status, "active") or 0,
             failed=_number(status, "failed") or 0,
             start=_time(status, "startTime"),

@@ -18,7 +18,7 @@ from finetune_operator.answering import (
     write,
 )
 from finetune_operator.conditions import Claim
-from finetune_operator.course import COMPLETE
+from finetune_operator.run import COMPLETE
 from finetune_operator.situation import Situation
 from finetune_operator.status import find_condition, format_gib
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from finetune_api import progress
+from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.progress import TrainerStatus
-from finetune_api.status import ProgressStatus
+from finetune_api.status import CheckpointStatus, ProgressStatus
 from finetune_operator.store import Key
 
 FLUSH_S = 30.0
@@ -69,7 +70,10 @@ class ProgressBuffer:
             self._states[run] = _State(status=status, due=now + self._spread())
             return True
         if falls(status, than=state.status):
-            return False
+            if not has_newer_checkpoint(status, than=state.status):
+                return False
+            # A resumed pod may save before it is where the one before it was killed.
+            status = ProgressStatus(checkpoint=status.checkpoint, updated_at=status.updated_at)
         status = with_known(status, before=state.status)
         due = self._due(replace(state, status=status), now=now)
         self._states[run] = replace(state, status=status, due=due)
@@ -129,13 +133,21 @@ def build_progress(report: TrainerStatus, *, run: int, time: str) -> ProgressSta
         eta_seconds=report.estimated_remaining_seconds,
         stage=report.metric(progress.STAGE),
         updated_at=time,
+        checkpoint=_checkpoint(report.checkpoint),
         run=run,
     )
 
 
+def _checkpoint(saved: SavedCheckpoint | None) -> CheckpointStatus | None:
+    return CheckpointStatus(step=saved.step, uri=saved.uri, time=saved.time) if saved else None
+
+
 def with_known(status: ProgressStatus, *, before: ProgressStatus) -> ProgressStatus:
     """Return a report with what it leaves out taken from the one before: not each tells the loss."""
-    return before.model_copy(update=status.model_dump(exclude_none=True))
+    known = {name: getattr(status, name) for name in ProgressStatus.model_fields}
+    return before.model_copy(
+        update={name: value for name, value in known.items() if value is not None}
+    )
 
 
 def falls(status: ProgressStatus, *, than: ProgressStatus) -> bool:
@@ -145,9 +157,16 @@ def falls(status: ProgressStatus, *, than: ProgressStatus) -> bool:
     return status.percent < than.percent
 
 
+def has_newer_checkpoint(status: ProgressStatus, *, than: ProgressStatus) -> bool:
+    """Return whether a report tells of a later checkpoint."""
+    if status.checkpoint is None:
+        return False
+    return than.checkpoint is None or status.checkpoint.step > than.checkpoint.step
+
+
 def is_news(status: ProgressStatus, *, since: ProgressStatus | None) -> bool:
-    """Return whether a report should not wait: one percent, another stage, or the end."""
-    if since is None or status.stage != since.stage:
+    """Return whether a report should not wait: one percent, another stage, a checkpoint, or the end."""
+    if since is None or status.stage != since.stage or has_newer_checkpoint(status, than=since):
         return True
     return status.percent is not None and status.percent != since.percent
 

@@ -61,6 +61,11 @@ class Situation:
         ]
         return max(current, key=lambda job: (job.attempt, job.name), default=None)
 
+    @property
+    def training_pods(self) -> tuple[ObservedPod, ...]:
+        """The pods of the training Job of now."""
+        return self.pods_of(self.job) if self.job is not None else ()
+
     @cached_property
     def measure_jobs(self) -> tuple[ObservedJob, ...]:
         """The Jobs that measured or measure the text for the current run."""

@@ -17,6 +17,7 @@ from finetune_api.outcome import CorpusLanguage, Outcome, Published
 from finetune_api.plan import TrainingPlan
 from finetune_api.status import (
     Attempt,
+    CheckpointStatus,
     Condition,
     CorpusStatus,
     GpuMemoryStatus,
@@ -82,6 +83,7 @@ class Report:
     plan: PlanReport = field(default_factory=PlanReport)
     attempts: tuple[Attempt, ...] = ()
     outcome: Outcome | None = None
+    checkpoint: CheckpointStatus | None = None
 
 
 def parse_status(raw: object) -> LanguageFinetuneStatus:
@@ -138,6 +140,7 @@ def build_status(
             "corpus": list(report.plan.corpus),
             "measurement": report.plan.measurement or before.measurement,
             "gpu_memory": _predicted(report.plan.predicted_memory),
+            "checkpoint": report.checkpoint,
             "attempts": _merge_attempts(before.attempts, seen=report.attempts),
             "languages_text": report.languages_text,
             "progress": None,
@@ -221,7 +224,7 @@ def build_attempts(
     Where the run has `failed` for a reason, that ends the pod that never ended by itself too.
     """
     return tuple(
-        _attempt(pod, job=job, ending=_ending(pod, job=job) if pod.ended else failed)
+        _attempt(pod, job=job, ending=_ending(pod, job=job) or failed)
         for pod in pods
         if pod.started is not None or pod.ended
     )
@@ -243,6 +246,9 @@ def _attempt(pod: ObservedPod, *, job: ObservedJob, ending: str) -> Attempt:
 
 
 def _ending(pod: ObservedPod, *, job: ObservedJob) -> str:
+    if not pod.ended:
+        # A pod that was told to stop may vanish before anybody sees how it ended.
+        return words.JOB_SUSPENDED if pod.deleting and job.suspended else ""
     outcome = proved_outcome(pod, job=job)
     return outcome.reason if outcome else diagnose_ended(Ended(pod=pod, job=job)).reason
 

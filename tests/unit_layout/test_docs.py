@@ -20,6 +20,7 @@ NO_FAILURES = frozenset(
         "PodStopping",
         "Published",
         "Recreated",
+        "Resumed",
         "Retrying",
         "RulesApplied",
         "Training",

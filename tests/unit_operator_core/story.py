@@ -121,6 +121,7 @@ def build_raw_job(special: Mapping[str, Any]) -> dict[str, Any]:
     raw: dict[str, Any] = json.loads(json.dumps(job))
     raw["metadata"] |= {"uid": JOB_UID, "creationTimestamp": "2026-01-05T10:00:00Z"}
     raw["metadata"] |= special.get("metadata", {})
+    raw["metadata"]["annotations"] |= special.get("annotations", {})
     raw["spec"] |= special.get("spec", {})
     raw["status"] = special.get("status", {"active": 1, "startTime": "2026-01-05T10:00:00Z"})
     return raw

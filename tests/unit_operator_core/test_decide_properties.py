@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -120,6 +121,12 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
         | junk
     )
     raw["spec"]["suspend"] = draw(st.sampled_from([False, False, True, "yes"]))
+    raw["metadata"]["annotations"] |= draw(
+        st.sampled_from([{}, {}, {"langops.dev/suspended-by-spec": "true"}])
+    )
+    raw["metadata"]["labels"] |= draw(
+        st.sampled_from([{}, {}, {"kueue.x-k8s.io/queue-name": "gpus"}])
+    )
     raw["metadata"]["deletionTimestamp"] = draw(times)
     raw["metadata"]["labels"]["langops.dev/run"] = draw(
         st.sampled_from(["1", "1", "2", "x", "9" * 9])
@@ -187,14 +194,18 @@ def clusters(draw: st.DrawFn) -> Observed:
     body = json.loads(json.dumps(BODY))
     body["status"] = draw(statuses())
     body["metadata"]["generation"] = draw(st.integers(1, 2))
-    body["spec"] = draw(st.just(body["spec"]) | st.just(body["spec"]) | junk)
+    held = body["spec"] | {"suspend": True}
+    body["spec"] = draw(st.just(body["spec"]) | st.just(body["spec"]) | st.just(held) | junk)
     events = [
         {"reason": draw(texts), "message": draw(texts), "lastTimestamp": draw(times)}
         for _ in range(draw(st.integers(0, 2)))
     ]
+    drawn = draw(st.lists(jobs(), max_size=2))
+    for number, raw in enumerate(drawn[1:]):
+        raw["metadata"] |= {"uid": f"{JOB_UID}{number}", "name": f"another-{number}"}
     return Observed(
         body=body,
-        jobs=tuple(ObservedJob.from_object(raw) for raw in draw(st.lists(jobs(), max_size=2))),
+        jobs=tuple(ObservedJob.from_object(raw) for raw in drawn),
         pods=tuple(ObservedPod.from_object(raw) for raw in draw(st.lists(pods(), max_size=3))),
         job_events=tuple(JobEvent.from_object(raw) for raw in events),
         name_conflicts=draw(st.sampled_from([(), (), ("taken",)])),
@@ -212,8 +223,13 @@ def with_effects(observed: Observed, actions: Actions) -> Observed:
     if actions.status is not None:
         body["status"] = json.loads(json.dumps(actions.status))
     created = tuple(ObservedJob.from_object(one) for one in actions.creates if one["kind"] == "Job")
-    deleted = {one.name for one in actions.deletes}
-    kept = tuple(job for job in observed.jobs if job.name not in deleted)
+    deleted = {one.name for one in actions.deletes if not one.keeps_until_stopped}
+    going = {one.name for one in actions.deletes if one.keeps_until_stopped}
+    kept = tuple(
+        replace(patched(job, actions=actions), deleting=job.deleting or job.name in going)
+        for job in observed.jobs
+        if job.name not in deleted
+    )
     return Observed(
         body=body,
         jobs=kept + created,
@@ -222,6 +238,27 @@ def with_effects(observed: Observed, actions: Actions) -> Observed:
         name_conflicts=observed.name_conflicts,
         rejected=observed.rejected,
     )
+
+
+def patched(job: ObservedJob, *, actions: Actions) -> ObservedJob:
+    """Return the Job as the patches leave it."""
+    fields = {
+        "suspend": "suspended",
+        "backoffLimit": "backoff_limit",
+        "activeDeadlineSeconds": "deadline_s",
+        "ttlSecondsAfterFinished": "ttl_s",
+    }
+    for patch in actions.patches:
+        if patch.name != job.name or not job.uid:
+            continue
+        job = replace(job, **{fields[name]: value for name, value in patch.spec.items()})
+        marks = patch.annotations
+        job = replace(
+            job,
+            held=marks.get("langops.dev/suspended-by-spec", "true" if job.held else None) == "true",
+            safe_to_preempt=marks.get("langops.dev/safe-to-preempt", job.safe_to_preempt),
+        )
+    return job
 
 
 def true_types(status: dict[str, Any]) -> set[str]:
@@ -247,6 +284,7 @@ def test_once_carried_out_nothing_is_left_to_write(observed: Observed) -> None:
     first = ask(observed)
     second = ask(with_effects(observed, first))
     assert (second.status, second.creates, second.events) == (None, (), ())
+    assert (second.patches, second.deletes) == ((), ())
 
 
 @QUICK
@@ -297,6 +335,28 @@ def test_success_needs_proof(observed: Observed) -> None:
     if status is not None and "Complete" in true_types(status):
         assert status["output"]["manifestSha256"] == "a" * 64
         assert any(pod.trainer is not None and pod.trainer.exit_code == 0 for pod in observed.pods)
+
+
+@QUICK
+@given(clusters())
+def test_what_a_queue_or_somebody_else_suspends_is_never_resumed(observed: Observed) -> None:
+    ours = {job.uid for job in observed.jobs if job.held and job.suspended}
+    resumed = [one for one in ask(observed).patches if one.spec.get("suspend") is False]
+    assert all(one.uid in ours for one in resumed)
+
+
+@QUICK
+@given(clusters())
+def test_nothing_is_created_for_what_is_suspended(observed: Observed) -> None:
+    if observed.body["spec"] == BODY["spec"] | {"suspend": True}:
+        assert ask(observed).creates == ()
+
+
+@QUICK
+@given(clusters())
+def test_the_suspend_of_a_queued_job_is_never_written(observed: Observed) -> None:
+    queued = {job.uid for job in observed.jobs if job.queue and not job.held}
+    assert not [one for one in ask(observed).patches if one.uid in queued and "suspend" in one.spec]
 
 
 @QUICK

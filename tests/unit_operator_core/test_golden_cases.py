@@ -64,7 +64,14 @@ def describe(told: Told) -> dict[str, Any]:
         "creates": [f"{one['kind']} {one['metadata']['name']}" for one in actions.creates],
         "progress": actions.progress,
         "status": "see status.yaml" if actions.status is not None else "stays",
-        "deletes": [f"{one.kind} {one.name}" for one in actions.deletes],
+        "patches": [
+            f"{one.kind} {one.name}: {json.dumps({**one.spec, **one.annotations})}"
+            for one in actions.patches
+        ],
+        "deletes": [
+            f"{one.kind} {one.name}{' once stopped' if one.keeps_until_stopped else ''}"
+            for one in actions.deletes
+        ],
         "events": [f"{one.type} {one.reason}: {one.message}" for one in actions.events],
         "requeueAfterSeconds": actions.requeue_after_s,
         "needsJobEvents": actions.needs_job_events,

@@ -77,6 +77,13 @@ async def test_deletion_is_in_the_background_and_of_this_very_object(api: FakeAp
     assert api.requests == [("DELETE", "/apis/batch/v1/namespaces/ml/jobs/a", options)]
 
 
+async def test_what_must_have_stopped_first_is_deleted_in_the_foreground(api: FakeApi) -> None:
+    api.answer(200, {})
+    client = api.client()
+    await client.delete(JOBS, namespace="ml", name="a", uid="uid-a", propagation="Foreground")
+    assert api.requests[0][2]["propagationPolicy"] == "Foreground"
+
+
 async def test_status_is_applied_by_its_manager_with_force(api: FakeApi) -> None:
     api.answer(200, JOB)
     await api.client().apply_status(FINETUNES, manifest=JOB, field_manager="me")

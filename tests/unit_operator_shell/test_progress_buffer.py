@@ -2,8 +2,9 @@
 
 import pytest
 
+from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.progress import Metric, TrainerStatus
-from finetune_api.status import ProgressStatus
+from finetune_api.status import CheckpointStatus, ProgressStatus
 from finetune_operator.progress_buffer import ProgressBuffer, RunKey, build_progress
 from finetune_operator.progress_writer import has_ended, is_ahead, is_done
 from finetune_operator.store import Key
@@ -60,6 +61,40 @@ def test_the_same_percentage_is_written_after_thirty_seconds(buffer: ProgressBuf
     assert percents(buffer, now=29.9) == []
     [(_, status)] = buffer.take_due(now=30, limit=10)
     assert status.step == 12
+
+
+def saved(step: int) -> SavedCheckpoint:
+    return SavedCheckpoint(step=step, uri=f"s3://b/step-{step}", time=NOON)
+
+
+def put_saved(buffer: ProgressBuffer, percent: int, *, step: int, now: float) -> bool:
+    told = report(percent).model_copy(update={"checkpoint": saved(step)})
+    return buffer.put(RUN, report=told, time=NOON, now=now)
+
+
+def test_a_new_checkpoint_does_not_wait_for_thirty_seconds(buffer: ProgressBuffer) -> None:
+    put_saved(buffer, 1, step=100, now=0)
+    percents(buffer, now=0)
+    put_saved(buffer, 1, step=200, now=3)
+    [(_, status)] = buffer.take_due(now=3, limit=10)
+    assert status.checkpoint == CheckpointStatus(step=200, uri="s3://b/step-200", time=NOON)
+
+
+def test_a_checkpoint_is_kept_while_later_reports_tell_of_none(buffer: ProgressBuffer) -> None:
+    put_saved(buffer, 1, step=100, now=0)
+    put(buffer, 2, now=5)
+    [(_, status)] = buffer.take_due(now=5, limit=10)
+    assert (status.percent, status.checkpoint and status.checkpoint.step) == (2, 100)
+
+
+def test_a_resumed_pod_that_is_behind_tells_of_its_newer_checkpoint_alone(
+    buffer: ProgressBuffer,
+) -> None:
+    put_saved(buffer, 50, step=100, now=0)
+    assert put_saved(buffer, 40, step=150, now=5)
+    assert not put_saved(buffer, 40, step=150, now=6)
+    [(_, status)] = buffer.take_due(now=10, limit=10)
+    assert (status.percent, status.checkpoint and status.checkpoint.step) == (50, 150)
 
 
 def test_another_stage_does_not_wait_for_thirty_seconds(buffer: ProgressBuffer) -> None:

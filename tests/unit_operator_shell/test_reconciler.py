@@ -153,6 +153,22 @@ async def test_a_job_is_patched_by_its_uid_and_seen_as_it_became(
     assert [one.version for one in changing.jobs] == [9]
 
 
+async def test_annotations_are_patched_without_a_spec(api: FakeApi, world: MakeWorld) -> None:
+    patch = Patch(kind="Job", namespace="ml", name="j", uid="u", annotations={"a": "1", "b": None})
+    api.answer(200, job(version=9))
+    await world(Actions(patches=(patch,))).reconciler.reconcile(KEY)
+    assert api.requests[0][2] == {"metadata": {"uid": "u", "annotations": {"a": "1", "b": None}}}
+
+
+async def test_a_job_whose_pods_must_stop_first_is_deleted_in_the_foreground(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    api.answer(200, {})
+    delete = Delete(kind="Job", namespace="ml", name="j", uid="u", keeps_until_stopped=True)
+    await world(Actions(deletes=(delete,))).reconciler.reconcile(KEY)
+    assert api.requests[0][2]["propagationPolicy"] == "Foreground"
+
+
 async def test_a_job_that_is_gone_or_another_is_not_patched(api: FakeApi, world: MakeWorld) -> None:
     patch = Patch(kind="Job", namespace="ml", name="j", uid="u", spec={})
     api.answer(404, build_status(404, "NotFound"))

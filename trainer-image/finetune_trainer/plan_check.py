@@ -59,8 +59,8 @@ def _read_plan(path: Path, *, expected_sha256: str) -> bytes:
     if expected_sha256 and found != expected_sha256:
         raise PlanInvalid(
             f"The plan {path} has SHA-256 {found[:12]}… and the Job expects"
-            f" {expected_sha256[:12]}…: the ConfigMap was replaced; delete the ConfigMap and the Job,"
-            " and the operator makes both anew.",
+            f" {expected_sha256[:12]}…: the ConfigMap was replaced; delete the LanguageFinetune and"
+            " apply it again, and the operator writes the plan anew; checkpoints of it stay good.",
             reason="PlanTampered",
         )
     return content
@@ -95,7 +95,8 @@ def _check_hash(plan: TrainingPlan | MeasurePlan, *, found: str) -> None:
         raise PlanInvalid(
             f"The plan of {plan.identity.namespace}/{plan.identity.name} says its hash is"
             f" {plan.hash[:12] or 'empty'}, its content has {found[:12]}: it was changed after it"
-            " was resolved; delete its ConfigMap and the operator makes it anew.",
+            " was resolved; delete the LanguageFinetune and apply it again, and the operator writes"
+            " the plan anew.",
             reason="PlanTampered",
         )
 
