@@ -6,11 +6,11 @@ Advisors as `advice` lists them; each looks at one thing and may say one sentenc
 from collections.abc import Iterator
 
 from finetune_api.resource import Method
+from finetune_resolver.axes_questions import is_constrained
 from finetune_resolver.circumstances import Circumstances
 from finetune_resolver.evidence_formulas import RANKS, capacity
 from finetune_resolver.memory import ERROR_BAND, GB
 from finetune_resolver.resolution import Advice, Severity
-from finetune_resolver.rules_guide import is_constrained
 from finetune_resolver.steps import (
     Values,
     count,
