@@ -28,7 +28,7 @@ from finetune_operator.status import (
     changed_status,
     format_gib,
 )
-from finetune_operator.transitions import build_events
+from finetune_operator.transitions import build_events, build_warning_events
 from finetune_resolver.from_profile import corpus_statuses
 
 ACCEPTED: Final = Claim(words.ACCEPTED, "True", words.VALID, "The resource is valid and allowed.")
@@ -188,7 +188,10 @@ def write(
         patches=patches,
         deletes=deletes,
         status=changed_status(after, raw=situation.observed.body.get("status")),
-        events=build_events(before.conditions, after=after.conditions),
+        events=(
+            *build_events(before.conditions, after=after.conditions),
+            *build_warning_events(before.warnings, after=after.warnings),
+        ),
         requeue_after_s=requeue_after_s,
         needs_job_events=needs_job_events,
     )

@@ -1,4 +1,4 @@
-"""Kubernetes events, told once when a condition changes and never otherwise.
+"""Kubernetes events, told once when a condition changes or a grave warning appears.
 
 `decide` compares the conditions before and after; the shell posts the events once the status is
 written. An event is an echo: whoever wants the truth reads the conditions.
@@ -7,7 +7,7 @@ written. An event is an echo: whoever wants the truth reads the conditions.
 from collections.abc import Iterable
 from typing import Final
 
-from finetune_api.status import Condition
+from finetune_api.status import Condition, WarningStatus
 from finetune_operator import conditions as words
 from finetune_operator.actions import Event
 
@@ -40,6 +40,18 @@ def build_events(before: Iterable[Condition], *, after: Iterable[Condition]) -> 
     return tuple(event for event in events if event is not None)
 
 
+def build_warning_events(
+    before: Iterable[WarningStatus], *, after: Iterable[WarningStatus]
+) -> tuple[Event, ...]:
+    """Return an event for each announced warning that was not in status before."""
+    known = {one.id for one in before}
+    return tuple(
+        Event("Warning", ANNOUNCED[one.id], one.message)
+        for one in after
+        if one.id in ANNOUNCED and one.id not in known
+    )
+
+
 def _event(condition: Condition, *, was: tuple[str, str]) -> Event | None:
     """Return the event of one condition whose status or reason changed from `was`."""
     key = (condition.type, condition.status)
@@ -54,6 +66,13 @@ def _event(condition: Condition, *, was: tuple[str, str]) -> Event | None:
     return None
 
 
+ANNOUNCED: Final = {
+    "lr-below-lora-range": "LearningRateBelowLoraRange",
+    "script-mismatch": "ScriptMismatch",
+    "truncation-high": "TruncationHigh",
+    "insufficient-gpu-memory": "InsufficientGPUMemory",
+}
+"""Warnings that tell of a run that may be spent for nothing; the others wait in status."""
 NORMAL: Final = {
     (words.CORPUS_MEASURED, "True"): "CorpusMeasured",
     (words.JOB_CREATED, "True"): "JobCreated",
