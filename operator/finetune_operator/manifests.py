@@ -59,7 +59,9 @@ def build_config_map(
     resource: LanguageFinetune, *, assignment: Assignment, context: DecisionContext
 ) -> Manifest:
     """Return the immutable ConfigMap with the plan and the certificates of the status server."""
-    data = {assignment.plan_file: assignment.plan_json, wire.CA_FILE: context.ca_pem}
+    data = {assignment.plan_file: assignment.plan_json}
+    if assignment.trains:
+        data[wire.CA_FILE] = context.ca_pem
     content = sha256("\0".join(data.values()))
     name = plan_name(name=resource.metadata.name, run=assignment.run, content_sha256=content)
     return {

@@ -1,7 +1,7 @@
 """The pod of a Job as a plain dict: environment, volumes, credentials, what it may use and where.
 
 `manifests` puts it into the Job. The pod satisfies Pod Security `restricted` and holds no token but
-the one for its progress. One that measures differs from one that trains by what it asks for alone.
+the one for its progress. One that measures asks for less, and tells nothing of the run's progress.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ USER_ID = 65532
 """`nonroot` of the common minimal images; any number but 0 would do."""
 TOKEN_LIFETIME_S = 3600
 """The kubelet renews it at four fifths; the shortest that the API server grants is 600."""
+TOKEN_MOUNT = {"name": "token", "mountPath": wire.TOKEN_DIR, "readOnly": True}
 CLAIM_PREFIX = "pvc://"
 
 
@@ -56,7 +57,7 @@ def build_pod(
                 resource, assignment=assignment, attempt=attempt, claims=claims, context=context
             )
         ],
-        "volumes": _volumes(resource, run=assignment.run, config_map=config_map, claims=claims),
+        "volumes": _volumes(resource, assignment=assignment, config_map=config_map, claims=claims),
     }
     return present(pod | _scheduling(resource, assignment=assignment, context=context))
 
@@ -109,7 +110,7 @@ def _trainer(
             "terminationMessagePolicy": "File",
             "volumeMounts": [
                 {"name": wire.PLAN_VOLUME, "mountPath": wire.PLAN_DIR, "readOnly": True},
-                {"name": "token", "mountPath": wire.TOKEN_DIR, "readOnly": True},
+                *([TOKEN_MOUNT] if assignment.trains else []),
                 {"name": "work", "mountPath": wire.WORK_DIR},
                 {"name": "tmp", "mountPath": wire.TMP_DIR},
                 *(
@@ -133,14 +134,14 @@ def _environment(
     image: str,
     context: DecisionContext,
 ) -> list[dict[str, Any]]:
-    metadata = resource.metadata
-    path = wire.progress_path(metadata.namespace, metadata.name, assignment.run)
     values = {
         "HOME": wire.WORK_DIR,
         **context.trainer_env,
-        wire.ENV_SERVER_URL: context.status_url + path,
-        wire.ENV_SERVER_CA: wire.CA_PATH,
-        wire.ENV_SERVER_TOKEN: wire.TOKEN_PATH,
+        **(
+            _status_server(resource, run=assignment.run, context=context)
+            if assignment.trains
+            else {}
+        ),
         wire.ENV_ATTEMPT: str(attempt),
         wire.ENV_GRACE_SECONDS: str(context.termination_grace_s),
         wire.ENV_PLAN_SHA256: sha256(assignment.plan_json),
@@ -153,6 +154,19 @@ def _environment(
             "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}},
         },
     ]
+
+
+def _status_server(
+    resource: LanguageFinetune, *, run: int, context: DecisionContext
+) -> dict[str, str]:
+    """Return where progress goes; a pod that measures has none to tell of the run."""
+    metadata = resource.metadata
+    path = wire.progress_path(metadata.namespace, metadata.name, run)
+    return {
+        wire.ENV_SERVER_URL: context.status_url + path,
+        wire.ENV_SERVER_CA: wire.CA_PATH,
+        wire.ENV_SERVER_TOKEN: wire.TOKEN_PATH,
+    }
 
 
 def _credentials(resource: LanguageFinetune) -> Iterator[dict[str, Any]]:
@@ -211,16 +225,17 @@ def _compute(declared: ComputeResources | None) -> dict[str, str]:
 
 
 def _volumes(
-    resource: LanguageFinetune, *, run: int, config_map: str, claims: list[str]
+    resource: LanguageFinetune, *, assignment: Assignment, config_map: str, claims: list[str]
 ) -> list[dict[str, Any]]:
     token = {
-        "audience": wire.token_audience(resource.metadata.uid, run),
+        "audience": wire.token_audience(resource.metadata.uid, assignment.run),
         "expirationSeconds": TOKEN_LIFETIME_S,
         "path": wire.TOKEN_FILE,
     }
+    projected = {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}}
     return [
         {"name": wire.PLAN_VOLUME, "configMap": {"name": config_map}},
-        {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+        *([projected] if assignment.trains else []),
         {"name": "work", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
         *(

@@ -151,6 +151,13 @@ def test_a_pod_that_measures_has_the_rights_and_the_claims_of_one_that_trains() 
     ]
 
 
+def test_a_pod_that_measures_says_nothing_of_the_runs_progress_and_holds_no_token() -> None:
+    # The percentage of a run never falls: one that measured to the end would hide all training.
+    pod = measure_job(CONTEXT, **EVERYTHING)["spec"]["template"]["spec"]
+    assert "KUBEFLOW_TRAINER_SERVER_URL" not in {one["name"] for one in pod["containers"][0]["env"]}
+    assert "token" not in {one["name"] for one in pod["volumes"]}
+
+
 def test_a_measure_job_stays_until_it_is_read_whatever_the_resource_says_of_its_runs() -> None:
     assert measure_job(CONTEXT, **EVERYTHING)["spec"]["ttlSecondsAfterFinished"] == 3600
 
