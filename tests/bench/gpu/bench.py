@@ -5,6 +5,7 @@ is computed here. What a task shows is written at once.
 """
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -41,7 +42,6 @@ class Options:
     out: Path
     scratch: Path
     time_limit_s: float
-    extras: bool
     command: str
 
 
@@ -77,8 +77,9 @@ class Bench:
 
     def build_tasks(self, endpoint: str) -> list[Callable[[int | None], None]]:
         """Return what there is to do, in order; each is told its GPU."""
-        rows = [row for row in SUITES[self.options.suite] if self.options.only in row.name]
-        extras = EXTRAS[self.options.suite] if self.options.extras else ()
+        only, suite = self.options.only, self.options.suite
+        rows = [row for row in SUITES[suite] if re.search(only, row.name)]
+        extras = [each for each in EXTRAS[suite] if re.search(only, each.name)]
         wanted = [each for each in extras if each.after is None or each.after in rows]
         shapes = {row.shape for row in rows}.union(*(set(each.shapes) for each in wanted))
         self._making = {shape.name: threading.Lock() for shape in shapes}
@@ -136,6 +137,7 @@ class Bench:
             folder=folder,
             corpus_steps=steps,
             device=CPU.lower() if gpu is None else "cuda",
+            work=self.options.scratch / f"work-{gpu or 0}",
             started=time.monotonic(),
         )
         log = self.options.out / f"{row.name}.log"

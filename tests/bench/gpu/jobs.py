@@ -26,6 +26,8 @@ class Job:
     """Steps that the documents suffice for: those of the longest row of the shape."""
     device: str
     """cuda or cpu."""
+    work: Path
+    """The trainer's scratch space. The rows of one GPU share it, and with it what was compiled."""
     started: float = 0.0
     """The machine's monotonic clock when the process was started."""
 
@@ -33,6 +35,7 @@ class Job:
         """Write the job as JSON and return where."""
         row = asdict(self.row) | {"shape": self.row.shape.name}
         value = asdict(self) | {"row": row, "model": str(self.model), "folder": str(self.folder)}
+        value["work"] = str(self.work)
         path.write_text(json.dumps(value))
         return path
 
@@ -51,6 +54,7 @@ class Job:
             folder=Path(value["folder"]),
             corpus_steps=value["corpus_steps"],
             device=value["device"],
+            work=Path(value["work"]),
             started=value["started"],
         )
 

@@ -33,11 +33,9 @@ BUDGETS = {
 """Tokens of one launch; every layer of an 8B fits 80 GB with the largest."""
 OWN_TINY = replace(OWN_1B, shape=TINY, longest=64, mean=24, batch=8, micro_batch=4)
 CONFIGURATIONS = (
-    replace(OWN_8B, rank=16),
     replace(OWN_8B, rank=64, dropout=0.1),
-    replace(OWN_8B, rank=8, targets=QUERY_VALUE, dropout=0.1),
-    replace(OWN_8B, rank=16, targets=ATTENTION),
-    replace(OWN_8B, rank=16, method="QLoRA"),
+    replace(OWN_8B, rank=8, targets=QUERY_VALUE),
+    replace(OWN_8B, rank=16, method="QLoRA", dropout=0.1),
     replace(OWN_1B, rank=16),
     replace(OWN_1B, rank=64, dropout=0.1),
     replace(OWN_1B, rank=8, targets=QUERY_VALUE),
@@ -80,7 +78,9 @@ def measure_row(row: Row, *, model: Path, folder: Path, device: str) -> Iterator
     from finetune_trainer.engines import choose
 
     budgets = BUDGETS[row.shape.name]
-    job = Job(row=row, model=model, folder=folder, corpus_steps=row.steps, device=device)
+    job = Job(
+        row=row, model=model, folder=folder, corpus_steps=row.steps, device=device, work=folder
+    )
     plan = build_plan(job)
     before = read_allocated(device)
     loaded = load(plan, folder=model)

@@ -44,7 +44,9 @@ def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict
     told: dict[str, Any] = {}
     for dropout in (0.0, 0.1):
         row = build_row(case.shape, dropout=dropout)
-        job = Job(row=row, model=model, folder=folder, corpus_steps=row.steps, device=device)
+        job = Job(
+            row=row, model=model, folder=folder, corpus_steps=row.steps, device=device, work=folder
+        )
         plan = build_plan(job)
         tokens = sum(len(each.input_ids) for each in case.batches[0])
         forced = {

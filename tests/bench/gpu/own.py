@@ -130,7 +130,7 @@ def build_environment(job: Job, *, endpoint: str, plan: Path) -> dict[str, str]:
         f"{prefix}AWS_ENDPOINT_URL_S3": endpoint,
         wire.ENV_PLAN_PATH: str(plan),
         wire.ENV_PLAN_SHA256: hashlib.sha256(plan.read_bytes()).hexdigest(),
-        wire.ENV_WORK_DIR: str(job.folder / "work"),
+        wire.ENV_WORK_DIR: str(job.work),
         wire.ENV_TERMINATION_PATH: str(job.folder / "outcome.json"),
         wire.ENV_CLAIM_DIR: str(job.model.parent.parent),
     }
@@ -152,7 +152,9 @@ def run_own(job: Job, *, endpoint: str, environ: Mapping[str, str], log: Path) -
     plan = build_plan(job)
     path = job.folder / "plan.json"
     path.write_text(plan.to_json())
-    watch = StepWatch(job.folder / "work" / "adapter" / METRICS_FILE)
+    watch = StepWatch(job.work / "adapter" / METRICS_FILE)
+    # The row before this one left its own.
+    watch.path.unlink(missing_ok=True)
     looking = threading.Thread(target=watch.watch, daemon=True)
     started = time.monotonic()
     looking.start()

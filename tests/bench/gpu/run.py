@@ -23,11 +23,10 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--suite", choices=sorted(SUITES), required=True)
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="rows and extras whose name holds this pattern")
     parser.add_argument("--out", type=Path, default=Path("bench-gpu"))
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm/bench-gpu"))
     parser.add_argument("--time-limit", type=float, default=0, help="seconds; 0 is no limit")
-    parser.add_argument("--no-extras", action="store_true", help="rows only")
     chosen = parser.parse_args()
     options = Options(
         suite=chosen.suite,
@@ -35,7 +34,6 @@ def main() -> int:
         out=chosen.out.resolve(),
         scratch=chosen.scratch.resolve(),
         time_limit_s=chosen.time_limit,
-        extras=not chosen.no_extras,
         command=" ".join(["python", "tests/bench/gpu/run.py", *sys.argv[1:]]),
     )
     return Bench(options).run()

@@ -77,6 +77,7 @@ def test_a_job_crosses_as_json(tmp_path):
         folder=tmp_path,
         corpus_steps=24,
         device="cuda",
+        work=tmp_path / "work",
         started=1.5,
     )
     assert Job.load(job.save(tmp_path / "job.json")) == job
