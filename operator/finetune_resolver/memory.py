@@ -46,6 +46,18 @@ DROPOUT_BYTES = 1.06
 """Bytes a token that LoRA dropout adds to a kept layer for each input element of an adapted module:
 1.03 at 8B and 1.09 at 1B, measured on one H100."""
 
+FUSED_INPUTS: tuple[tuple[str, ...], ...] = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("o_proj",),
+    ("gate_proj", "up_proj"),
+    ("down_proj",),
+)
+"""Modules of a layer that the fused stack multiplies at once, because they read the same input."""
+SMALLEST_SLOT, SLOTS_ALIGNED_TO = 16, 64
+"""Columns that the fused stack pads one adapter, and all adapters of one input, to."""
+FUSED_LOGIT_ROWS = 4096
+"""Rows of logits that the fused stack's loss holds at a time, in 16 bits."""
+
 MLP_MODULES = frozenset({"gate_proj", "up_proj", "gate_up_proj", "down_proj"})
 """Modules whose adapters Unsloth computes in one fused MLP."""
 
@@ -57,6 +69,8 @@ class Engine(StrEnum):
     """Layer inputs offloaded to host memory, fused loss."""
     HUGGING_FACE = "HuggingFace"
     """Plain PEFT with flash attention: layer inputs on the GPU, all logits held."""
+    FUSED = "Fused"
+    """The trainer's own decoder stack: layer inputs on the GPU, loss in chunks, dropout for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +127,7 @@ class Workload:
     @property
     def keeps_inputs(self) -> bool:
         """Whether recomputed layers leave their inputs on the GPU."""
-        return self.engine is Engine.HUGGING_FACE or not self.offloads_inputs
+        return self.engine is not Engine.UNSLOTH or not self.offloads_inputs
 
 
 def estimate_memory(
@@ -132,11 +146,12 @@ def estimate_memory(
     """
     activations, logits = _bytes_a_token(shape, workload, layers_kept=layers_kept)
     trained = _trained_parameters(shape, workload)
+    held = _held_logits(shape, workload)
     return MemoryEstimate(
         weights_bytes=round(_weights_bytes(shape, workload)),
         adapter_bytes=TRAINED_BYTES[workload.optimizer] * trained,
         activations_bytes=round(activations * tokens_per_launch),
-        logits_bytes=round(logits * tokens_per_launch),
+        logits_bytes=round(logits * tokens_per_launch) + held,
         fixed_bytes=round(FIXED_BYTES),
     )
 
@@ -157,6 +172,8 @@ def estimate_offloaded_bytes(
 
 
 def _weights_bytes(shape: ModelShape, workload: Workload) -> float:
+    if workload.engine is Engine.FUSED:
+        return BYTES_16_BIT * (shape.parameters() + _stacked_elements(shape, workload))
     if workload.method is not Method.QLORA:
         return BYTES_16_BIT * shape.parameters()
     rest = FP32_BYTES if workload.engine is Engine.HUGGING_FACE else BYTES_16_BIT
@@ -173,6 +190,8 @@ def _bytes_a_token(
     shape: ModelShape, workload: Workload, *, layers_kept: int = 0
 ) -> tuple[float, float]:
     """Return what one token costs in activations and in logits, in bytes."""
+    if workload.engine is Engine.FUSED:
+        return _fused_bytes_a_token(shape, workload, layers_kept=layers_kept), 0.0
     projected = shape.query_size + 2 * shape.key_size + 2 * shape.intermediate_size
     activations = RECOMPUTE_FACTOR * projected
     if layers_kept:
@@ -201,9 +220,60 @@ def _kept_layer_bytes(shape: ModelShape, workload: Workload) -> float:
     return BYTES_16_BIT * elements + DROPOUT_BYTES * dropped
 
 
+# --- The fused stack, counted tensor by tensor (the trainer's runtime counts the same) -----------
+
+
+def _fused_bytes_a_token(shape: ModelShape, workload: Workload, *, layers_kept: int) -> float:
+    """Return what one token costs in the fused stack: layers, and the head at its widest."""
+    recomputed = shape.layers - layers_kept
+    kept = _fused_layer_bytes(shape, workload)
+    # A recomputed layer leaves its input, and one of them exists as a whole.
+    layers = kept * (layers_kept + (1 if recomputed else 0))
+    layers += LAYER_INPUT_BYTES * recomputed * shape.hidden_size
+    # Four streams and a gradient of the MLP in 16 bits, attention's sum in fp32.
+    head = BYTES_16_BIT * (4 * shape.hidden_size + shape.intermediate_size)
+    return layers + head + FP32_BYTES * shape.query_size
+
+
+def _fused_layer_bytes(shape: ModelShape, workload: Workload) -> float:
+    """Return what one token leaves behind in a layer of the fused stack."""
+    columns = 2 * (
+        shape.hidden_size + shape.query_size + shape.key_size + shape.intermediate_size
+    ) + sum(_padded_ranks(shape, workload))
+    scales = 2 + shape.attention_heads
+    return BYTES_16_BIT * columns + FP32_BYTES * scales
+
+
+def _padded_ranks(shape: ModelShape, workload: Workload) -> tuple[int, ...]:
+    """Return the adapter's columns beside each input of a layer."""
+    adapted = shape.adapted(workload.modules)
+    slot = max(SMALLEST_SLOT, 1 << (workload.rank - 1).bit_length())
+    counts = (sum(name in adapted for name in names) for names in FUSED_INPUTS)
+    return tuple(-(-slot * count // SLOTS_ALIGNED_TO) * SLOTS_ALIGNED_TO for count in counts)
+
+
+def _stacked_elements(shape: ModelShape, workload: Workload) -> int:
+    """Return the elements with which the stacked matrices exceed the model's own."""
+    linears = shape.linears()
+    extra = 0
+    for names, ranks in zip(FUSED_INPUTS, _padded_ranks(shape, workload), strict=True):
+        inputs = linears[names[0]][0]
+        outputs = sum(linears[name][1] for name in names)
+        extra += ranks * (inputs + outputs + ranks)
+    return shape.layers * extra
+
+
+def _held_logits(shape: ModelShape, workload: Workload) -> int:
+    """Return the bytes of logits that are held whatever the tokens of a launch."""
+    if workload.engine is not Engine.FUSED:
+        return 0
+    return BYTES_16_BIT * FUSED_LOGIT_ROWS * shape.vocabulary_size
+
+
 def estimate_largest_launch(shape: ModelShape, workload: Workload, gpu_memory_bytes: int) -> int:
     """Return the tokens of the largest launch that fits; 0 where the weights alone do not."""
     trained = TRAINED_BYTES[workload.optimizer] * _trained_parameters(shape, workload)
     base = round(_weights_bytes(shape, workload)) + trained + round(FIXED_BYTES)
+    base += _held_logits(shape, workload)
     spare = MEMORY_CEILING * gpu_memory_bytes - base
     return max(0, int(spare / sum(_bytes_a_token(shape, workload))))

@@ -114,6 +114,7 @@ def _build_row(result: Result, results: Sequence[Result], *, card: str) -> dict[
         "first_loss": round(measured.losses[0], 4),
         "losses": [round(each, 4) for each in measured.losses],
         "tokens_a_step": round(_mean(measured.step_tokens)),
+        "largest_step_tokens": max(measured.step_tokens),
         "steps": len(measured.step_ends),
         "warm_up": row.warm_up,
         "void": void,

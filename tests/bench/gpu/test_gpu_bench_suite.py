@@ -6,6 +6,7 @@ import pytest
 
 from tests.bench.gpu.corpus import END_ID, build_corpus, write_text
 from tests.bench.gpu.jobs import Job, Measured
+from tests.bench.gpu.memory_fit import read_points
 from tests.bench.gpu.results import Result, build_rows, build_speed, build_table
 from tests.bench.gpu.shapes import LLAMA_1B, LLAMA_8B, estimate_mfu
 from tests.bench.gpu.suite import ATTENTION, OWN_8B, STOCK_8B, SUITES, EngineName
@@ -141,3 +142,30 @@ def test_the_table_tells_speeds_failures_and_what_is_void():
         "| 8B | unsloth | LoRA, all linear, 0 | void: loss 20.0000, stock TRL's 10.0000: more than 1.0% apart | | | | | |",
         "| 8B | language-finetune | LoRA, all linear, 0.1 | not measured: exit code 67: too large | | | | | |",
     ]
+
+
+def test_the_memory_of_a_row_is_predicted_for_its_largest_launch():
+    choices = ("engine fused: It may.", "tokensPerLaunch 300: So many.", "layersKept 32: All.")
+    results = [Result(OWN_8B, replace(OURS, choices=choices))]
+    rows = build_rows(results, card="NVIDIA H100")
+    point, *_ = read_points({"rows": rows})
+    assert (point.engine, point.tokens, point.layers_kept) == ("fused", 200, 32)
+    assert point.observed_bytes == 50 * 2**30
+    assert point.predicted_bytes / 2**30 == pytest.approx(17.6, abs=0.1)
+
+
+def test_the_memory_points_of_an_extra_are_compared_where_something_was_observed():
+    told = {
+        "shape": "1B",
+        "method": "QLoRA",
+        "rank": 16,
+        "targets": list(ATTENTION),
+        "dropout": 0.1,
+        "engine": "unsloth",
+        "layers_kept": 16,
+        "tokens": 8192,
+        "reserved_bytes": 10 * 2**30,
+    }
+    extra = {"points": [told, told | {"reserved_bytes": None}]}
+    points = list(read_points({"rows": [], "memory-1B": extra}))
+    assert [point.what for point in points] == ["QLoRA r 16, q,k,v,o, dropout 0.1"]
