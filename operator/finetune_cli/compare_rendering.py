@@ -7,7 +7,7 @@ Nothing here decides anything.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from finetune_api.profile import LanguageProfile
@@ -30,6 +30,8 @@ ALWAYS_SHOWN = "max_seq_length"
 """The parameter that stands beside lengths, whether it differs or not."""
 MOST_WIDTH = 24
 """Characters of a model's column."""
+GAP = 3
+"""Characters between two columns."""
 Row = tuple[str, list[str]]
 
 
@@ -174,23 +176,57 @@ def _number(value: float | None) -> str:
 
 
 def render_comparison(candidates: Sequence[Candidate], *, name: str, console: Console) -> None:
-    """Print a comparison as one table with a column a model."""
+    """Print a comparison as a table with a column a model; as several where they do not fit."""
     groups = list(comparison_groups(candidates))
+    widths = [_width(each, place, groups=groups) for place, each in enumerate(candidates)]
+    labels = max(len(what) for _, rows in groups for what, _ in rows)
+    tables = [
+        spaced(_table(candidates, places=places, groups=groups, widths=widths))
+        for places in _side_by_side(widths, room=console.width - labels)
+    ]
+    problems = [spaced(Text(told, style="yellow")) for told in problem_lines(candidates)]
+    console.print(Group(Text(name, style="bold"), *tables, *problems))
+
+
+def _table(
+    candidates: Sequence[Candidate],
+    *,
+    places: Sequence[int],
+    groups: list[tuple[str, list[Row]]],
+    widths: Sequence[int],
+) -> RenderableType:
+    """Return the columns of the models at `places`."""
     table = terminal_table("", expand=False)
     table.add_column("", no_wrap=True)
     fewest = fewest_tokens(candidates)
-    for place, each in enumerate(candidates):
-        style = "green" if each.tokens and each.tokens == fewest else ""
-        width = _width(each, place, groups=groups)
-        name_text = Text(each.name, style="bold")
-        table.add_column(name_text, justify="right", style=style, overflow="fold", width=width)
+    for place in places:
+        each = candidates[place]
+        table.add_column(
+            Text(each.name, style="bold"),
+            justify="right",
+            style="green" if each.tokens and each.tokens == fewest else "",
+            overflow="fold",
+            width=widths[place],
+        )
     for title, rows in groups:
         gap = "\n" if table.row_count else ""
         table.add_row(Text(f"{gap}{title}", style="bold cyan"))
         for what, cells in rows:
-            table.add_row(what, *cells)
-    problems = [spaced(Text(told, style="yellow")) for told in problem_lines(candidates)]
-    console.print(Group(Text(name, style="bold"), table, *problems))
+            table.add_row(what, *(cells[place] for place in places))
+    return table
+
+
+def _side_by_side(widths: Sequence[int], *, room: int) -> list[list[int]]:
+    """Return which columns stand together so that each table fits; at least one in each."""
+    tables: list[list[int]] = [[]]
+    left = room
+    for place, width in enumerate(widths):
+        if tables[-1] and width + GAP > left:
+            tables.append([])
+            left = room
+        tables[-1].append(place)
+        left -= width + GAP
+    return tables
 
 
 def _width(candidate: Candidate, place: int, *, groups: list[tuple[str, list[Row]]]) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from finetune_cli.languages import LanguageView, TokenCost, TraitView
-from finetune_cli.tables import WIDE, markdown_table, spaced, terminal_table
+from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
 from finetune_resolver import Trait
 from finetune_resolver.traits import TraitSource
 
@@ -112,26 +112,41 @@ def render_languages(views: Sequence[LanguageView], *, console: Console) -> None
     console.print(
         _language_page(views[0])
         if len(views) == 1
-        else _list_page(views, wide=console.width >= WIDE)
+        else _list_page(views, layout=Layout.of(console.width))
     )
 
 
-def _list_page(views: Sequence[LanguageView], *, wide: bool) -> RenderableType:
-    families = _families(views) if wide else []
-    table = terminal_table(f"{len(views)} languages")
+def _list_page(views: Sequence[LanguageView], *, layout: Layout) -> RenderableType:
+    title = f"{len(views)} languages"
+    wide = layout is Layout.WIDE
+    legend = f"{LEGEND} {PREMIUM_LEGEND if wide else ''}".rstrip()
+    if layout is Layout.STACKED:
+        part = stacked(title, (_list_entry(view) for view in views))
+    else:
+        part = _list_table(views, title=title, families=_families(views) if wide else None)
+    return Group(part, spaced(Text(legend, style="dim")))
+
+
+def _list_entry(view: LanguageView) -> tuple[Text, Text]:
+    told = ", ".join(filter(None, (view.found.script, *_listed(view))))
+    return Text.assemble((view.tag, "bold"), "  ", view.name), Text(told)
+
+
+def _list_table(
+    views: Sequence[LanguageView], *, title: str, families: list[str] | None
+) -> RenderableType:
+    """Return the list; with resource class and token costs where families are given."""
+    table = terminal_table(title)
     table.add_column("tag", no_wrap=True, style="bold")
     table.add_column("language", ratio=1)
     for name in ("script", "morphology", "density", "resource", "syntax"):
         table.add_column(name, no_wrap=True)
-    if wide:
-        table.add_column("class", no_wrap=True, justify="right")
-        for family in families:
-            table.add_column(family, no_wrap=True, justify="right")
+    for name in () if families is None else ("class", *families):
+        table.add_column(name, no_wrap=True, justify="right")
     for view in views:
-        cells = [view.tag, view.name, view.found.script, *_listed(view)]
-        table.add_row(*cells, *(_costs(view, families=families) if wide else ()))
-    legend = f"{LEGEND} {PREMIUM_LEGEND if wide else ''}".rstrip()
-    return Group(table, spaced(Text(legend, style="dim")))
+        costs = () if families is None else _costs(view, families=families)
+        table.add_row(view.tag, view.name, view.found.script, *_listed(view), *costs)
+    return table
 
 
 def _families(views: Sequence[LanguageView]) -> list[str]:

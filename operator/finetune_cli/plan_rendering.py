@@ -19,7 +19,7 @@ from finetune_cli.rendering import (
     markdown_warnings,
     resolution_tables,
 )
-from finetune_cli.tables import WIDE, markdown_table, spaced, terminal_table
+from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
 from finetune_resolver.memory import GB, MEMORY_CEILING, MemoryEstimate
 from finetune_text.language_report import Finding, LanguageReport
 
@@ -27,6 +27,8 @@ SHOWN_PLACES = 3
 """Places of one kind of defect in a table; documents have all that are kept."""
 LANGUAGE_WIDTH = 14
 FIGURE_WIDTH = 30
+DEFECTS = "Defects of the text"
+NEEDS = "Measured before the training, and not known here"
 UNKNOWN = "unknown"
 WITHOUT_TEXT = "pass --data and --tokenizer"
 WITHOUT_SHAPE = "pass --model-config"
@@ -117,28 +119,37 @@ def render_plan(plans: dict[str, Plan], *, console: Console) -> None:
 
 
 def _page(name: str, plan: Plan, *, width: int) -> RenderableType:
+    layout = Layout.of(width)
     parts: list[RenderableType] = [
         Text.assemble((name, "bold"), "  ", headline(plan.resolution)),
         Text(plan.resolution.method.message, style="dim"),
-        _run_table(plan),
+        spaced(_run_part(plan, layout=layout)),
         *_corpus_tables(plan, width=width),
     ]
     if any(report.findings for report in plan.reports):
-        parts.append(_defects_table(plan.reports))
+        parts.append(spaced(_defects_part(plan.reports, layout=layout)))
     if plan.needs:
-        parts.append(_needs_table(plan))
-    return Group(*parts, *resolution_tables(plan.resolution, wide=width >= WIDE))
+        parts.append(spaced(_needs_part(plan, layout=layout)))
+    return Group(*parts, *resolution_tables(plan.resolution, layout=layout))
 
 
-def _run_table(plan: Plan) -> RenderableType:
+def _run_part(plan: Plan, *, layout: Layout) -> RenderableType:
+    rows = [
+        (Text(what), Text(value, style="dim" if value == UNKNOWN else "bold"), Text(behind, "dim"))
+        for what, value, behind in run_lines(plan)
+    ]
+    if layout is Layout.STACKED:
+        return stacked(
+            "Run", ((Text("  ").join((what, value)), told) for what, value, told in rows)
+        )
     table = terminal_table("Run")
     table.show_header = False
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    table.add_column(ratio=1, style="dim")
-    for what, value, behind in run_lines(plan):
-        table.add_row(what, Text(value, style="dim" if value == UNKNOWN else "bold"), behind)
-    return spaced(table)
+    table.add_column(ratio=1)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _corpus_tables(plan: Plan, *, width: int) -> Iterator[RenderableType]:
@@ -157,25 +168,36 @@ def _corpus_tables(plan: Plan, *, width: int) -> Iterator[RenderableType]:
         yield from (Text(f"{corpus.tag}: {told}", style="yellow") for told in corpus.warnings)
 
 
-def _defects_table(reports: Sequence[LanguageReport]) -> RenderableType:
-    table = terminal_table("Defects of the text")
+def _defects_part(reports: Sequence[LanguageReport], *, layout: Layout) -> RenderableType:
+    rows = [
+        (Text(finding.kind.value, style="yellow"), f"{finding.count:,}", Text(_places(finding)))
+        for report in reports
+        for finding in report.findings
+    ]
+    if layout is Layout.STACKED:
+        return stacked(DEFECTS, ((kind.append(f"  {count}"), told) for kind, count, told in rows))
+    table = terminal_table(DEFECTS)
     table.add_column("kind", no_wrap=True)
     table.add_column("rows", no_wrap=True, justify="right")
     table.add_column("where first", ratio=1)
-    for report in reports:
-        for finding in report.findings:
-            kind = Text(finding.kind.value, style="yellow")
-            table.add_row(kind, f"{finding.count:,}", _places(finding))
-    return spaced(table)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
-def _needs_table(plan: Plan) -> RenderableType:
-    table = terminal_table("Measured before the training, and not known here")
+def _needs_part(plan: Plan, *, layout: Layout) -> RenderableType:
+    rows = [
+        (Text(f"{need.name} of {need.tag}" if need.tag else need.name), Text(need.why))
+        for need in plan.needs
+    ]
+    if layout is Layout.STACKED:
+        return stacked(NEEDS, rows)
+    table = terminal_table(NEEDS)
     table.add_column("what", no_wrap=True)
     table.add_column("why", ratio=1)
-    for need in plan.needs:
-        table.add_row(f"{need.name} of {need.tag}" if need.tag else need.name, need.why)
-    return spaced(table)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _places(finding: Finding) -> str:

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from finetune_cli.tables import (
     AUTOMATIC,
-    WIDE,
+    Layout,
     markdown_table,
     spaced,
+    stacked,
     terminal_table,
     value_text,
 )
@@ -139,19 +140,19 @@ def markdown_warnings(warnings: tuple[Advice, ...]) -> list[str]:
 def render_table(resolutions: dict[str, Resolution], *, console: Console) -> None:
     """Print each resolution as tables that fit the console."""
     for name, resolution in resolutions.items():
-        console.print(_page(name, resolution, wide=console.width >= WIDE))
+        console.print(_page(name, resolution, layout=Layout.of(console.width)))
 
 
-def _page(name: str, resolution: Resolution, *, wide: bool) -> RenderableType:
+def _page(name: str, resolution: Resolution, *, layout: Layout) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((name, "bold"), "  ", headline(resolution)),
         Text(resolution.method.message, style="dim"),
-        *resolution_tables(resolution, wide=wide),
+        *resolution_tables(resolution, layout=layout),
     ]
     return Group(*parts)
 
 
-def resolution_tables(resolution: Resolution, *, wide: bool) -> list[RenderableType]:
+def resolution_tables(resolution: Resolution, *, layout: Layout) -> list[RenderableType]:
     """Return the tables of traits, of parameters in three groups, and of warnings."""
     in_guide = [d for d in resolution.decisions if _is_in_guide(d)]
     groups = {
@@ -159,15 +160,26 @@ def resolution_tables(resolution: Resolution, *, wide: bool) -> list[RenderableT
         "Adapter": [d for d in in_guide if d.parameter in ADAPTER],
         "Not in the guide": [d for d in resolution.decisions if not _is_in_guide(d)],
     }
+    traits = [_trait_cells(trait) for trait in resolution.traits]
+    warnings = [_warning_cells(advice) for advice in resolution.warnings]
+    if layout is Layout.STACKED:
+        parts = [stacked("Traits", ((_beside(*head), detail) for *head, detail in traits))]
+        parts += [stacked(title, map(_entry, decisions)) for title, decisions in groups.items()]
+        parts += [stacked("Warnings", warnings)] if warnings else []
+        return [spaced(part) for part in parts]
+    wide = layout is Layout.WIDE
     others = wide and any(decision.alternative for decision in resolution.decisions)
-    parts = [_traits_table(resolution.traits)]
+    parts = [_traits_table(traits)]
     parts += [
         _decisions_table(title, decisions, wide=wide, others=others)
         for title, decisions in groups.items()
     ]
-    if resolution.warnings:
-        parts.append(_warnings_table(resolution.warnings))
-    return parts
+    parts += [_warnings_table(warnings)] if warnings else []
+    return [spaced(part) for part in parts]
+
+
+def _beside(*texts: Text) -> Text:
+    return Text("  ").join(texts)
 
 
 def _is_in_guide(decision: Decision) -> bool:
@@ -180,16 +192,21 @@ def headline(resolution: Resolution) -> str:
     return f"policy {resolution.policy.value}, method {resolution.method.value.value}"
 
 
-def _traits_table(traits: tuple[Trait, ...]) -> RenderableType:
+def _trait_cells(trait: Trait) -> tuple[Text, Text, Text, Text]:
+    value = value_text(trait.value) if isinstance(trait.value, bool) else str(trait.value)
+    detail = Text(trait.detail, style="dim")
+    return Text(trait.name), Text(value), Text(trait.source.value), detail
+
+
+def _traits_table(traits: list[tuple[Text, Text, Text, Text]]) -> RenderableType:
     table = terminal_table("Traits")
     table.add_column("trait", no_wrap=True)
     table.add_column("value", no_wrap=True)
     table.add_column("from", no_wrap=True)
-    table.add_column("detail", ratio=1, style="dim")
-    for trait in traits:
-        value = value_text(trait.value) if isinstance(trait.value, bool) else str(trait.value)
-        table.add_row(trait.name, value, trait.source.value, trait.detail)
-    return spaced(table)
+    table.add_column("detail", ratio=1)
+    for cells in traits:
+        table.add_row(*cells)
+    return table
 
 
 def _decisions_table(
@@ -203,17 +220,33 @@ def _decisions_table(
         table.add_column("otherwise", width=ALTERNATIVE_WIDTH)
     table.add_column("why", ratio=1)
     for decision in decisions:
-        style = "yellow" if decision.source is DecisionSource.OVERRIDE else "bold"
-        value = Text(_short_text(decision.value), style=style)
-        why = Text(_why(decision)).append_text(_cited(decision, wide=wide))
         if others:
-            table.add_row(decision.parameter, value, _alternative_text(decision), why)
-            continue
-        # An override's own sentence already tells what its policy would say.
-        if decision.alternative and decision.source is not DecisionSource.OVERRIDE:
-            why.append(f"\n{_alternative_text(decision)}", style="cyan")
-        table.add_row(decision.parameter, value, why)
-    return spaced(table)
+            why = Text(_why(decision)).append_text(_cited(decision, wide=wide))
+            other = _alternative_text(decision)
+            table.add_row(decision.parameter, _value_cell(decision), other, why)
+        else:
+            told = _why_with_alternative(decision, wide=wide)
+            table.add_row(decision.parameter, _value_cell(decision), told)
+    return table
+
+
+def _entry(decision: Decision) -> tuple[Text, Text]:
+    """Return a decision for a narrow terminal: name with value, and all that is told of it."""
+    head = _beside(Text(decision.parameter), _value_cell(decision))
+    return head, _why_with_alternative(decision, wide=False)
+
+
+def _value_cell(decision: Decision) -> Text:
+    style = "yellow" if decision.source is DecisionSource.OVERRIDE else "bold"
+    return Text(_short_text(decision.value), style=style)
+
+
+def _why_with_alternative(decision: Decision, *, wide: bool) -> Text:
+    """Return the reason, and below it the other value; an override's own sentence tells it already."""
+    why = Text(_why(decision)).append_text(_cited(decision, wide=wide))
+    if decision.alternative and decision.source is not DecisionSource.OVERRIDE:
+        why.append(f"\n{_alternative_text(decision)}", style="cyan")
+    return why
 
 
 def _cited(decision: Decision, *, wide: bool) -> Text:
@@ -236,14 +269,18 @@ def _short_text(value: JsonValue) -> str:
     return ALL_LINEAR if value == MODULE_PRESETS[ALL_LINEAR] else value_text(value)
 
 
-def _warnings_table(warnings: tuple[Advice, ...]) -> RenderableType:
+def _warning_cells(advice: Advice) -> tuple[Text, Text]:
+    style = "yellow" if advice.severity is Severity.WARN else "dim"
+    return Text(advice.id, style=style), Text(advice.message)
+
+
+def _warnings_table(warnings: list[tuple[Text, Text]]) -> RenderableType:
     table = terminal_table("Warnings")
     table.add_column("warning", no_wrap=True)
     table.add_column("message", ratio=1)
-    for advice in warnings:
-        style = "yellow" if advice.severity is Severity.WARN else "dim"
-        table.add_row(Text(advice.id, style=style), advice.message)
-    return spaced(table)
+    for cells in warnings:
+        table.add_row(*cells)
+    return table
 
 
 def _why(decision: Decision) -> str:

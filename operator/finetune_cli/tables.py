@@ -5,17 +5,21 @@ The other rendering modules fill these forms; nothing here knows what a row mean
 
 import json
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from typing import Any
 
 import yaml
 from pydantic import JsonValue
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 WIDE = 110
-"""Columns from which a table shows what a narrow one leaves out or puts below."""
+"""Columns from which a table shows what a narrower one leaves out or puts below."""
+NARROW = 72
+"""Columns below which sentences stand under what they are about instead of beside it."""
 AUTOMATIC = "automatic"
 """What a null value is called in tables: it is decided once the data is known."""
 
@@ -48,6 +52,32 @@ def terminal_table(title: str, *, expand: bool = True) -> Table:
         show_edge=False,
         header_style="dim",
     )
+
+
+class Layout(Enum):
+    """How a page is laid out, by the width of the terminal."""
+
+    WIDE = "wide"
+    NORMAL = "normal"
+    STACKED = "stacked"
+    """One thing below the other: a column of sentences would be too narrow to read."""
+
+    @classmethod
+    def of(cls, width: int) -> "Layout":
+        """Return the layout for a number of columns."""
+        if width < NARROW:
+            return cls.STACKED
+        return cls.WIDE if width >= WIDE else cls.NORMAL
+
+
+def stacked(title: str, entries: Iterable[tuple[Text, Text]]) -> RenderableType:
+    """Return a section in which each sentence stands, indented, below what it is about."""
+    lines: list[RenderableType] = [Text(title, style="bold cyan")]
+    for about, told in entries:
+        lines.append(about)
+        if told.plain:
+            lines.append(Padding(told, (0, 0, 0, 2)))
+    return Group(*lines)
 
 
 def spaced(part: RenderableType) -> RenderableType:

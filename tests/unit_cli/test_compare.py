@@ -117,6 +117,13 @@ def test_tables_fit_the_terminal(arguments, width):
     assert max(map(len, compare(*arguments, width=width).splitlines())) <= width
 
 
+def test_models_that_do_not_fit_beside_each_other_get_a_table_of_their_own(arguments):
+    lines = compare(*arguments, width=50).splitlines()
+    heads = [line.split() for line in lines if line.split()[:1] in (["spelling-8b"], ["knowing"])]
+    assert heads == [["spelling-8b"], ["knowing"]]
+    assert sum(line.startswith("against the fewest") for line in lines) == 2
+
+
 def test_yaml_says_the_same_as_json(arguments):
     assert yaml.safe_load(compare(*arguments, "-o", "yaml")) == json.loads(
         compare(*arguments, "-o", "json")

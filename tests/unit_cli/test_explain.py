@@ -58,6 +58,14 @@ def test_no_table_line_is_wider_than_the_terminal(case):
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_in_a_narrow_terminal_reasons_stand_below_their_parameter(case):
+    lines = explain(case / "resource.yaml", "table", width=50).splitlines()
+    assert max(map(len, lines)) <= 50
+    place = lines.index("bias  none")
+    assert lines[place + 1] == "  Biases stay frozen: the adapter is lighter and"
+
+
 def test_json_has_parameters_and_warnings_and_nothing_else():
     document = json.loads(explain(CASES[0] / "resource.yaml", "json"))
     assert list(document) == ["parameters", "warnings"]

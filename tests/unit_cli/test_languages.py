@@ -50,6 +50,12 @@ def test_the_list_has_all_languages_and_fits_the_terminal(width):
     assert max(map(len, lines)) <= width
 
 
+def test_in_a_narrow_terminal_traits_stand_below_their_language():
+    lines = languages(width=50).splitlines()
+    place = lines.index("tr  Turkish")
+    assert lines[place + 1] == "  Latn, Complex*, Light*, High, Far*"
+
+
 def test_the_list_marks_the_guides_labels_and_the_defaults_of_a_script():
     lines = languages().splitlines()
     assert next(line.split() for line in lines if line.startswith("tr ")) == [

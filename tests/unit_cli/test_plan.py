@@ -363,7 +363,7 @@ def test_text_for_a_file_of_several_resources_is_refused(resource, text, spellin
 # --- Forms --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize("width", [50, 80, 140])
 def test_tables_fit_the_terminal(width, resource, text, spelling):
     arguments = ("--data", text, "--tokenizer", spelling)
     page = plan("-f", resource(), *arguments, width=width)
