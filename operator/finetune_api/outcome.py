@@ -90,6 +90,8 @@ class RunSummary(_Part):
     tokens: int = 0
     """Non-padding tokens trained on."""
     trainable_parameters: int = 0
+    predicted_gpu_memory_bytes: int | None = None
+    """The peak that the trainer expected, once it saw GPU, model and text; None on a CPU."""
     peak_gpu_memory_bytes: int | None = None
     attention: str = ""
     """The attention implementation that ran."""

@@ -275,7 +275,8 @@ class GpuMemoryStatus(StatusPart):
     """Memory of one GPU."""
 
     predicted: Word | None = None
-    """By the memory model."""
+    """Before the run: the least that the plan needs. After it: the peak that the trainer expected of its
+    own launches."""
     observed_peak: Word | None = None
     """Measured."""
 

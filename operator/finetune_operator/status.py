@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from pydantic import ValidationError
 
-from finetune_api.outcome import CorpusLanguage, Outcome, Published
+from finetune_api.outcome import CorpusLanguage, Outcome, Published, RunSummary
 from finetune_api.plan import TrainingPlan
 from finetune_api.status import (
     Attempt,
@@ -292,11 +292,18 @@ def _with_outcome(status: LanguageFinetuneStatus, *, outcome: Outcome) -> Langua
             }
         )
     if outcome.summary is not None and outcome.summary.peak_gpu_memory_bytes is not None:
-        update["gpu_memory"] = GpuMemoryStatus(
-            predicted=status.gpu_memory.predicted if status.gpu_memory else None,
-            observed_peak=format_gib(outcome.summary.peak_gpu_memory_bytes),
-        )
+        update["gpu_memory"] = _observed(status.gpu_memory, summary=outcome.summary)
     return status.model_copy(update=update)
+
+
+def _observed(before: GpuMemoryStatus | None, *, summary: RunSummary) -> GpuMemoryStatus:
+    """Return both peaks of a run. The trainer's own prediction knows the launches, the plan's does not."""
+    expected, peak = summary.predicted_gpu_memory_bytes, summary.peak_gpu_memory_bytes
+    planned = before.predicted if before else None
+    return GpuMemoryStatus(
+        predicted=planned if expected is None else format_gib(expected),
+        observed_peak=None if peak is None else format_gib(peak),
+    )
 
 
 def _output(published: Published) -> OutputStatus:

@@ -142,7 +142,13 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
         corpus=corpus.corpus,
         warnings=(*(text for each in valid for text in each.warnings), *corpus.warnings),
         evaluation=build_evaluation(before, after),
-        summary=build_summary(result, loaded, training=plan.training, budget=budget),
+        summary=build_summary(
+            result,
+            loaded,
+            training=plan.training,
+            budget=budget,
+            predicted_peak_bytes=chosen.runtime.launching.predicted_peak_bytes,
+        ),
         history=result.history,
         environment=environment.describe_environment(pod.environ)
         | {"runtime": chosen.runtime.describe()},

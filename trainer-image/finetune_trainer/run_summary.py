@@ -26,8 +26,9 @@ def build_summary(
     *,
     training: TrainingParameters,
     budget: "TokenBudget",
+    predicted_peak_bytes: int | None = None,
 ) -> RunSummary:
-    """Return the figures of a run."""
+    """Return the figures of a run; `predicted_peak_bytes` is what the runtime expected of the GPU."""
     last, history = result.last, result.history
     tenth = -(-len(history) // TREND_SHARE)
     evaluated = [report.step for report in history if report.eval_loss is not None]
@@ -43,6 +44,7 @@ def build_summary(
         train_seconds=result.train_seconds,
         tokens=result.tokens,
         trainable_parameters=loaded.trainable_parameters,
+        predicted_gpu_memory_bytes=predicted_peak_bytes,
         peak_gpu_memory_bytes=result.peak_gpu_memory_bytes,
         attention=loaded.attention,
         loss_at_start=fmean(report.loss for report in history[:tenth]),
