@@ -68,6 +68,8 @@ SHOWN = {
     "gpu_memory_bytes": "gpuMemoryBytes",
 }
 """Field of `Facts` to the name that status shows."""
+TEXT_FACTS = frozenset({"examples", "tokens", "unique_tokens", "p99_tokens"})
+"""Fields that only a measurement of the text can tell."""
 
 
 def gather_facts(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Facts:

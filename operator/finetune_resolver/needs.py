@@ -21,7 +21,8 @@ from finetune_api.resource import (
     Policy,
     TokenDensity,
 )
-from finetune_resolver import rules_guide
+from finetune_resolver import rules_evidence, rules_guide
+from finetune_resolver.facts import TEXT_FACTS
 from finetune_resolver.fold import Members
 from finetune_resolver.measurement import Measurements
 from finetune_resolver.overrides import Overrides, build_overrides
@@ -36,7 +37,7 @@ from finetune_resolver.traits import (
     TraitValue,
     build_axes,
 )
-from finetune_resolver.verdict import decide_values
+from finetune_resolver.verdict import IN_ORDER, decide_values
 
 CLASSES: Mapping[str, tuple[TraitValue, ...]] = {
     "token_density": tuple(TokenDensity),
@@ -51,8 +52,12 @@ SCRIPTS_WITHOUT_SPACES = frozenset(
     {"Hans", "Hant", "Hani", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
 )
 """Scripts whose words no space divides: no type-token ratio can be measured."""
-MEASURED_BY_EVIDENCE = ("max_seq_length", "r", "num_train_epochs", "gradient_accumulation_steps")
-"""Parameters that policy Evidence takes from lengths and counts and from no trait."""
+MEASURED_BY_EVIDENCE = tuple(
+    name
+    for name in IN_ORDER
+    if any(TEXT_FACTS.intersection(rule.facts) for rule in rules_evidence.GROUPS.get(name, ()))
+)
+"""Parameters that policy Evidence takes from the text's lengths and counts, and from no trait."""
 WHY: Mapping[str, str] = {
     "token_density": "only characters a token under this model's tokenizer can tell",
     "morphology": "no row of the catalogue tells it, and the text's own type-token ratio can",

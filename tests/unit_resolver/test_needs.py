@@ -78,15 +78,16 @@ def test_policy_evidence_measures_unless_all_that_it_measures_is_set(spec_of):
     assert measurement_needs(spec_of(tag="sw", corpus="Small", policy="Evidence")) == (
         Need(
             name="policy",
-            why="policy is Evidence, which decides max_seq_length, r, num_train_epochs and "
-            "gradient_accumulation_steps from the text's lengths and counts.",
+            why="policy is Evidence, which decides max_seq_length, batch_size, num_train_epochs, "
+            "evaluation_strategy, r and lora_dropout from the text's lengths and counts.",
         ),
     )
     everything = {
         "maxSeqLength": 512,
         "numTrainEpochs": 2,
-        "gradientAccumulationSteps": 4,
-        "lora": {"r": 8},
+        "batchSize": 4,
+        "evalStrategy": "Steps",
+        "lora": {"r": 8, "dropout": 0.0},
     }
     assert needs_of(spec_of, tag="sw", policy="Evidence", parameters=everything) == []
 
