@@ -80,8 +80,8 @@ def usual_length(facts: Facts, _: Values) -> int:
 
 
 def is_large_plain_text(facts: Facts, values: Values) -> bool:
-    """Whether plain text is of the largest class, a billion unique tokens and more."""
-    tokens = facts.unique_tokens
+    """Whether plain text is worth a billion unique tokens of English and more (F7)."""
+    tokens = facts.english_tokens
     if tokens is None or not is_plain_text(facts, values):
         return False
     return measurement.corpus_class(tokens, stage=facts.stage) is Corpus.LARGE

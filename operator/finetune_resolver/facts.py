@@ -6,7 +6,7 @@ Pure.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from finetune_api.resource import LanguageFinetuneSpec, Method, TrainingStage
 from finetune_resolver.measurement import LanguageMeasurement, Measurements
 from finetune_resolver.model_shape import ModelShape
 from finetune_resolver.steps import workers
-from finetune_resolver.traits import NAMES_REMEMBERED, Trait, TraitSource
+from finetune_resolver.traits import NAMES_REMEMBERED, Known, Trait, TraitSource
 
 SIZE_IN_NAME = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
 """A size as models are named by it: SmolLM2-135M, Qwen2.5-0.5B, Llama-3.1-8B-Instruct."""
@@ -44,6 +44,8 @@ class Facts:
     tokens: int | None
     """Tokens that carry loss in one pass, of all languages; without a count of them, all tokens."""
     unique_tokens: int | None
+    english_tokens: int | None
+    """The unique tokens that English would need for as much content, of all languages."""
     p99_tokens: int | None
     """Of the language whose texts are longest."""
     context: int | None
@@ -62,18 +64,21 @@ SHOWN = {
     "examples": "examples",
     "tokens": "supervisedTokens",
     "unique_tokens": "uniqueTokens",
+    "english_tokens": "englishTokens",
     "p99_tokens": "p99Tokens",
     "parameters": "modelParameters",
     "context": "modelContext",
     "gpu_memory_bytes": "gpuMemoryBytes",
 }
 """Field of `Facts` to the name that status shows."""
-TEXT_FACTS = frozenset({"examples", "tokens", "unique_tokens", "p99_tokens"})
+TEXT_FACTS = frozenset({"examples", "tokens", "unique_tokens", "english_tokens", "p99_tokens"})
 """Fields that only a measurement of the text can tell."""
 
 
-def gather_facts(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Facts:
-    """Return the facts of a resource."""
+def gather_facts(
+    spec: LanguageFinetuneSpec, *, measured: Measurements, known: Sequence[Known]
+) -> Facts:
+    """Return the facts of a resource; `known` is what is known of its languages."""
     texts = [measured.language(index) for index in range(len(spec.languages))]
     name = spec.model.uri.lower().rstrip("/").rsplit("/", maxsplit=1)[-1]
     shape = measured.shape
@@ -92,6 +97,7 @@ def gather_facts(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Facts
         tokens=_total(texts, count=lambda text: text.supervised_tokens or text.tokens),
         unique_tokens=_total(texts, count=lambda text: text.unique_tokens),
         context=shape.max_positions if shape else None,
+        english_tokens=_sum([one.english_tokens for one in known]),
         p99_tokens=max(known_lengths) if len(known_lengths) == len(lengths) else None,
     )
 
@@ -114,6 +120,9 @@ def _total(
     texts: list[LanguageMeasurement], *, count: Callable[[LanguageMeasurement], int | None]
 ) -> int | None:
     """Return the sum over all languages, or None where one was not measured."""
-    counts = [count(text) for text in texts]
+    return _sum([count(text) for text in texts])
+
+
+def _sum(counts: list[int | None]) -> int | None:
     known = [number for number in counts if number is not None]
     return sum(known) if len(known) == len(counts) else None

@@ -69,11 +69,15 @@ def _named(trait: Trait, *, tag: str) -> Trait:
 def _total_corpus(members: Members) -> Trait | None:
     """Return the class of all text together, where each language was measured and none declared."""
     stage = members[0][0].stage
-    sizes = [known.measured.size(stage) for known, _ in members]
+    sizes = [known.corpus_size for known, _ in members]
     if any(known.declared.corpus is not None for known, _ in members):
         return None
     measured = [size for size in sizes if size is not None]
-    return corpus_trait(sum(measured), stage=stage) if len(measured) == len(members) else None
+    return (
+        corpus_trait(sum(measured), stage=stage, policy=members[0][0].policy)
+        if len(measured) == len(members)
+        else None
+    )
 
 
 def _fold_morphology(members: Members) -> TraitSet:

@@ -50,6 +50,7 @@ def _measurement(language: Language, *, measured: LanguageProfile) -> LanguageMe
         supervised_tokens=measured.supervised_tokens,
         unique_tokens=measured.unique_tokens,
         chars_per_token=measured.characters_per_token,
+        premium=measured.premium,
         words=measured.words,
         mattr500=measured.mattr500,
         code_mixing_index=measured.code_mixing_index,

@@ -50,6 +50,8 @@ class LanguageMeasurement:
     unique_tokens: int | None = None
     """Tokens after exact and near duplicates are removed."""
     chars_per_token: float | None = None
+    premium: float | None = None
+    """Tokens against English's for the same content, where a parallel text tells."""
     words: int | None = None
     """Words that `mattr500` was computed on; None for scripts without spaces."""
     mattr500: float | None = None

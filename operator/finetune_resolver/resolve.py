@@ -5,6 +5,8 @@ the overrides → the method by memory → state the reasons → advise. Pure an
 gives the same resolution, and every parameter has exactly one decision.
 """
 
+from dataclasses import replace
+
 from finetune_api.resource import (
     GpuMemoryClass,
     LanguageFinetuneSpec,
@@ -57,14 +59,14 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
     """
     _refuse_unsupported(spec)
     measured = measured or Measurements()
-    facts = gather_facts(spec, measured=measured)
+    members = resolve_members(spec, measured=measured)
+    facts = gather_facts(spec, measured=measured, known=[known for known, _ in members])
     overrides = build_overrides(spec.parameters, shape=measured.shape)
     defaults = decide_defaults(spec, overrides=overrides)
 
     def by_guide(traits: TraitSet) -> Verdict:
         return decide_by_guide(build_axes(traits), defaults=defaults, overrides=overrides)
 
-    members = resolve_members(spec, measured=measured)
     traits = resolve_traits(spec, measured=measured, members=members)
     guide = by_guide(traits)
     fitting = _fitting_by_guide(facts, guide, policy=spec.policy)
@@ -78,7 +80,7 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
     chosen, other = guide, decide_by_evidence(facts, defaults=defaults, overrides=overrides)
     if spec.policy is Policy.EVIDENCE:
         chosen, other = other, guide
-        members = [(known, without_labels(known, known_traits)) for known, known_traits in members]
+        members = _by_evidence(members)
         traits = fold_traits(members) | {axis: traits[axis] for axis in JOB_AXES}
         fitting = decide_fitting_method(facts, chosen.values)
     method = decide_method(spec, facts=facts, fitting=fitting)
@@ -133,6 +135,11 @@ def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Me
         )
         members.append((known, resolve_language_traits(known)))
     return members
+
+
+def _by_evidence(members: Members) -> Members:
+    again = [(replace(known, policy=Policy.EVIDENCE), traits) for known, traits in members]
+    return [(known, without_labels(known, traits)) for known, traits in again]
 
 
 def resolve_traits(

@@ -27,9 +27,9 @@ RULES: tuple[EvidenceRule, ...] = (
         parameter="num_train_epochs",
         when=formulas.is_large_plain_text,
         value=1,
-        facts=("unique_tokens",),
-        message="A billion unique tokens and more are read once, as the continued pretraining of Chinese "
-        "and Tamil Llamas did.",
+        facts=("unique_tokens", "english_tokens"),
+        message="Text worth a billion unique tokens of English and more is read once, as the continued "
+        "pretraining of Chinese and Tamil Llamas did.",
         reference="Chinese-LLaMA-Alpaca-2 and Tamil-LLaMA, run_pt.sh",
     ),
     EvidenceRule(
@@ -37,7 +37,7 @@ RULES: tuple[EvidenceRule, ...] = (
         parameter="num_train_epochs",
         when=formulas.is_plain_text,
         value=USUAL_EPOCHS,
-        facts=("unique_tokens",),
+        facts=("unique_tokens", "english_tokens"),
         message="Up to four passes over plain text are worth nearly as much as new text.",
         reference="Muennighoff et al. 2025, JMLR 26(53)",
     ),

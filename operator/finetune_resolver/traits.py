@@ -19,6 +19,7 @@ from finetune_api.resource import (
     GpuMemoryClass,
     ModelDepth,
     Morphology,
+    Policy,
     ResourceLevel,
     SyntaxDistance,
     TokenDensity,
@@ -143,6 +144,29 @@ class Known:
     stage: TrainingStage
     family: str
     """Tokenizer family of the base model, or empty."""
+    policy: Policy = Policy.GUIDE
+    """Whose trait it is: the guide counts a corpus as it is, Evidence what it is worth in English."""
+
+    @property
+    def premium(self) -> float | None:
+        """Tokens against English's for the same content: measured, else the catalogue's."""
+        row = self.found.row
+        if self.measured.premium is not None or row is None:
+            return self.measured.premium
+        return row.evidence.tokens[self.family][1] if self.family in row.evidence.tokens else None
+
+    @property
+    def english_tokens(self) -> int | None:
+        """Unique tokens that English would need for the same content; raw where nothing tells."""
+        tokens = self.measured.unique_tokens
+        return None if tokens is None else round(tokens / (self.premium or 1.0))
+
+    @property
+    def corpus_size(self) -> int | None:
+        """What the corpus class is decided by: examples, or unique tokens as the policy counts them."""
+        if self.policy is Policy.EVIDENCE and self.stage is not TrainingStage.INSTRUCTION:
+            return self.english_tokens
+        return self.measured.size(self.stage)
 
     @property
     def labels(self) -> GuideLabels:
@@ -242,13 +266,15 @@ def measured_morphology(known: Known) -> Trait | None:
 
 
 def _measured_corpus(known: Known) -> Trait | None:
-    size = known.measured.size(known.stage)
-    return None if size is None else corpus_trait(size, stage=known.stage)
+    size = known.corpus_size
+    return None if size is None else corpus_trait(size, stage=known.stage, policy=known.policy)
 
 
-def corpus_trait(size: int, *, stage: TrainingStage) -> Trait:
+def corpus_trait(size: int, *, stage: TrainingStage, policy: Policy) -> Trait:
     """Return the corpus trait of a measured size."""
-    unit = "examples" if stage is TrainingStage.INSTRUCTION else "unique tokens"
+    unit = "examples"
+    if stage is not TrainingStage.INSTRUCTION:
+        unit = "unique tokens" if policy is Policy.GUIDE else "unique tokens by English's measure"
     value = measurement.corpus_class(size, stage=stage)
     return Trait("corpus", value, TraitSource.MEASURED, f"{size:,} {unit}")
 
@@ -369,6 +395,8 @@ def without_labels(known: Known, traits: TraitSet) -> TraitSet:
 
 
 def _without_label(known: Known, *, axis: str, trait: Trait) -> Trait | None:
+    if axis == "corpus" and trait.source is TraitSource.MEASURED:
+        return _measured_corpus(known)
     if trait.source is not TraitSource.GUIDE:
         return trait
     # Nothing was declared, or the label would not count; the second source is the label itself.
