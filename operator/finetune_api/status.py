@@ -170,6 +170,8 @@ class ParameterStatus(StatusPart):
     """Traits that made the rule match."""
     message: Sentence
     """Why, in one sentence."""
+    reference: Text = ""
+    """Literature or measurement behind a rule of policy Evidence."""
     superseded: list[Superseded] = Field(default_factory=list, max_length=8)
     """Values of another view that do not reach the adapter."""
     alternative: Alternative | None = None

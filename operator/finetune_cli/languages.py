@@ -15,8 +15,10 @@ from finetune_api.resource import TokenDensity, TrainingStage, Traits
 from finetune_cli.errors import CliError
 from finetune_resolver import Trait, UnknownLanguageError
 from finetune_resolver.catalogue import FoundLanguage, find, load_catalogue
+from finetune_resolver.known import Known
 from finetune_resolver.measurement import LanguageMeasurement
-from finetune_resolver.traits import AXIS_NAMES, SOURCES, Known, TraitSource, density_of
+from finetune_resolver.trait import AXIS_NAMES, TraitSource
+from finetune_resolver.traits import SOURCES, density_of
 
 SHORTEST_PART = 3
 """Letters from which a part of a name finds a language."""

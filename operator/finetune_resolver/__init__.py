@@ -30,7 +30,7 @@ from finetune_resolver.resolution import (
     Superseded,
 )
 from finetune_resolver.resolve import resolve
-from finetune_resolver.traits import Axes, Trait
+from finetune_resolver.trait import Axes, Trait
 
 __all__ = [
     "Advice",

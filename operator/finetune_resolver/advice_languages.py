@@ -7,14 +7,10 @@ from collections.abc import Iterator
 
 from finetune_resolver import measurement
 from finetune_resolver.circumstances import Circumstances
+from finetune_resolver.known import Known
 from finetune_resolver.resolution import Advice, Severity
+from finetune_resolver.trait import AXIS_NAMES, Trait, TraitSet, TraitSource, TraitValue
 from finetune_resolver.traits import (
-    AXIS_NAMES,
-    Known,
-    Trait,
-    TraitSet,
-    TraitSource,
-    TraitValue,
     density_of,
     evidence_morphology,
     evidence_resource_level,

@@ -8,7 +8,7 @@ from finetune_api.resource import (
     ResourceLevel,
     TokenDensity,
 )
-from finetune_resolver.traits import Axes, MorphologyKind
+from finetune_resolver.trait import Axes, MorphologyKind
 
 MORPHOLOGY = ("morphology", "morphology_kind")
 """Fields of `Axes` that `is_complex_inflectional` looks at."""

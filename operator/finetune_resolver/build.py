@@ -22,7 +22,7 @@ from finetune_api.status import (
 )
 from finetune_resolver.resolution import Decision, MethodChoice, Resolution, Superseded
 from finetune_resolver.rules_default import BY_STAGE
-from finetune_resolver.traits import Trait
+from finetune_resolver.trait import Trait
 
 VALUE_LIMIT = 2048
 """Characters of a value in status; the longest legal list of module names exceeds it."""
@@ -147,6 +147,7 @@ def _decision_status(decision: Decision) -> ParameterStatus:
         source=decision.source.value,
         because=[_trigger(trait) for trait in decision.because],
         message=decision.message,
+        reference=decision.reference,
         superseded=[_superseded_status(superseded) for superseded in decision.superseded],
         alternative=None
         if alternative is None

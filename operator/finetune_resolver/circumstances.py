@@ -9,7 +9,7 @@ from finetune_resolver.fold import Members
 from finetune_resolver.memory import MemoryEstimate
 from finetune_resolver.resolution import Advice
 from finetune_resolver.steps import Values
-from finetune_resolver.traits import Axes
+from finetune_resolver.trait import Axes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from finetune_resolver.resolution import (
 )
 from finetune_resolver.rule import EvidenceRule, Rule
 from finetune_resolver.steps import Values
-from finetune_resolver.traits import Trait, TraitSet
+from finetune_resolver.trait import Trait, TraitSet
 from finetune_resolver.verdict import STEPS_INSTEAD, AnyRule, Verdict
 
 

@@ -15,11 +15,11 @@ from pydantic import JsonValue
 from finetune_api.resource import Corpus, Method, TrainingStage
 from finetune_resolver import measurement
 from finetune_resolver.facts import Facts
+from finetune_resolver.known import NAMES_REMEMBERED
 from finetune_resolver.memory import estimate_largest_batch
 from finetune_resolver.memory_fit import methods_to_try
 from finetune_resolver.model_shape import ALL_LINEAR, ModelShape
 from finetune_resolver.steps import EVAL_STEPS_BOUNDS, Values, count, estimate_total_steps, number
-from finetune_resolver.traits import NAMES_REMEMBERED
 from finetune_resolver.workload import build_workload
 
 LENGTH_STEP, SHORTEST = 256, 512

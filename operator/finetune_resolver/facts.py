@@ -12,10 +12,11 @@ from functools import lru_cache
 
 from finetune_api.quantity import parse_quantity
 from finetune_api.resource import LanguageFinetuneSpec, Method, TrainingStage
+from finetune_resolver.known import NAMES_REMEMBERED, Known
 from finetune_resolver.measurement import LanguageMeasurement, Measurements
 from finetune_resolver.model_shape import ModelShape
 from finetune_resolver.steps import workers
-from finetune_resolver.traits import NAMES_REMEMBERED, Known, Trait, TraitSource
+from finetune_resolver.trait import Trait, TraitSource
 
 SIZE_IN_NAME = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
 """A size as models are named by it: SmolLM2-135M, Qwen2.5-0.5B, Llama-3.1-8B-Instruct."""

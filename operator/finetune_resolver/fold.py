@@ -15,15 +15,9 @@ from finetune_api.resource import (
     SyntaxDistance,
     TokenDensity,
 )
-from finetune_resolver.traits import (
-    Known,
-    MorphologyKind,
-    Trait,
-    TraitSet,
-    TraitSource,
-    TraitValue,
-    corpus_trait,
-)
+from finetune_resolver.known import Known
+from finetune_resolver.trait import MorphologyKind, Trait, TraitSet, TraitSource, TraitValue
+from finetune_resolver.traits import corpus_trait
 
 CAREFUL_FIRST: dict[str, tuple[TraitValue, ...]] = {
     "token_density": (TokenDensity.DENSE, TokenDensity.LIGHT),

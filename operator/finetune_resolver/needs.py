@@ -24,19 +24,12 @@ from finetune_api.resource import (
 from finetune_resolver import rules_evidence, rules_guide
 from finetune_resolver.facts import TEXT_FACTS
 from finetune_resolver.fold import Members
+from finetune_resolver.known import Known
 from finetune_resolver.measurement import Measurements
 from finetune_resolver.overrides import Overrides, build_overrides
 from finetune_resolver.resolve import resolve_members, resolve_traits
 from finetune_resolver.rule import match_rules
-from finetune_resolver.traits import (
-    AXIS_NAMES,
-    Axes,
-    Known,
-    TraitSet,
-    TraitSource,
-    TraitValue,
-    build_axes,
-)
+from finetune_resolver.trait import AXIS_NAMES, Axes, TraitSet, TraitSource, TraitValue, build_axes
 from finetune_resolver.verdict import IN_ORDER, decide_values
 
 CLASSES: Mapping[str, tuple[TraitValue, ...]] = {

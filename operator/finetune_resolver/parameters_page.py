@@ -23,7 +23,7 @@ from finetune_resolver.facts import SHOWN
 from finetune_resolver.method import PEFT_ADVICE
 from finetune_resolver.overrides import FIELDS, LORA_FIELDS
 from finetune_resolver.rule import EvidenceRule, Rule
-from finetune_resolver.traits import AXIS_NAMES
+from finetune_resolver.trait import AXIS_NAMES
 
 PAGE = Path("docs/parameters.md")
 COMMAND = "python -m finetune_resolver.parameters_page"

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from finetune_api.resource import Method, Policy
 from finetune_resolver.memory import MemoryEstimate
-from finetune_resolver.traits import Axes, Trait
+from finetune_resolver.trait import Axes, Trait
 
 OVERRIDE = "OVERRIDE"
 """Rule id of a value that the user set."""

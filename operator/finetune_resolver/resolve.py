@@ -21,24 +21,15 @@ from finetune_resolver.decisions import build_decisions
 from finetune_resolver.errors import UnsupportedSpecError
 from finetune_resolver.facts import Facts, gather_facts
 from finetune_resolver.fold import Members, fold_traits
+from finetune_resolver.known import Known, tokenizer_family
 from finetune_resolver.measurement import Measurements
 from finetune_resolver.memory_fit import MethodDecision, decide_gpu_memory_class
 from finetune_resolver.method import decide_method
 from finetune_resolver.overrides import build_overrides
 from finetune_resolver.resolution import Resolution
 from finetune_resolver.steps import count, estimate_total_steps
-from finetune_resolver.traits import (
-    AXIS_NAMES,
-    Known,
-    Trait,
-    TraitSet,
-    TraitSource,
-    build_axes,
-    resolve_job_traits,
-    resolve_language_traits,
-    tokenizer_family,
-    without_labels,
-)
+from finetune_resolver.trait import AXIS_NAMES, Trait, TraitSet, TraitSource, build_axes
+from finetune_resolver.traits import resolve_job_traits, resolve_language_traits, without_labels
 from finetune_resolver.verdict import Verdict, decide_by_evidence, decide_by_guide, decide_defaults
 from finetune_resolver.workload import build_workload, decide_fitting_method
 

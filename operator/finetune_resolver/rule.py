@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from finetune_resolver.facts import Facts
 from finetune_resolver.steps import Values
-from finetune_resolver.traits import Axes
+from finetune_resolver.trait import Axes
 
 
 def always(_: Axes) -> bool:

@@ -7,15 +7,9 @@ source knows stays unset, and the rules have a row for that. Several languages f
 Pure. It knows the catalogue's rows and the measurements as values, and no parameter.
 """
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from functools import lru_cache
 
 from finetune_api.resource import (
-    Corpus,
-    Documents,
     GpuMemoryClass,
     ModelDepth,
     Morphology,
@@ -24,11 +18,11 @@ from finetune_api.resource import (
     SyntaxDistance,
     TokenDensity,
     TrainingStage,
-    Traits,
 )
 from finetune_resolver import measurement
-from finetune_resolver.catalogue import FoundLanguage, GuideLabels
-from finetune_resolver.measurement import LanguageMeasurement, Measurements
+from finetune_resolver.known import Known
+from finetune_resolver.measurement import Measurements
+from finetune_resolver.trait import AXIS_NAMES, MorphologyKind, Trait, TraitSet, TraitSource
 
 ORTHOGRAPHIC_SCRIPTS = frozenset({"Hans", "Hant", "Jpan"})
 """Logographic scripts: what is complex is the writing, not the word."""
@@ -41,147 +35,7 @@ WORD_ORDER_DISTANCE = {
     "VOS": SyntaxDistance.FAR,
 }
 """Distance from English, the main language of nearly every base model."""
-TOKENIZER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("llama2", re.compile(r"llama-?2(?![0-9.])|tinyllama")),
-    ("llama31", re.compile(r"llama-?3(\.[123])?(?![0-9.])")),
-    ("qwen3", re.compile(r"qwen-?(2|2\.5|3)(?![0-9.])")),
-    ("gemma3", re.compile(r"gemma-?3(?![0-9.])")),
-)
-"""Families whose tokens were counted, by a model's name. Names that do not tell match nothing."""
-
-NAMES_REMEMBERED = 1024
-"""Models whose name was searched. Users choose them, so the memory is bounded."""
-
-
-class MorphologyKind(StrEnum):
-    """What makes a language complex: its words, or its writing."""
-
-    INFLECTIONAL = "Inflectional"
-    ORTHOGRAPHIC = "Orthographic"
-
-
-class TraitSource(StrEnum):
-    """Where a trait's value comes from."""
-
-    DECLARED = "Declared"
-    GUIDE = "Guide"
-    MEASURED = "Measured"
-    EVIDENCE = "Evidence"
-    SCRIPT = "Script"
-    DEFAULT = "Default"
-    DERIVED = "Derived"
-
-
-TraitValue = (
-    TokenDensity
-    | Morphology
-    | MorphologyKind
-    | Corpus
-    | ResourceLevel
-    | Documents
-    | SyntaxDistance
-    | ModelDepth
-    | GpuMemoryClass
-    | bool
-    | int
-)
-"""A class, a switch, or a number that was counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trait:
-    """One trait, its value and where it comes from."""
-
-    name: str
-    """As the resource spells it, such as tokenDensity."""
-    value: TraitValue
-    source: TraitSource
-    detail: str = ""
-    """The number or row behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """The ten axes that the rules read; None is unset."""
-
-    token_density: TokenDensity | None = None
-    morphology: Morphology | None = None
-    morphology_kind: MorphologyKind | None = None
-    corpus: Corpus | None = None
-    resource_level: ResourceLevel | None = None
-    documents: Documents | None = None
-    syntax_distance: SyntaxDistance | None = None
-    code_switching: bool | None = None
-    model_depth: ModelDepth | None = None
-    gpu_memory: GpuMemoryClass | None = None
-
-
-AXIS_NAMES: dict[str, str] = {
-    "token_density": "tokenDensity",
-    "morphology": "morphology",
-    "morphology_kind": "morphologyKind",
-    "corpus": "corpus",
-    "resource_level": "resourceLevel",
-    "documents": "documents",
-    "syntax_distance": "syntaxDistance",
-    "code_switching": "codeSwitching",
-    "model_depth": "modelDepth",
-    "gpu_memory": "gpuMemory",
-}
-"""Field of `Axes` to the name of its trait, in the order they are shown."""
-
-TraitSet = dict[str, Trait]
-"""Traits by the field of `Axes`; an unset one is absent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Everything known of one language of one resource."""
-
-    declared: Traits
-    found: FoundLanguage
-    measured: LanguageMeasurement
-    stage: TrainingStage
-    family: str
-    """Tokenizer family of the base model, or empty."""
-    policy: Policy = Policy.GUIDE
-    """Whose trait it is: the guide counts a corpus as it is, Evidence what it is worth in English."""
-
-    @property
-    def premium(self) -> float | None:
-        """Tokens against English's for the same content: measured, else the catalogue's."""
-        row = self.found.row
-        if self.measured.premium is not None or row is None:
-            return self.measured.premium
-        return row.evidence.tokens[self.family][1] if self.family in row.evidence.tokens else None
-
-    @property
-    def english_tokens(self) -> int | None:
-        """Unique tokens that English would need for the same content; raw where nothing tells."""
-        tokens = self.measured.unique_tokens
-        return None if tokens is None else round(tokens / (self.premium or 1.0))
-
-    @property
-    def corpus_size(self) -> int | None:
-        """What the corpus class is decided by: examples, or unique tokens as the policy counts them."""
-        if self.policy is Policy.EVIDENCE and self.stage is not TrainingStage.INSTRUCTION:
-            return self.english_tokens
-        return self.measured.size(self.stage)
-
-    @property
-    def labels(self) -> GuideLabels:
-        """What the guide says of the language; nothing where it has no row."""
-        return self.found.row.guide if self.found.row else GuideLabels()
-
-
 Source = Callable[[Known], Trait | None]
-
-
-@lru_cache(maxsize=NAMES_REMEMBERED)
-def tokenizer_family(uri: str) -> str:
-    """Return the tokenizer family that a model's name tells, or an empty text."""
-    name = uri.lower().rsplit("/", maxsplit=1)[-1]
-    return next((family for family, pattern in TOKENIZER_FAMILIES if pattern.search(name)), "")
 
 
 def resolve_language_traits(known: Known) -> TraitSet:
@@ -204,11 +58,6 @@ def resolve_job_traits(
         "model_depth": _model_depth(depth, layers=measured.layers),
         "gpu_memory": _gpu_memory(memory, measured=measured.gpu_memory_class),
     }
-
-
-def build_axes(traits: TraitSet) -> Axes:
-    """Return the bare values that the rules read."""
-    return Axes(**{axis: trait.value for axis, trait in traits.items()})  # type: ignore[arg-type]
 
 
 # --- Declared and guide -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from finetune_resolver import rules_default, rules_evidence, rules_guide
 from finetune_resolver.facts import Facts
 from finetune_resolver.overrides import Overrides
 from finetune_resolver.rule import EvidenceRule, Rule, match_evidence, match_rules
-from finetune_resolver.traits import Axes
+from finetune_resolver.trait import Axes
 
 AnyRule = Rule | EvidenceRule
 

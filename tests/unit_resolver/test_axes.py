@@ -23,7 +23,7 @@ from finetune_api.resource import (
 )
 from finetune_resolver.rule import always, match_rules
 from finetune_resolver.rules_guide import GROUPS, RULES
-from finetune_resolver.traits import AXIS_NAMES, Axes, MorphologyKind
+from finetune_resolver.trait import AXIS_NAMES, Axes, MorphologyKind
 from finetune_resolver.verdict import decide_values
 
 VALUES: dict[str, tuple[Any, ...]] = {

@@ -185,6 +185,26 @@ def test_plain_text_is_read_three_times_unless_it_is_huge(evidence_of, tokens, e
     assert decided(resolution, "num_train_epochs") == (epochs, rule)
 
 
+def test_plain_text_counts_by_what_it_is_worth_in_english(evidence_of, resolve_of):
+    text = {"unique_tokens": 5_000_000_000, "premium": 10.0}
+    resolution = evidence_of(stage="ContinuedPretraining", text=text)
+    guide = resolve_of(stage="ContinuedPretraining", measured=LanguageMeasurement(**text))
+    traits = [next(t for t in one.traits if t.name == "corpus") for one in (resolution, guide)]
+    assert [(t.value, t.detail) for t in traits] == [
+        ("Medium", "500,000,000 unique tokens by English's measure"),
+        ("Large", "5,000,000,000 unique tokens"),
+    ]
+    assert decided(resolution, "num_train_epochs") == (3, "E-EP-2")
+
+
+def test_the_catalogue_tells_the_premium_where_nothing_measured_it(evidence_of):
+    text = {"unique_tokens": 1_500_000_000}
+    llama = "hf://meta-llama/Llama-3.1-8B"
+    stage = {"stage": "ContinuedPretraining", "text": text}
+    assert evidence_of(tag="am", model=llama, **stage).value("num_train_epochs") == 3
+    assert evidence_of(tag="am", **stage).value("num_train_epochs") == 1
+
+
 @pytest.mark.parametrize(
     ("examples", "batch", "steps"),
     [(49, 4, 39), (80, 4, 60), (160, 8, 60), (313, 16, 60), (5_000, 16, 939)],
@@ -361,6 +381,7 @@ def test_an_override_beats_the_evidence_and_names_it(evidence_of):
 def test_status_shows_the_facts_behind_a_value_and_the_reference_of_the_other(evidence_of):
     resolution = evidence_of(tag="sw", shape=LLAMA_8B, text={"examples": 5000, "p99_tokens": 811})
     by_name = {status.name: status for status in decision_statuses(resolution)}
+    assert by_name["num_train_epochs"].reference == "OpenAI cookbook; Unsloth's guide, 1 to 3"
     length = by_name["max_seq_length"]
     assert (length.value, length.source, length.alternative.reference) == (
         "1024",

@@ -4,8 +4,8 @@ import pytest
 
 from finetune_api.resource import GpuMemoryClass, TrainingStage
 from finetune_resolver import LanguageMeasurement, Measurements
+from finetune_resolver.known import tokenizer_family
 from finetune_resolver.measurement import corpus_class
-from finetune_resolver.traits import tokenizer_family
 
 LLAMA2, GEMMA3 = "hf://meta-llama/Llama-2-7b-hf", "hf://google/gemma-3-4b-it"
 FIVE = {"chars_per_token": 5.0}
