@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,20 @@ def chats(count: int, *, words: str = "habari ya asubuhi rafiki") -> list[JsonOb
         }
         for number in range(count)
     ]
+
+
+def stamp() -> str:
+    """Return the time from which `Product.writes_since` counts."""
+    # The audit log's clock is this machine's; a second covers what was in flight.
+    return (datetime.now(UTC) + timedelta(seconds=1)).isoformat().replace("+00:00", "Z")
+
+
+def restart_operator(product: Product) -> None:
+    """Kill the operator at once, as SIGKILL does, and wait for the next one."""
+    where = ("-n", SYSTEM_NAMESPACE)
+    pods = ("pods", "-l", f"app.kubernetes.io/name={RELEASE}", "--grace-period=0", "--force")
+    product.lab.kubectl("delete", *pods, *where)
+    product.lab.kubectl("rollout", "status", f"deployment/{RELEASE}", *where, "--timeout=90s")
 
 
 def _audit_events(file: Path) -> Iterator[JsonObject]:

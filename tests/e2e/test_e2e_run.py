@@ -2,18 +2,17 @@
 
 import json
 import time
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.e2e.product import (
-    RELEASE,
-    SYSTEM_NAMESPACE,
     Finetune,
     JsonObject,
     Product,
     chats,
     condition,
+    restart_operator,
+    stamp,
     truths,
 )
 
@@ -43,11 +42,11 @@ def test_a_run_ends_complete_with_a_published_adapter_and_then_nothing_is_writte
     (evaluation,) = [item for item in status["evaluation"] if item["tag"] in {"sw", "*"}][:1]
     assert float(evaluation["adapterBitsPerByte"]) < float(evaluation["baseBitsPerByte"])
 
-    stamp = _stamp()
+    since = stamp()
     product.lab.apply(wanted)
-    _restart_operator(product)
+    restart_operator(product)
     time.sleep(5)
-    assert product.writes_since(stamp, namespace=namespace) == []
+    assert product.writes_since(since, namespace=namespace) == []
     assert len(product.jobs(namespace)) == 1
 
 
@@ -83,7 +82,7 @@ def test_an_operator_killed_in_the_middle_makes_no_second_job(
     product.wait(namespace, "killed", lambda found: "JobCreated" in truths(found))
     (job,) = product.jobs(namespace)
 
-    _restart_operator(product)
+    restart_operator(product)
 
     done = product.wait_end(namespace, "killed")
     assert "Complete" in truths(done)
@@ -165,19 +164,6 @@ def _manifest(product: Product, uri: str) -> JsonObject:
 def _manifest_key(resource: JsonObject) -> str:
     uri: str = resource["status"]["output"]["uri"]
     return f"{uri.removeprefix('s3://').partition('/')[2].rstrip('/')}/manifest.json"
-
-
-def _stamp() -> str:
-    # The audit log's clock is this machine's; a second covers what was in flight.
-    return (datetime.now(UTC) + timedelta(seconds=1)).isoformat().replace("+00:00", "Z")
-
-
-def _restart_operator(product: Product) -> None:
-    """Kill the operator at once, as SIGKILL does, and wait for the next one."""
-    where = ("-n", SYSTEM_NAMESPACE)
-    pods = ("pods", "-l", f"app.kubernetes.io/name={RELEASE}", "--grace-period=0", "--force")
-    product.lab.kubectl("delete", *pods, *where)
-    product.lab.kubectl("rollout", "status", f"deployment/{RELEASE}", *where, "--timeout=90s")
 
 
 def _claim(namespace: str, *, folder: str) -> list[JsonObject]:
