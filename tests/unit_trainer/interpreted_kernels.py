@@ -134,3 +134,24 @@ def test_loss_and_gradient_of_logits(agree: Callable[..., None]) -> None:
         torch.randint(0, 5000, (TOKENS,)),
         scale=0.01,
     )
+
+
+def test_all_copies_are_made_at_once() -> None:
+    from finetune_trainer.fused.copies import AdapterCopies, Copy
+    from finetune_trainer.fused.copy_kernels import build_table
+
+    matrix = torch.zeros(300, 100, dtype=torch.bfloat16)
+    a, b = (torch.nn.Parameter(torch.randn(shape)) for shape in ((16, 80), (200, 16)))
+    copies = [
+        Copy(matrix[200:216, :80], a, 1.5, is_b=False),
+        Copy(matrix[:200, 80:96], b, 1.0, is_b=True),
+    ]
+    for with_adapter in (True, False):
+        matrix.zero_()
+        AdapterCopies(copies).make(with_adapter=with_adapter)
+        expected = matrix.clone()
+        matrix.zero_()
+        build_table(copies).copy(with_adapter=with_adapter)
+        # Interpreted, a conversion to bf16 cuts off where hardware rounds.
+        assert torch.allclose(matrix, expected, rtol=2**-7)
+        assert bool(matrix[:200, 80:96].any()) is with_adapter

@@ -142,7 +142,7 @@ def test_loss_and_gradients_equal_autograds(
     engine.stack.keep(kept)
     loss = engine.sum_of_losses(launch_of(texts), divisor=30)
     loss.backward()
-    assert float(loss) == pytest.approx(expected_loss, rel=TOLERANCE)
+    assert loss.item() == pytest.approx(expected_loss, rel=TOLERANCE)
     assert worst_error(gradients(network), expected) < TOLERANCE
 
 
@@ -293,3 +293,57 @@ def test_masks_keep_what_they_should_and_differ_between_slots() -> None:
     centred = kept - 0.9004
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert abs(float((centred[one] * centred[other]).mean()) / 0.09) < 3e-3
+
+
+def quantize(base: Any) -> None:
+    """Replace every projection by one in 4 bits, as loading with QLoRA does."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    for layer in base.model.layers:
+        for owner in (layer.self_attn, layer.mlp):
+            for name, linear in list(owner.named_children()):
+                if not name.endswith("_proj"):
+                    continue
+                four_bit = bitsandbytes.nn.Linear4bit(
+                    linear.in_features,
+                    linear.out_features,
+                    bias=False,
+                    compute_dtype=torch.float32,
+                    quant_type="nf4",
+                )
+                four_bit.weight = bitsandbytes.nn.Params4bit(
+                    linear.weight.data, requires_grad=False, quant_type="nf4"
+                )
+                setattr(owner, name, four_bit.to("cpu"))
+    base.is_loaded_in_4bit = True
+
+
+@pytest.mark.parametrize("kept", [3, 0], ids=["all kept", "all recomputed"])
+def test_four_bit_weights_stay_so_and_give_the_same_gradients(kept: int) -> None:
+    config_type, model_type, _ = KINDS["llama"]
+    torch.manual_seed(0)
+    base = model_type(
+        config_type(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=VOCABULARY,
+            attn_implementation="eager",
+        )
+    )
+    quantize(base)
+    lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules=list(ALL), task_type="CAUSAL_LM")
+    network = peft.get_peft_model(base, lora)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.1)
+    texts = build_texts()
+    expected_loss, expected = measure_by_autograd(network, texts, divisor=30)
+    engine = build_engine(network)
+    engine.stack.keep(kept)
+    loss = engine.sum_of_losses(launch_of(texts), divisor=30)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected_loss, rel=1e-5)
+    assert worst_error(gradients(network), expected) < 1e-4
+    assert network.get_base_model().model.layers[0].mlp.up_proj.weight.dtype == torch.uint8

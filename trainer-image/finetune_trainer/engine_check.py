@@ -20,9 +20,10 @@ DRAWN_B = 0.02
 """Standard deviation of the drawn B: the adapter then contributes visibly and does not dominate."""
 LARGEST_LOSS_DIFFERENCE = 0.01
 """Relative. Two engines in bf16 differ by less than 0.1 % (measured); a wrong one by much more."""
-LARGEST_GRADIENT_ERROR = 0.2
-"""Relative, over all of the adapter. At 8B width two bf16 engines are each 0.03 off fp32 after four
-layers (measured), and rounding adds up over a deep model; a wrong mask or scale is off by about 1."""
+LARGEST_GRADIENT_ERROR = 0.3
+"""Relative, over all of the adapter. Two engines in bf16 differ by 0.05 after 16 layers of random
+weights and by 0.13 after 32 (measured on one H100), because rounding adds up over a deep model; a
+wrong mask, scale or rotation is off by about 1."""
 STRICT = 1e-3
 """Both limits in fp32."""
 

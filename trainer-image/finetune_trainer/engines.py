@@ -109,8 +109,12 @@ def _try_fused(
 ) -> tuple[Engine, tuple[Choice, ...]]:
     """Return the fused engine where its gradients are the model's own, else what Unsloth has."""
     engine = FusedEngine(loaded.network, device=loaded.device)
+    plain = PlainEngine(loaded.network, loaded.device, loaded.dtype)
+    if loaded.device.type == "cuda":
+        # One text a launch either way; on padded rows Unsloth first compiles for half a minute.
+        plain = replace(plain, layout=Layout.PACKED)
     try:
-        comparison = compare(loaded, engine, reference=loaded.engine, rows=rows)
+        comparison = compare(loaded, engine, reference=plain, rows=rows)
     except RuntimeError as fault:
         # A kernel that does not compile here, or an operation that this torch lacks.
         told = f"it fails on this machine ({str(fault).strip().partition(chr(10))[0][:200]})"

@@ -124,7 +124,7 @@ class TokenBudget:
 
 def count_supervised(sequence: Tokens) -> int:
     """Return how many tokens of a sequence carry loss; the first token has nothing before it."""
-    return sum(label != IGNORED for label in sequence.labels[1:])
+    return int(np.count_nonzero(np.asarray(sequence.labels[1:]) != IGNORED))
 
 
 def split(sequences: Sequence[Tokens], *, token_budget: int, layout: Layout) -> list[list[Tokens]]:

@@ -7,6 +7,7 @@ in a later pod, is the same step.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from math import inf, isfinite
@@ -54,6 +55,14 @@ def build_optimizer(loaded: LoadedModel, training: TrainingParameters) -> Any:
     return bitsandbytes.optim.AdamW8bit(groups, lr=training.learning_rate, betas=BETAS, eps=EPSILON)
 
 
+@dataclass(frozen=True)
+class Found:
+    """The two numbers of a step that decide whether it counts."""
+
+    loss: float
+    norm: float
+
+
 class Stepper:
     """Does optimizer steps on one model."""
 
@@ -68,6 +77,9 @@ class Stepper:
         self._seed = training.seed
         self._budget = budget
         self._loss_scale = FIRST_LOSS_SCALE if loaded.dtype == torch.float16 else 1.0
+        self._guards_on_device = loaded.device.type == "cuda" and isinstance(
+            self._optimizer, torch.optim.AdamW
+        )
 
     def do(
         self, batch: Sequence[Tokens], *, step: int, supervised: int, learning_rate: float
@@ -89,21 +101,18 @@ class Stepper:
                 layout=self._engine.layout,
                 what="training",
             )
-            norm = self._clip()
-            if isfinite(norm) or not isfinite(loss) or self._loss_scale == 1.0:
+            found = self._update(loss, self._clip(), learning_rate=learning_rate)
+            if isfinite(found.norm) or not isfinite(found.loss) or self._loss_scale == 1.0:
                 break
             # fp16 overflowed, which says nothing about the training: the step is done again.
             self._loss_scale /= 2
-        _check_finite(loss, norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
+        _check_finite(found)
         self._optimizer.zero_grad(set_to_none=True)
-        return loss, norm, launched
+        return found.loss, found.norm, launched
 
     def _accumulate(
         self, batch: Sequence[Tokens], *, step: int, supervised: int, token_budget: int
-    ) -> tuple[float, int]:
+    ) -> tuple[torch.Tensor, int]:
         """Leave the gradient of the whole batch in the parameters; return loss and launches."""
         self._optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(mix_seed(self._seed, step))
@@ -113,16 +122,34 @@ class Stepper:
             (loss * self._loss_scale).backward()
             total += loss.detach().float()
             launched += 1
-        # Waits for the device, once a step: the guard needs the number before the update.
-        return total.item(), launched
+        return total, launched
 
-    def _clip(self) -> float:
-        """Undo the loss scale, clip, and return the norm before clipping."""
+    def _clip(self) -> torch.Tensor:
+        """Undo the loss scale, clip, and return the norm before clipping. Shape: ()."""
         if self._loss_scale != 1.0:
             for parameter in self._with_gradients():
                 parameter.grad.mul_(1 / self._loss_scale)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
-        return float(norm)
+        norm: torch.Tensor = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        return norm
+
+    def _update(self, loss: torch.Tensor, norm: torch.Tensor, *, learning_rate: float) -> Found:
+        """Update the weights where loss and norm are finite; return both, waiting for the device once.
+
+        On a GPU the guard is part of the update, so that everything of a step is queued before the
+        host waits: it would otherwise keep the device idle between gradient and update.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        numbers = torch.stack([loss.float(), norm.float()])
+        if self._guards_on_device:
+            # torch's own gradient scaler tells its fused optimizers the same way to do nothing.
+            self._optimizer.found_inf = (~numbers.isfinite().all()).float()
+            self._optimizer.step()
+            return Found(*numbers.tolist())
+        found = Found(*numbers.tolist())
+        if isfinite(found.loss) and isfinite(found.norm):
+            self._optimizer.step()
+        return found
 
     def _with_gradients(self) -> Iterable[Any]:
         return (parameter for parameter in self._parameters if parameter.grad is not None)
@@ -134,7 +161,7 @@ def mix_seed(seed: int, step: int) -> int:
     return int.from_bytes(digest) >> 1
 
 
-def _check_finite(loss: float, norm: float) -> None:
-    for name, value in (("loss", loss), ("gradient norm", norm)):
+def _check_finite(found: Found) -> None:
+    for name, value in (("loss", found.loss), ("gradient norm", found.norm)):
         if not isfinite(value):
             raise NotFinite(f"{name} is {value}", reason="NotFinite")

@@ -13,10 +13,7 @@ import torch
 from finetune_trainer.fused.attention import Attended, Documents, attend, attend_backward
 from finetune_trainer.fused.dropout import Dropout, Mask
 from finetune_trainer.fused.pieces import HeadNorm, Heads, Pieces, Rotation
-from finetune_trainer.fused.projection import Projection
-
-PROJECTIONS = 4
-"""Inputs with dropout masks of their own in a layer."""
+from finetune_trainer.fused.projection import PROJECTIONS, Projection, Workspace
 
 
 @dataclass(frozen=True)
@@ -55,15 +52,20 @@ class Kept:
 class Layer:
     """The frozen weights of one layer with the adapters in them."""
 
-    def __init__(self, module: Any, *, number: int) -> None:
+    def __init__(self, module: Any, *, number: int, workspace: Workspace) -> None:
         attention, mlp = module.self_attn, module.mlp
-        self.qkv = Projection([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.output = Projection([attention.o_proj])
-        self.gate_up = Projection([mlp.gate_proj, mlp.up_proj])
-        self.down = Projection([mlp.down_proj])
-        self.projections = (self.qkv, self.output, self.gate_up, self.down)
-        for place, projection in enumerate(self.projections):
-            projection.place = number * PROJECTIONS + place
+        self.projections = tuple(
+            Projection(modules, place=number * PROJECTIONS + place, workspace=workspace)
+            for place, modules in enumerate(
+                (
+                    [attention.q_proj, attention.k_proj, attention.v_proj],
+                    [attention.o_proj],
+                    [mlp.gate_proj, mlp.up_proj],
+                    [mlp.down_proj],
+                )
+            )
+        )
+        self.qkv, self.output, self.gate_up, self.down = self.projections
         self.input_norm = module.input_layernorm.weight.data
         self.mlp_norm = module.post_attention_layernorm.weight.data
         self.eps = float(module.input_layernorm.variance_epsilon)
@@ -84,6 +86,7 @@ class Layer:
         head_rstd = pieces.rotate(qkv, launching.rotation, heads=heads, norm=self.head_norm)
         attended = attend(*_divide(qkv, heads), documents=launching.documents)
         flat = attended.out.flatten(1)
+        self.output.load()
         stream.addmm_(flat, self.output.weight.t())
         output_adapted = stream.new_empty(len(stream), self.output.ranks)
         if self.output.slots:
@@ -112,6 +115,7 @@ class Layer:
         self, projection: Projection, stream: torch.Tensor, norm: torch.Tensor, launching: Launching
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the normed stream with A·x beside it, (T, H + ranks), and 1/rms."""
+        projection.load()
         extended = projection.extended(stream)
         x = extended[:, : projection.inputs]
         rstd = launching.pieces.rms_norm(stream, norm, x, eps=self.eps)
@@ -124,6 +128,7 @@ class Layer:
     ) -> torch.Tensor:
         """Add the MLP's output to the stream; return what the down adapter made of its input."""
         down = self.down
+        down.load()
         extended = stream.new_empty(len(stream), down.inputs + down.ranks)
         hidden, adapted = extended[:, : down.inputs], extended[:, down.inputs :]
         launching.pieces.swiglu(gate_up, hidden)
@@ -156,6 +161,7 @@ class Layer:
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         pieces, down, gate_up = launching.pieces, self.down, self.gate_up
         mask = down.mask(launching.dropout)
+        down.load()
         dy = gradient[:, : down.outputs + down.ranks]
         of_adapter = down.project(dy)
         dropped: tuple[torch.Tensor, torch.Tensor, Mask] | None = None
@@ -173,6 +179,7 @@ class Layer:
         gate_mask = gate_up.mask(launching.dropout)
         x = kept.mlp_input[:, : gate_up.inputs]
         adapted = kept.mlp_input[:, gate_up.inputs :]
+        gate_up.load()
         gate_up.project(kept.gate_up)
         dx = gate_up.backward_input(pieces, kept.gate_up, gate_mask)
         of_gate_up = gate_up.gradients(pieces, kept.gate_up, x=x, adapted=adapted, mask=gate_mask)
@@ -186,6 +193,7 @@ class Layer:
         pieces, output, qkv = launching.pieces, self.output, self.qkv
         mask = output.mask(launching.dropout)
         dy = gradient[:, : output.outputs + output.ranks]
+        output.load()
         output.project(dy)
         d_attended = output.backward_input(pieces, dy, mask)
         flat = kept.attended.out.flatten(1)
@@ -195,6 +203,7 @@ class Layer:
 
         qkv_mask = qkv.mask(launching.dropout)
         x, adapted = kept.qkv_input[:, : qkv.inputs], kept.qkv_input[:, qkv.inputs :]
+        qkv.load()
         qkv.project(d_qkv)
         of_qkv = qkv.gradients(pieces, d_qkv, x=x, adapted=adapted, mask=qkv_mask)
         if not self.is_first:

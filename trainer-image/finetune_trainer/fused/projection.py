@@ -10,15 +10,18 @@
              └───────────────┴───────────────┘
 
 The modules' own weights become views of W, so nothing is held twice. A and B are 16-bit copies of the
-trained fp32 parameters, made anew for every launch: no optimizer step can be missed.
+trained fp32 parameters, made anew for every launch: no optimizer step can be missed. Weights in 4 bits
+stay so; all layers share one matrix, and each fills it when it is its turn.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
 
+from finetune_trainer.fused.copies import AdapterCopies, Copy
 from finetune_trainer.fused.dropout import Dropout, Mask
 from finetune_trainer.fused.pieces import Pieces
 
@@ -26,6 +29,8 @@ ADAPTER = "default"
 """PEFT's name of the only adapter."""
 ALIGNMENT = 64
 """Ranks are padded to a multiple of it: products of odd widths leave tensor cores idle."""
+PROJECTIONS = 4
+"""Inputs with dropout masks of their own in a layer."""
 SMALLEST_SLOT = 16
 """Columns of an adapter at least: the tensor cores' smallest matrix."""
 
@@ -39,53 +44,85 @@ class Slot:
     b: torch.nn.Parameter
     """Shape: (outputs of the module, rank)."""
     scale: float
+    """The same for all slots of a projection: they have one rank and one alpha."""
     rows: slice
     """The module's own outputs."""
     ranks: slice
     """Its part of the padded ranks, the padding excluded."""
 
 
+@dataclass
+class Workspace:
+    """What the projections of one model share."""
+
+    matrices: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)
+    """Of quantized weights, by place in the layer and size."""
+    with_adapter: bool = True
+    """Whether the next launch computes with the adapter."""
+
+
 class Projection:
     """One product with everything that reads the same input."""
 
-    def __init__(self, modules: Sequence[Any]) -> None:
-        bases = [getattr(module, "base_layer", module) for module in modules]
-        self.inputs = bases[0].weight.shape[1]
-        self.outputs = sum(base.weight.shape[0] for base in bases)
-        adapted = [is_adapted(module) for module in modules]
-        rank = max((rank_of(module) for module in modules), default=0)
+    def __init__(self, modules: Sequence[Any], *, place: int, workspace: Workspace) -> None:
+        self._bases = [getattr(module, "base_layer", module) for module in modules]
+        self._workspace = workspace
+        self.is_quantized = is_quantized(self._bases[0])
+        self.inputs = self._bases[0].in_features
+        self.outputs = sum(base.out_features for base in self._bases)
+        rank = max(rank_of(module) for module in modules)
+        adapted = sum(is_adapted(module) for module in modules)
         self.width = max(SMALLEST_SLOT, 1 << (rank - 1).bit_length()) if rank else 0
         """Columns of one slot."""
-        self.ranks = -(-self.width * sum(adapted) // ALIGNMENT) * ALIGNMENT
+        self.ranks = -(-self.width * adapted // ALIGNMENT) * ALIGNMENT
         """Columns of all slots, padded."""
-        self.place = 0
+        self.place = place
         """Number of this input in the stack; seeds its dropout."""
-        self.matrix = torch.zeros(
-            self.outputs + self.ranks,
-            self.inputs + self.ranks,
-            dtype=bases[0].weight.dtype,
-            device=bases[0].weight.device,
-        )
+        self.matrix = self._find_matrix()
         self.slots: list[Slot] = []
-        self._bases = bases
-        self._fill(modules, adapted)
-        biases = [base.bias for base in bases]
+        self._fill(modules)
+        biases = [base.bias for base in self._bases]
         self.bias = None if biases[0] is None else torch.cat([bias.data for bias in biases])
+        self._own_copies = AdapterCopies(self.copies())
 
-    def _fill(self, modules: Sequence[Any], adapted: Sequence[bool]) -> None:
+    def _find_matrix(self) -> torch.Tensor:
+        weight = self._bases[0].weight
+        rows, columns = self.outputs + self.ranks, self.inputs + self.ranks
+        if not self.is_quantized:
+            return torch.zeros(rows, columns, dtype=weight.dtype, device=weight.device)
+        key = (self.place % PROJECTIONS, rows, columns)
+        dtype = weight.quant_state.dtype
+        matrices = self._workspace.matrices
+        if key not in matrices:
+            matrices[key] = torch.zeros(rows, columns, dtype=dtype, device=weight.device)
+        return matrices[key]
+
+    def _fill(self, modules: Sequence[Any]) -> None:
         first = 0
-        for module, base, is_one in zip(modules, self._bases, adapted, strict=True):
-            rows = slice(first, first + base.weight.shape[0])
+        for module, base in zip(modules, self._bases, strict=True):
+            rows = slice(first, first + base.out_features)
             first = rows.stop
-            self.matrix[rows, : self.inputs].copy_(base.weight.data)
-            # From here on the module reads the stacked matrix, and its own copy is freed.
-            base.weight.data = self.matrix[rows, : self.inputs]
-            if not is_one:
+            if not self.is_quantized:
+                self.matrix[rows, : self.inputs].copy_(base.weight.data)
+                # From here on the module reads the stacked matrix, and its own copy is freed.
+                base.weight.data = self.matrix[rows, : self.inputs]
+            if not is_adapted(module):
                 continue
             a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
             start = len(self.slots) * self.width
             ranks = slice(start, start + a.shape[0])
             self.slots.append(Slot(a, b, float(module.scaling[ADAPTER]), rows, ranks))
+
+    def load(self) -> None:
+        """Make `matrix` this projection's: nothing to do but where layers share it."""
+        if not self.is_quantized:
+            return
+        first = 0
+        for base in self._bases:
+            rows = slice(first, first + base.out_features)
+            first = rows.stop
+            self.matrix[rows, : self.inputs].copy_(dequantize(base.weight))
+        self._own_copies.make(with_adapter=self._workspace.with_adapter)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -106,17 +143,16 @@ class Projection:
         """Return what is trained: A and B of each slot."""
         return [parameter for slot in self.slots for parameter in (slot.a, slot.b)]
 
-    def copies(self, *, with_adapter: bool) -> list[tuple[torch.Tensor, torch.Tensor, float]]:
-        """Return (place in the matrix, parameter, factor) of all that a launch copies.
-
-        Without the adapter all of B is zero, which makes the model the base model.
-        """
-        factor = 1.0 if with_adapter else 0.0
-        copies = []
-        for slot in self.slots:
-            copies.append((self.a[slot.ranks], slot.a, slot.scale))
-            copies.append((self.b[slot.rows, slot.ranks], slot.b, factor))
-        return copies
+    def copies(self) -> list[Copy]:
+        """Return what a launch copies: each A, scaled, and each B."""
+        return [
+            copy
+            for slot in self.slots
+            for copy in (
+                Copy(self.a[slot.ranks], slot.a, slot.scale, is_b=False),
+                Copy(self.b[slot.rows, slot.ranks], slot.b, 1.0, is_b=True),
+            )
+        ]
 
     def mask(self, dropout: Dropout) -> Mask | None:
         """Return the masks of this input, None where nothing is dropped."""
@@ -191,15 +227,20 @@ class Projection:
         else:
             to_a = pieces.dropped_outer(of_adapter, x, mask=mask)
         to_b = pieces.wide_product(dy[:, : self.outputs].t(), adapted[:, :used])
-        gradients = []
-        for slot in self.slots:
+        scale = self.slots[0].scale
+        if scale != 1.0:
             # The stacked A holds the scale, the trained one does not.
-            gradients.append(to_a[slot.ranks] * slot.scale)
-            gradients.append(to_b[slot.rows, slot.ranks].contiguous())
-        return gradients
+            to_a.mul_(scale)
+        return [
+            gradient
+            for slot in self.slots
+            for gradient in (to_a[slot.ranks], to_b[slot.rows, slot.ranks].contiguous())
+        ]
 
     def release(self) -> None:
         """Give each module a weight of its own again."""
+        if self.is_quantized:
+            return
         for base in self._bases:
             base.weight.data = base.weight.data.contiguous()
 
@@ -212,3 +253,16 @@ def is_adapted(module: Any) -> bool:
 def rank_of(module: Any) -> int:
     """Return the rank of a module's adapter, 0 without one."""
     return int(module.lora_A[ADAPTER].weight.shape[0]) if is_adapted(module) else 0
+
+
+def is_quantized(linear: Any) -> bool:
+    """Return whether a linear module holds its weight in 4 bits, as bitsandbytes does it."""
+    return type(linear).__name__ == "Linear4bit"
+
+
+def dequantize(weight: Any) -> torch.Tensor:
+    """Return a 4-bit weight in the type that it computes in, (outputs, inputs)."""
+    # Heavy, and absent where nothing is quantized.
+    functional: Any = import_module("bitsandbytes.functional")
+    values: torch.Tensor = functional.dequantize_4bit(weight.data, weight.quant_state)
+    return values

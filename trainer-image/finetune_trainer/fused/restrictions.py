@@ -49,6 +49,7 @@ def _obstacles_of_device(base: Any, capability: tuple[int, int] | None) -> Itera
     if capability < FIRST_CAPABILITY:
         yield f"the GPU has compute capability {capability[0]}.{capability[1]}, below 8.0"
     if dtype != torch.bfloat16:
+        # Of what is not quantized; 4-bit weights compute in the same type.
         yield f"the model computes in {dtype}, not in bfloat16"
 
 
@@ -83,9 +84,9 @@ def _obstacles_of_layers(base: Any) -> Iterator[str]:
             for name in names
         ]
         linears: list[Any] = [getattr(module, "base_layer", module) for module in modules]
-        if any(type(linear) is not torch.nn.Linear for linear in linears):
-            kinds = sorted({type(linear).__name__ for linear in linears} - {"Linear"})
-            yield f"its projections are {', '.join(kinds)}, not plain matrices"
+        kinds = sorted({type(linear).__name__ for linear in linears})
+        if kinds not in (["Linear"], ["Linear4bit"]):
+            yield f"its projections are {', '.join(kinds)}, not all plain or all in 4 bits"
             return
         if any(linear.bias is not None for linear in linears[3:]):
             yield "its output or MLP projections have biases"
@@ -109,6 +110,8 @@ def _obstacles_of_adapter(network: Any) -> Iterator[str]:
         yield f"the adapter trains whole modules ({', '.join(config.modules_to_save)})"
     if config.r > LARGEST_RANK:
         yield f"the adapter has rank {config.r}, above {LARGEST_RANK}"
+    if config.rank_pattern or config.alpha_pattern:
+        yield "the adapter's modules have ranks or alphas of their own"
     others = sorted(set(config.target_modules) - PROJECTIONS)
     if others:
         yield f"the adapter targets {', '.join(others)}"

@@ -8,17 +8,25 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.fused.copies import AdapterCopies
 from finetune_trainer.fused.layer import Kept, Launching, Layer
+from finetune_trainer.fused.projection import Workspace
 
 
 class Stack:
     """The decoder layers of a model."""
 
     def __init__(self, modules: Any) -> None:
-        self.layers = [Layer(module, number=number) for number, module in enumerate(modules)]
+        self._workspace = Workspace()
+        self.layers = [
+            Layer(module, number=number, workspace=self._workspace)
+            for number, module in enumerate(modules)
+        ]
         self.parameters = [each for layer in self.layers for each in layer.parameters()]
         self._projections = [each for layer in self.layers for each in layer.projections]
         self._scratch = max(max(each.output.ranks, each.down.ranks) for each in self.layers)
+        dense = [each for each in self._projections if not each.is_quantized]
+        self._copies = AdapterCopies([copy for each in dense for copy in each.copies()])
         self._kept = frozenset(range(len(self.layers)))
 
     def keep(self, count: int) -> None:
@@ -26,18 +34,10 @@ class Stack:
         total = len(self.layers)
         self._kept = frozenset((number + 1) * total // count - 1 for number in range(count))
 
-    @torch.no_grad()
     def copy_adapter(self, *, with_adapter: bool) -> None:
         """Copy the trained parameters, as they are now, into the matrices that compute."""
-        copies = [
-            copy for each in self._projections for copy in each.copies(with_adapter=with_adapter)
-        ]
-        plain = [(to, parameter) for to, parameter, factor in copies if factor == 1.0]
-        if plain:
-            torch._foreach_copy_([to for to, _ in plain], [parameter for _, parameter in plain])
-        for to, parameter, factor in copies:
-            if factor != 1.0:
-                to.copy_(parameter * factor)
+        self._workspace.with_adapter = with_adapter
+        self._copies.make(with_adapter=with_adapter)
 
     def run(self, embedded: torch.Tensor, launching: Launching) -> torch.Tensor:
         """Return the residual stream (T, H) after all layers."""
