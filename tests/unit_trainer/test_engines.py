@@ -91,6 +91,18 @@ def test_an_engine_that_does_not_exist_cannot_be_forced(folder: Path) -> None:
     )
 
 
+def test_launches_are_planned_for_the_largest_step_that_comes() -> None:
+    from finetune_trainer.engines import count_largest_step
+    from finetune_trainer.order import DataOrder
+
+    training = build_plan(training__max_steps=3).training
+    lengths = [len(row.input_ids) for row in build_rows(100)]
+    order = DataOrder(rows=100, sequences_per_step=8, seed=42)
+    steps = [sum(lengths[row] for row in order.rows_of(step)) for step in range(3)]
+    assert count_largest_step(training, lengths) == max(steps)
+    assert max(steps) < sum(sorted(lengths)[-8:])
+
+
 @pytest.mark.parametrize(
     ("changes", "obstacle"),
     [

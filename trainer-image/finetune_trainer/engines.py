@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from finetune_api.plan import TrainingPlan
+from finetune_api.plan import TrainingParameters, TrainingPlan
 from finetune_trainer.engine_check import compare
 from finetune_trainer.errors import PlanInvalid
 from finetune_trainer.fused.engine import FusedEngine
 from finetune_trainer.fused.restrictions import find_obstacles, head_size_of
 from finetune_trainer.launches import Layout, TokenBudget, Tokens
 from finetune_trainer.network import Engine, LoadedModel, PlainEngine
+from finetune_trainer.order import DataOrder
 from finetune_trainer.runtime import (
     ActivationCost,
     Choice,
@@ -36,6 +37,7 @@ from finetune_trainer.runtime import (
     estimate_unsloth_cost,
     read_forced,
 )
+from finetune_trainer.schedule import build_schedule
 
 log = logging.getLogger(__name__)
 
@@ -180,14 +182,14 @@ def _decide_launching(
     widths = _read_widths(loaded.network.get_base_model().config)
     if widths is None:
         return decide_unknown_launching(micro_batch_tokens=micro_batch, forced=forced)
-    lengths = sorted((len(row.input_ids) for row in rows), reverse=True)
+    lengths = [len(row.input_ids) for row in rows]
     gc.collect()
     torch.cuda.empty_cache()
     room = Room(
         free_bytes=torch.cuda.mem_get_info(loaded.device)[0],
         used_bytes=torch.cuda.memory_allocated(loaded.device),
-        longest=lengths[0],
-        step_tokens=sum(lengths[: training.sequences_per_step]),
+        longest=max(lengths),
+        step_tokens=count_largest_step(training, lengths),
         can_recompute=training.gradient_checkpointing,
     )
     return decide_launching(
@@ -197,6 +199,15 @@ def _decide_launching(
         partial=isinstance(engine, FusedEngine),
         forced=forced,
     )
+
+
+def count_largest_step(training: TrainingParameters, lengths: Sequence[int]) -> int:
+    """Return the tokens of the largest step that the run will do; its order is known beforehand."""
+    order = DataOrder(
+        rows=len(lengths), sequences_per_step=training.sequences_per_step, seed=training.seed
+    )
+    steps = build_schedule(training, rows=len(lengths), held_out=0).total_steps
+    return max(sum(lengths[row] for row in order.rows_of(step)) for step in range(steps))
 
 
 def _estimate_cost(

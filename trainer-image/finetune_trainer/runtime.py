@@ -103,7 +103,7 @@ class Room:
     longest: int
     """Tokens of the longest sequence."""
     step_tokens: int
-    """Tokens that one step can hold at most."""
+    """Tokens of the largest step of the run."""
     can_recompute: bool
     """Whether the plan allows it."""
 
@@ -283,6 +283,14 @@ def decide_launching(
             Choice("layersKept", kept, _explain_layers(kept, layers, needed, free)),
         ),
     )
+
+
+def _largest_launch(tokens: int, room: Room) -> int:
+    """Return the tokens of the largest launch: a step that is split gives launches of like size."""
+    share = room.step_tokens / max(1, -(-room.step_tokens // tokens))
+    if share == room.step_tokens:
+        return room.step_tokens
+    return min(tokens, round(share) + room.longest)
 
 
 def decide_cpu_launching(*, micro_batch_tokens: int, forced: Forced) -> Launching:
