@@ -75,7 +75,7 @@ STOCK_8B = Row(shape=LLAMA_8B, engine=EngineName.TRL, batch=32, steps=6)
 """12,800 tokens a step; stock TRL takes 8 s for one."""
 STOCK_1B = Row(shape=LLAMA_1B, engine=EngineName.TRL, batch=80, steps=6)
 """32,000 tokens a step."""
-OWN_8B = replace(STOCK_8B, engine=EngineName.OWN, steps=24)
+OWN_8B = replace(STOCK_8B, engine=EngineName.OWN, steps=20)
 OWN_1B = replace(STOCK_1B, engine=EngineName.OWN, steps=30)
 
 SMALL = (
