@@ -173,7 +173,7 @@ def estimate_offloaded_bytes(
 
 def _weights_bytes(shape: ModelShape, workload: Workload) -> float:
     if workload.engine is Engine.FUSED:
-        return BYTES_16_BIT * (shape.parameters() + _stacked_elements(shape, workload))
+        return _fused_weights_bytes(shape, workload)
     if workload.method is not Method.QLORA:
         return BYTES_16_BIT * shape.parameters()
     rest = FP32_BYTES if workload.engine is Engine.HUGGING_FACE else BYTES_16_BIT
@@ -252,15 +252,26 @@ def _padded_ranks(shape: ModelShape, workload: Workload) -> tuple[int, ...]:
     return tuple(-(-slot * count // SLOTS_ALIGNED_TO) * SLOTS_ALIGNED_TO for count in counts)
 
 
+def _fused_weights_bytes(shape: ModelShape, workload: Workload) -> float:
+    """Return the model's weights with the adapter's columns beside them."""
+    beside = _stacked_elements(shape, workload)
+    if workload.method is not Method.QLORA:
+        return BYTES_16_BIT * (shape.parameters() + shape.layers * beside)
+    # All layers share one matrix of each kind, which each fills from its 4-bit weights in its turn.
+    one_layer = shape.linear_parameters() // shape.layers + beside
+    rest = BYTES_16_BIT * (shape.other_parameters() + one_layer)
+    return NF4_BYTES * shape.linear_parameters() + rest
+
+
 def _stacked_elements(shape: ModelShape, workload: Workload) -> int:
-    """Return the elements with which the stacked matrices exceed the model's own."""
+    """Return the elements with which a layer's stacked matrices exceed the model's own."""
     linears = shape.linears()
     extra = 0
     for names, ranks in zip(FUSED_INPUTS, _padded_ranks(shape, workload), strict=True):
         inputs = linears[names[0]][0]
         outputs = sum(linears[name][1] for name in names)
         extra += ranks * (inputs + outputs + ranks)
-    return shape.layers * extra
+    return extra
 
 
 def _held_logits(shape: ModelShape, workload: Workload) -> int:

@@ -28,7 +28,9 @@ DROPOUT_FACTOR = 2.0
 """Against the difference between two seeds of stock's own dropout."""
 ATTENTION_SHAPES = ((32, 8, 128), (32, 8, 64))
 """Query heads, key heads, size of a head: those of an 8B and a 1B."""
-ENGINES = ("unsloth", "fused")
+ENGINES = {"unsloth": (0.0,), "fused": (0.0, 0.1)}
+"""Engine to dropouts of its curves. Unsloth's own path compiles its padded rows for half a minute each
+time that a model is loaded; its dropout is not ours to prove."""
 
 
 def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict[str, Any]:
@@ -42,7 +44,7 @@ def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict
 
     case = build_case(SHAPES[model.name])
     told: dict[str, Any] = {}
-    for dropout in (0.0, 0.1):
+    for dropout in ENGINES[name]:
         row = build_row(case.shape, dropout=dropout)
         job = Job(
             row=row, model=model, folder=folder, corpus_steps=row.steps, device=device, work=folder
@@ -181,6 +183,8 @@ def judge(found: dict[str, Any], *, stock: dict[str, float], curves: dict[str, A
         apart = furthest(told["curve dropout 0"], curves["stock dropout 0"])
         if not apart <= CURVE_BAR:
             failures.append(f"{name}: {apart:.4f} nats beside stock's curve")
+        if 0.1 not in ENGINES[name]:
+            continue
         masks = furthest(curves["stock dropout 0.1"], curves["stock again"])
         apart = furthest(told["curve dropout 0.1"], curves["stock dropout 0.1"])
         if not apart <= masks * DROPOUT_FACTOR:
