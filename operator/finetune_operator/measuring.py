@@ -115,8 +115,9 @@ def _report_under_way(situation: Situation, *, job: ObservedJob, course: Course)
     message = course.message
     if reason in ORDINARY:
         # One sentence for all that is ordinary, so that the status of a new resource is written once.
-        whys = " ".join(need.why for need in situation.measured.needs[:WHYS_TOLD])
-        message = f"Job {job.name} measures the text. {whys[:1].upper()}{whys[1:]}"
+        needs = situation.measured.needs[:WHYS_TOLD]
+        whys = " ".join(f"{need.why[:1].upper()}{need.why[1:]}" for need in needs)
+        message = f"Job {job.name} measures the text. {whys}"
         reason = words.MEASURING
     is_held = course.phase == SUSPENDED
     state = words.SUSPENDED if is_held else words.RECONCILING

@@ -24,6 +24,7 @@ QUIET: Final = frozenset(
         words.SCHEDULING_GATED,
         words.PREDECESSOR_GOING,
         words.MEASURING,
+        words.AWAITING_MEASUREMENT,
     }
 )
 """Reasons for not running that are part of every life."""
@@ -84,6 +85,7 @@ WARNED: Final = frozenset(
     {
         (words.ACCEPTED, "False"),
         (words.CORPUS_MEASURED, "False"),
+        (words.RESOLVED, "False"),
         (words.JOB_CREATED, "False"),
         (words.RUNNING, "False"),
     }
