@@ -114,6 +114,11 @@ def measure_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: Local
         )
     except TextError as error:
         raise CliError([error.message]) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CliError(
+            [f"{error.filename or 'The text'} cannot be read: {reason}; check the file."]
+        ) from error
     profile = Profile(
         tokenizer=describe_tokenizer(tokenizer.backend, model.tokenizer),
         model=pick_config_facts(model.config) if model.config else {},
@@ -169,15 +174,15 @@ def _by_tag(
 def _split(given: str, *, tags: Sequence[str], option: str) -> tuple[str, str]:
     """Return the tag and the path of an option; a resource of one language needs no tag."""
     tag, equals, path = given.partition("=")
-    if equals and tag in tags:
+    if equals and tag in tags and path:
         return tag, path
-    if len(tags) == 1:
+    if len(tags) == 1 and given:
         return tags[0], given
     raise CliError(
         [
             (
-                f"{option} {given} does not say whose text it is; write {option} TAG=PATH with one of "
-                f"{', '.join(tags)}."
+                f"{option} {given or 'is empty and'} does not say whose text it is; write {option} "
+                f"TAG=PATH with one of {', '.join(tags)}."
             )
         ]
     )
@@ -190,7 +195,8 @@ def _find_files(path: Path, *, option: str) -> tuple[LocalFile, ...]:
             raise CliError([f"{option} {path} is no data file; {_allowed()}."])
         return (LocalFile(path, str(path)),)
     if not path.is_dir():
-        raise CliError([f"{option} {path} does not exist; check the path."])
+        told = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise CliError([f"{option} {path} {told}; check the path."])
     files = sorted(file for file in path.rglob("*") if _is_data(file, folder=path))
     if not files:
         raise CliError([f"{option} {path} holds no data file; {_allowed()}."])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import yaml
@@ -236,6 +237,28 @@ def test_text_that_belongs_to_no_language_is_refused(data, told, resource, text,
     assert found == told.format(text=text)
 
 
+def test_an_empty_path_is_no_path_of_this_folder(resource, spelling):
+    assert refusal("-f", resource(), "--data", "", "--tokenizer", spelling) == (
+        "--data is empty and does not say whose text it is; write --data TAG=PATH with one of sw.\n"
+    )
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_refused(resource, tmp_path, spelling):
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    assert refusal("-f", resource(), "--data", pipe, "--tokenizer", spelling) == (
+        f"--data {pipe} is neither a file nor a folder; check the path.\n"
+    )
+
+
+def test_a_file_whose_bytes_do_not_come_is_no_fault_of_the_output(resource, tmp_path, spelling):
+    memory = tmp_path / "memory.jsonl"
+    memory.symlink_to("/proc/self/mem")  # reading from its start fails, for root too
+    assert refusal("-f", resource(), "--data", memory, "--tokenizer", spelling) == (
+        "The text cannot be read: input/output error; check the file.\n"
+    )
+
+
 def test_a_folder_gives_all_its_data_files_and_nothing_else(resource, tmp_path, spelling):
     folder = tmp_path / "corpus"
     (folder / "more").mkdir(parents=True)
@@ -303,6 +326,14 @@ def test_a_folder_without_a_tokenizer_is_refused(resource, tmp_path):
     assert refusal("-f", resource(), "--tokenizer", tmp_path) == (
         f"--tokenizer {tmp_path}: {tmp_path}/tokenizer.json does not exist; expected a folder with "
         "tokenizer.json or that file, such as a downloaded model.\n"
+    )
+
+
+def test_a_chat_template_that_is_no_text_is_refused(resource, text, spelling):
+    (spelling / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    assert refusal("-f", resource(), "--data", text, "--tokenizer", spelling) == (
+        f"The chat_template.jinja of {spelling} is not UTF-8 (byte 0): expected a text; upload it again "
+        "and apply again.\n"
     )
 
 

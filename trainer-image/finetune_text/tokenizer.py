@@ -121,7 +121,15 @@ def load_fast_tokenizer(folder: Path, *, source: str) -> FastTokenizer:
         ) from fault
     specials = load_json(folder / SPECIALS_FILE)
     config = {**specials, **load_json(folder / CONFIG_FILE)}
-    return FastTokenizer(tokenizer, config=config, template=_find_template(folder, config))
+    try:
+        template = _find_template(folder, config)
+    except UnicodeDecodeError as fault:
+        raise TextInvalid(
+            f"The {TEMPLATE_FILE} of {source} is not UTF-8 (byte {fault.start}): expected a text; upload"
+            " it again and apply again.",
+            reason="TokenizerInvalid",
+        ) from fault
+    return FastTokenizer(tokenizer, config=config, template=template)
 
 
 def load_json(path: Path) -> dict[str, Any]:
