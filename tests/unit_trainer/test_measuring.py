@@ -221,7 +221,7 @@ def test_broken_rows_end_as_training_would_and_every_one_is_named(pod: MeasurePo
     outcome = pod.run(plan)
     assert (outcome.exit_code, outcome.reason, outcome.stage) == (65, "MalformedRow", Stage.MEASURE)
     where = MeasurePlace.of(plan).profile.uri
-    assert outcome.message.endswith(f"Every line at fault is named in {where}.")
+    assert outcome.message.endswith(f"Every line at fault (10) is named in {where}.")
     finding = pod.profile(plan).languages[0].findings[0]
     lines = [int(place.source.rpartition(" ")[2]) for place in finding.places]
     assert (finding.count, lines) == (10, list(range(3, 23, 2)))
@@ -245,7 +245,7 @@ def test_chats_that_the_template_does_not_take_are_refused_with_their_lines(
     assert outcome.message == (
         f"{text} line 5 is not taken by the model's chat template (System role not supported) (1 more"
         " rows like it): expected roles and fields that this model knows; change the rows and apply"
-        f" again. Every line at fault is named in {MeasurePlace.of(plan).profile.uri}."
+        f" again. Every line at fault (2) is named in {MeasurePlace.of(plan).profile.uri}."
     )
 
 
@@ -259,6 +259,15 @@ def test_too_few_rows_are_refused_with_the_numbers(pod: MeasurePod) -> None:
     pod.bucket.put("text/chats.jsonl", chats(1) * 3)
     outcome = pod.run(pod.plan())
     assert (outcome.exit_code, outcome.reason) == (65, "TooFewExamples")
+    assert "What was measured is in s3://" in outcome.message
+
+
+def test_more_broken_rows_than_are_named_are_counted(pod: MeasurePod) -> None:
+    pod.bucket.put("text/chats.jsonl", chats(20) + "{}\n" * 1234)
+    plan = pod.plan()
+    outcome = pod.run(plan)
+    where = MeasurePlace.of(plan).profile.uri
+    assert outcome.message.endswith(f"The first 200 of 1,234 lines at fault are named in {where}.")
 
 
 def test_a_model_without_weights_is_told_before_a_gpu_is_taken(pod: MeasurePod) -> None:

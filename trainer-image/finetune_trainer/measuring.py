@@ -21,7 +21,7 @@ from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import PlannedDataset, canonical_json
 from finetune_api.profile import Profile, TokenizerProfile, pick_config_facts
 from finetune_api.wire import ExitCode
-from finetune_text.language_report import FindingKind, LanguageReport, Place
+from finetune_text.language_report import BREAKING, FindingKind, LanguageReport, Place
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import TOKENIZER_FILE, load_fast_tokenizer, load_json
 from finetune_text.tokenizer_facts import describe_tokenizer
@@ -272,7 +272,7 @@ def build_outcome(measured: MeasuredText, *, refusal: DataInvalid | None, where:
             exit_code=refusal.exit_code,
             reason=refusal.reason,
             stage=Stage.MEASURE,
-            message=cut_message(f"{refusal.message} Every line at fault is named in {where}."),
+            message=cut_message(f"{refusal.message} {_describe_places(measured, where=where)}"),
             plan_hash=measured.measure_hash,
             model_revision=measured.model_revision,
             profile=profile,
@@ -288,3 +288,19 @@ def build_outcome(measured: MeasuredText, *, refusal: DataInvalid | None, where:
         model_revision=measured.model_revision,
         profile=profile,
     )
+
+
+def _describe_places(measured: MeasuredText, *, where: str) -> str:
+    """Return where all that is wrong is named: `message` names five lines at most."""
+    faults = [
+        finding
+        for report in measured.languages
+        for finding in report.findings
+        if finding.kind in BREAKING
+    ]
+    count, named = sum(each.count for each in faults), sum(len(each.places) for each in faults)
+    if not faults:
+        return f"What was measured is in {where}."
+    if named == count:
+        return f"Every line at fault ({count}) is named in {where}."
+    return f"The first {named} of {count:,} lines at fault are named in {where}."
