@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
+from finetune_cli.languages import find_languages, list_languages
 
 CASES = Path(__file__).parents[1] / "cases" / "languages"
 RUNNER = CliRunner()
@@ -87,6 +88,15 @@ def test_a_wide_list_has_the_resource_class_and_the_premium_of_every_tokenizer_f
 )
 def test_a_language_is_found_by_tag_and_by_name(text, tag):
     assert document(text)["tag"] == tag
+
+
+def test_every_language_is_found_by_its_own_name_and_tag():
+    lost = [
+        view.tag
+        for view in list_languages()
+        if find_languages(view.tag)[0] != view or find_languages(view.name.upper()) != (view,)
+    ]
+    assert lost == []
 
 
 def test_a_name_that_several_languages_have_lists_them():
