@@ -12,8 +12,9 @@ import pytest
 
 from finetune_api.outcome import Outcome, Stage
 from finetune_api.plan import TrainingPlan
-from finetune_trainer.__main__ import Goodbye, conclude, write_outcome
+from finetune_trainer.__main__ import conclude, write_outcome
 from finetune_trainer.errors import AccessDenied, DataInvalid, Interrupted, PlanInvalid
+from finetune_trainer.goodbye import Goodbye
 from finetune_trainer.logs import JsonLines
 from finetune_trainer.pipeline import make_empty
 from finetune_trainer.plan_check import check_supported, load_plan, parse_plan
@@ -91,7 +92,7 @@ def test_an_outcome_that_cannot_be_written_is_in_the_log(
 def in_stage(stage: Stage) -> tuple[Goodbye, list[Interrupted]]:
     progress, left = Progress(None), []
     progress.enter(stage)
-    return Goodbye(progress, leave=left.append), left
+    return Goodbye(lambda: progress.stage, leave=left.append), left
 
 
 @pytest.mark.parametrize("stage", [Stage.START, Stage.FETCH, Stage.MODEL])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_api.outcome import RunSummary
+from finetune_trainer.checkpoint_costs import Costs
 from finetune_trainer.run_summary import build_summary
 from finetune_trainer.steps import StepReport
 
@@ -39,11 +40,14 @@ def summarise(*history: StepReport, max_grad_norm: float = 1.0) -> RunSummary:
         train_seconds=2.0,
         launch_halvings=1,
         peak_gpu_memory_bytes=None,
+        resumed_from_step=3,
     )
     loaded: Any = SimpleNamespace(trainable_parameters=1234, attention="sdpa")
     training: Any = SimpleNamespace(max_grad_norm=max_grad_norm)
     budget: Any = SimpleNamespace(tokens=512)
-    return build_summary(result, loaded, training=training, budget=budget)
+    return build_summary(
+        result, loaded, training=training, budget=budget, costs=Costs(saved=2, waited=0.25)
+    )
 
 
 def test_a_trend_is_the_mean_of_the_first_and_the_last_tenth() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import Interrupted, NotFinite, OutOfGpuMemory
+from finetune_trainer.held_out import HeldOutLoss
 from tests.unit_trainer.tiny import TinyRow, build_plan, build_rows, write_model
 
 pytestmark = pytest.mark.torch
@@ -18,6 +19,10 @@ torch = pytest.importorskip("torch")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"))
+
+
+def held_out_loss(loss: float) -> HeldOutLoss:
+    return HeldOutLoss(nats=loss, tokens=1, bytes=1, examples=1)
 
 
 class Tiny:
@@ -47,7 +52,7 @@ class Tiny:
             held_out=held_out,
             budget=self.budget,
             hooks=Hooks(
-                evaluate=lambda: next(self.evaluations),
+                evaluate=lambda: held_out_loss(next(self.evaluations)),
                 report=self.reports.append,
                 is_stopping=lambda: len(self.reports) >= self.asked_after,
             ),

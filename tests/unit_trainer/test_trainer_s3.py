@@ -17,7 +17,7 @@ from finetune_trainer.errors import (
 )
 from finetune_trainer.s3 import connect
 from finetune_trainer.s3_faults import S3Location, parse_s3_uri
-from finetune_trainer.s3_transfer import download, is_stored, measure_file, upload
+from finetune_trainer.s3_transfer import download, find_stored, measure_file, upload
 from finetune_trainer.waits import Waits
 from tests.unit_trainer.conftest import (
     Bucket,
@@ -274,8 +274,8 @@ def test_a_store_whose_etag_says_nothing_is_read_back(
     location = bucket.put("weights", path.read_bytes())
     proxy.behaviour = Behaviour(cut_after=[1000])
     digests = replace(measure_file(path), md5="f" * 32)
-    assert is_stored(store, location, digests=digests)
-    assert not is_stored(store, location, digests=replace(digests, sha256="f" * 64))
+    assert find_stored(store, location, digests=digests)
+    assert find_stored(store, location, digests=replace(digests, sha256="f" * 64)) is None
 
 
 # --- Refusals

@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from finetune_api import wire
 from finetune_api.measure_plan import MeasurePlan
@@ -22,45 +21,13 @@ from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import TrainingPlan
 from finetune_trainer import logs
 from finetune_trainer.errors import Interrupted, PlanInvalid, TrainerError
-from finetune_trainer.pipeline import Pod, run
+from finetune_trainer.goodbye import Goodbye, read_grace
+from finetune_trainer.pipeline import run
 from finetune_trainer.plan_check import load_measure_plan, load_plan
+from finetune_trainer.pod import Pod
 from finetune_trainer.report import Progress, Pusher, find_server
 
-ENDS_BY_ITSELF = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT, Stage.PUBLISH)
-"""Stages in which a signal only raises a flag: a step is finished, an upload is not cut in half."""
-Leave = Callable[[Interrupted], None]
-
 log = logging.getLogger("finetune_trainer")
-
-
-class Goodbye:
-    """Remembers that the pod was asked to go; before training it ends the run at once."""
-
-    def __init__(self, progress: Progress, *, leave: Leave) -> None:
-        self._progress = progress
-        self._leave = leave
-        self.was_asked = False
-
-    def is_asked(self) -> bool:
-        """Whether the pod was asked to go."""
-        return self.was_asked
-
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """Take the signal, and leave where nothing is under way that must be finished."""
-        del frame
-        if self.was_asked:
-            # A second signal asks for nothing new, and the end may be under way.
-            return
-        self.was_asked = True
-        stage = self._progress.stage
-        log.warning("The pod is asked to go", extra={"signal": number, "stage": stage.value})
-        if stage not in ENDS_BY_ITSELF:
-            self._leave(
-                Interrupted(
-                    f"The pod was asked to go in the stage {stage.value}, before the first step: the"
-                    " next attempt starts again."
-                )
-            )
 
 
 def main() -> int:
@@ -86,17 +53,22 @@ def main() -> int:
         )
         os._exit(asked.exit_code)
 
-    goodbye = Goodbye(progress, leave=leave)
+    goodbye = Goodbye(lambda: progress.stage, leave=leave, grace_s=read_grace(environ))
     signal.signal(signal.SIGTERM, goodbye.hear)
 
     def work() -> Outcome:
         nonlocal plan_hash
-        pod = Pod(environ, Path(environ.get(wire.ENV_WORK_DIR, wire.WORK_DIR)), goodbye.is_asked)
+        pod = Pod(environ, Path(environ.get(wire.ENV_WORK_DIR, wire.WORK_DIR)), goodbye)
         task = decide_task(sys.argv[1:], environ=environ)
         plan_hash = task.plan.hash
         return task.run(pod, progress)
 
     outcome = conclude(work, stage=lambda: progress.stage, plan_hash=lambda: plan_hash)
+    told = {
+        "checkpoint": progress.checkpoint,
+        "grace_seconds_needed": progress.grace_seconds_needed,
+    }
+    outcome = outcome.model_copy(update=told)
     # The outcome stands: a signal from here on must not replace it by another.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if outcome.exit_code == wire.ExitCode.DONE:
@@ -201,4 +173,8 @@ def _build_failure(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # NB: no `sys.exit`, which waits for the threads of an upload that hangs until the pod is killed.
+    os._exit(code)

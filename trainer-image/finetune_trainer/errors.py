@@ -33,6 +33,13 @@ class TrainerError(Exception):
         self.reason = reason or type(self).__name__
 
 
+class BrokenOff(Exception):
+    """Work between two launches that is given up because the pod must go; it is done again later.
+
+    Never an end of its own: who started the work turns it into `Interrupted` after saving.
+    """
+
+
 class PlanInvalid(TrainerError):
     """The user's resource or the plan made from it cannot be obeyed; a retry is useless."""
 

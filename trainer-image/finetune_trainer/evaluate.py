@@ -4,14 +4,13 @@ Called at the evaluation points of `train`, for the base model before training a
 adapter after it. Nothing is changed but the model's mode, which is put back.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import log
 from typing import Protocol
 
 import torch
 
+from finetune_trainer.held_out import HeldOutLoss
 from finetune_trainer.launches import TokenBudget, Tokens, count_supervised, launches, retry_smaller
 from finetune_trainer.network import LoadedModel
 
@@ -27,33 +26,14 @@ class HeldOut(Tokens, Protocol):
         """UTF-8 bytes of the text whose tokens carry loss."""
 
 
-@dataclass(frozen=True)
-class HeldOutLoss:
-    """Loss over the whole held-out part."""
-
-    nats: float
-    """Sum over all supervised tokens."""
-    tokens: int
-    """Supervised tokens."""
-    bytes: int
-    """UTF-8 bytes of the supervised text."""
-    examples: int
-
-    @property
-    def loss(self) -> float:
-        """Nats per supervised token."""
-        return self.nats / max(1, self.tokens)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Bits per byte: comparable between tokenizers."""
-        return self.nats / log(2) / max(1, self.bytes)
-
-
 def evaluate(
-    loaded: LoadedModel, examples: Sequence[HeldOut], *, budget: TokenBudget
+    loaded: LoadedModel,
+    examples: Sequence[HeldOut],
+    *,
+    budget: TokenBudget,
+    check: Callable[[], None] = lambda: None,
 ) -> HeldOutLoss:
-    """Return the loss of the model as it is now.
+    """Return the loss of the model as it is now; `check` is called before each launch.
 
     Raises:
         OutOfGpuMemory: Memory runs out with one sequence a launch.
@@ -61,16 +41,18 @@ def evaluate(
     was_training = loaded.network.training
     loaded.network.eval()
     nats = 0.0
-    for first in range(0, len(examples), SEQUENCES_AT_ONCE):
-        part = examples[first : first + SEQUENCES_AT_ONCE]
-        nats += retry_smaller(
-            partial(_sum_nats, loaded, part),
-            budget=budget,
-            sequences=part,
-            layout=loaded.engine.layout,
-            what="evaluating",
-        )
-    loaded.network.train(was_training)
+    try:
+        for first in range(0, len(examples), SEQUENCES_AT_ONCE):
+            part = examples[first : first + SEQUENCES_AT_ONCE]
+            nats += retry_smaller(
+                partial(_sum_nats, loaded, part, check=check),
+                budget=budget,
+                sequences=part,
+                layout=loaded.engine.layout,
+                what="evaluating",
+            )
+    finally:
+        loaded.network.train(was_training)
     return HeldOutLoss(
         nats=nats,
         tokens=sum(count_supervised(example) for example in examples),
@@ -87,9 +69,16 @@ def evaluate_base(
         return evaluate(loaded, examples, budget=budget)
 
 
-def _sum_nats(loaded: LoadedModel, examples: Sequence[HeldOut], *, token_budget: int) -> float:
+def _sum_nats(
+    loaded: LoadedModel,
+    examples: Sequence[HeldOut],
+    *,
+    check: Callable[[], None],
+    token_budget: int,
+) -> float:
     total = 0.0
     with torch.no_grad():
         for launch in launches(examples, token_budget=token_budget, layout=loaded.engine.layout):
+            check()
             total += loaded.engine.sum_of_losses(launch, divisor=1).item()
     return total

@@ -35,8 +35,8 @@ from finetune_trainer.fetch import (
     fetch_model,
     is_no_weight,
 )
-from finetune_trainer.pipeline import Pod
 from finetune_trainer.plan_check import check_measurable
+from finetune_trainer.pod import Pod
 from finetune_trainer.report import Progress
 from finetune_trainer.s3 import S3Store, connect
 from finetune_trainer.s3_faults import S3Location, parse_s3_uri

@@ -8,7 +8,7 @@ engine: the model's own code (`PlainEngine`), or another that computes the same.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -31,6 +31,17 @@ class Engine(Protocol):
 
     def base_only(self) -> AbstractContextManager[None]:
         """Compute with the base model alone, as if there were no adapter."""
+
+
+@runtime_checkable
+class StatefulEngine(Protocol):
+    """An engine whose next step depends on more than weights and seed, such as a counter of draws."""
+
+    def state(self) -> dict[str, Any]:
+        """Return that as JSON, for a checkpoint."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put it back."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,14 @@ class LoadedModel:
         """Return a copy, on the CPU, of everything that is trained."""
         return {
             name: parameter.detach().to("cpu", copy=True)
+            for name, parameter in self.network.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def adapter_shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of everything that is trained, by name."""
+        return {
+            name: parameter.shape
             for name, parameter in self.network.named_parameters()
             if parameter.requires_grad
         }

@@ -6,7 +6,8 @@ in a later pod, is the same step.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -17,9 +18,9 @@ import torch
 
 from finetune_api.plan import TrainingParameters
 from finetune_api.resource import Optimizer
-from finetune_trainer.errors import NotFinite, PlanInvalid
+from finetune_trainer.errors import NotFinite, OutOfGpuMemory, PlanInvalid
 from finetune_trainer.launches import TokenBudget, Tokens, launches, retry_smaller
-from finetune_trainer.network import LoadedModel
+from finetune_trainer.network import LoadedModel, StatefulEngine
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -67,7 +68,12 @@ class Stepper:
     """Does optimizer steps on one model."""
 
     def __init__(
-        self, loaded: LoadedModel, *, training: TrainingParameters, budget: TokenBudget
+        self,
+        loaded: LoadedModel,
+        *,
+        training: TrainingParameters,
+        budget: TokenBudget,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._device = loaded.device
         self._engine = loaded.engine
@@ -76,6 +82,8 @@ class Stepper:
         self._max_norm = training.max_grad_norm or inf
         self._seed = training.seed
         self._budget = budget
+        self._check = check
+        """Called before each launch; what it raises leaves weights and optimizer as they were."""
         self._loss_scale = FIRST_LOSS_SCALE if loaded.dtype == torch.float16 else 1.0
         self._guards_on_device = loaded.device.type == "cuda" and isinstance(
             self._optimizer, torch.optim.AdamW
@@ -91,7 +99,8 @@ class Stepper:
 
         Raises:
             NotFinite: Loss or gradient is NaN or infinite; the weights are those before the step.
-            OutOfGpuMemory: One sequence does not fit.
+            OutOfGpuMemory: One sequence does not fit, or the optimizer's state does not.
+            BrokenOff: The pod must go before the step can be over; it was not done.
         """
         while True:
             loss, launched = retry_smaller(
@@ -101,7 +110,8 @@ class Stepper:
                 layout=self._engine.layout,
                 what="training",
             )
-            found = self._update(loss, self._clip(), learning_rate=learning_rate)
+            with _told_when_full():
+                found = self._update(loss, self._clip(), learning_rate=learning_rate)
             if isfinite(found.norm) or not isfinite(found.loss) or self._loss_scale == 1.0:
                 break
             # fp16 overflowed, which says nothing about the training: the step is done again.
@@ -109,6 +119,34 @@ class Stepper:
         _check_finite(found)
         self._optimizer.zero_grad(set_to_none=True)
         return found.loss, found.norm, launched
+
+    def to_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return what a checkpoint keeps: copies on the CPU, and the rest as JSON.
+
+        Names are `<number of the parameter>/<what it is>`.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+        numbers: dict[str, Any] = {}
+        for index, values in self._optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{index}/{name}"] = value.detach().to("cpu", copy=True)
+                else:
+                    numbers[f"{index}/{name}"] = value
+        engine = self._engine.state() if isinstance(self._engine, StatefulEngine) else None
+        return tensors, {"numbers": numbers, "lossScale": self._loss_scale, "engine": engine}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        values: dict[int, dict[str, Any]] = {}
+        for place, value in (*tensors.items(), *state["numbers"].items()):
+            index, _, name = place.partition("/")
+            values.setdefault(int(index), {})[name] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": values, "param_groups": groups})
+        self._loss_scale = state["lossScale"]
+        if isinstance(self._engine, StatefulEngine) and state["engine"] is not None:
+            self._engine.restore(state["engine"])
 
     def _accumulate(
         self, batch: Sequence[Tokens], *, step: int, supervised: int, token_budget: int
@@ -118,6 +156,7 @@ class Stepper:
         torch.manual_seed(mix_seed(self._seed, step))
         total, launched = torch.zeros((), device=self._device), 0
         for launch in launches(batch, token_budget=token_budget, layout=self._engine.layout):
+            self._check()
             loss = self._engine.sum_of_losses(launch, divisor=supervised)
             (loss * self._loss_scale).backward()
             total += loss.detach().float()
@@ -165,3 +204,20 @@ def _check_finite(found: Found) -> None:
     for name, value in (("loss", found.loss), ("gradient norm", found.norm)):
         if not isfinite(value):
             raise NotFinite(f"{name} is {value}", reason="NotFinite")
+
+
+@contextmanager
+def _told_when_full() -> Iterator[None]:
+    """Turn a full GPU into our error where smaller launches would not help.
+
+    Clipping and the update hold no activations, only the adapter, its gradient and its moments.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as fault:
+        raise OutOfGpuMemory(
+            "The GPU's memory does not hold the optimizer's state beside the model: lower"
+            " parameters.lora.r, choose method QLoRA or optimizer AdamW8bit, or ask for a GPU with"
+            " more memory.",
+            reason="OptimizerTooLarge",
+        ) from fault

@@ -1,19 +1,18 @@
 """The run on one screen: which stage follows which, and what one hands to the next.
 
 Called by `__main__`. Stages do not know each other; only this module knows their order. Those that
-need torch are imported when their turn comes, so that a fault in the data ends a run in a second.
+need torch (`training_run`) are imported when their turn comes, so that a fault in the data ends a run
+in a second.
 """
 
 import shutil
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from math import isfinite
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api import wire
-from finetune_api.outcome import Evaluation, Outcome, Published, Stage
+from finetune_api.outcome import Outcome, Published, Stage
 from finetune_api.plan import TrainingPlan
 from finetune_api.resource import TrainingStage
 from finetune_api.wire import ExitCode
@@ -21,15 +20,15 @@ from finetune_trainer import environment
 from finetune_trainer.account import DatasetIdentity, RunAccount
 from finetune_trainer.credentials import load_credentials
 from finetune_trainer.data_files import FetchedDataset
-from finetune_trainer.errors import AccessDenied, NotFinite, ServiceUnavailable
+from finetune_trainer.errors import AccessDenied, ServiceUnavailable
 from finetune_trainer.fetch import FetchedModel, Surroundings, fetch_dataset, fetch_model
+from finetune_trainer.goodbye import Goodbye
 from finetune_trainer.plan_check import check_supported
+from finetune_trainer.pod import Pod
 from finetune_trainer.publish import Finished, OutputPlace, find_finished, publish
 from finetune_trainer.report import Progress
-from finetune_trainer.run_summary import build_summary
 from finetune_trainer.s3 import S3Store, connect
-from finetune_trainer.s3_faults import parse_s3_uri
-from finetune_trainer.steps import METRICS_FILE
+from finetune_trainer.s3_faults import S3Location, parse_s3_uri
 from finetune_trainer.tokenization import (
     CorpusTokenizer,
     TokenizationRules,
@@ -42,20 +41,15 @@ from finetune_trainer.tokenizer_files import (
     load_tokenizer,
 )
 from finetune_trainer.validate import ValidDataset, validate_dataset
+from finetune_trainer.waits import Waits
 
 if TYPE_CHECKING:
-    from finetune_trainer.evaluate import HeldOutLoss
+    from finetune_trainer.training_run import Prepared
 
 
-@dataclass(frozen=True)
-class Pod:
-    """What surrounds the run."""
-
-    environ: MutableMapping[str, str]
-    work: Path
-    """Scratch space; everything that is written goes below it."""
-    is_stopping: Callable[[], bool]
-    """Whether the pod was asked to go."""
+PATIENCE_S = 900.0
+"""Seconds of waiting for a store that does not answer when the adapter is ready: what was trained for
+hours is worth a quarter of an hour, and most failures of a store are over by then (assumption)."""
 
 
 def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
@@ -67,12 +61,53 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
     check_supported(plan)
     environment.prepare_environment(plan.resources, work=pod.work, environ=pod.environ)
     environment.check_accelerators(plan.resources)
-    store, place = connect_output(plan, pod)
-    if (finished := find_finished(store, place, plan)) is not None:
+    output = connect_output(plan, pod)
+    if (finished := find_finished(output.store, output.place, plan)) is not None:
         return build_already_done(plan, finished, stage=progress.stage)
     # A refused upload is told now, not after hours of training.
-    store.check_writable(place.folder)
+    output.store.check_writable(output.place.folder)
 
+    prepared = prepare(plan, pod, progress=progress)
+
+    # Late: torch takes seconds to load, and a fault of the text is told without it.
+    from finetune_trainer import training_run
+
+    trained = training_run.train_adapter(
+        prepared,
+        pod,
+        progress=progress,
+        checkpoints=training_run.build_checkpoints(
+            prepared, pod, store=output.store, output=output.root, progress=progress
+        ),
+        folder=make_empty(pod.work / "adapter"),
+    )
+    with training_run.kept_until_published(trained, goodbye=pod.goodbye):
+        account, files = training_run.finish(trained, pod, progress=progress)
+        progress.enter(Stage.PUBLISH)
+        return publish_once(output.with_patience(pod.goodbye), account, files=files)
+
+
+@dataclass(frozen=True)
+class Output:
+    """The store of the output and the place of this run in it."""
+
+    store: S3Store
+    root: S3Location
+    """`output.uri`."""
+    place: OutputPlace
+
+    def with_patience(self, goodbye: Goodbye) -> "Output":
+        """Return the output for what must not be lost: waited for long, unless the pod must go."""
+        waits = Waits(total_s=PATIENCE_S, sleep=goodbye.sleep)
+        return replace(self, store=self.store.with_waits(waits))
+
+
+def prepare(plan: TrainingPlan, pod: Pod, *, progress: Progress) -> "Prepared":
+    """Fetch model and text, check the text and tokenise it.
+
+    Raises:
+        TrainerError: One of them is not what a training needs.
+    """
     progress.enter(Stage.FETCH)
     surroundings = Surroundings(
         environ=pod.environ, claims=Path(pod.environ.get(wire.ENV_CLAIM_DIR, wire.CLAIM_DIR))
@@ -92,74 +127,19 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
 
     progress.enter(Stage.TOKENIZE)
     # Unsloth before everything that imports transformers.
-    from finetune_trainer import model
+    from finetune_trainer.training_run import Prepared
 
     tokenizer = build_tokenizer(plan, base)
     corpus = tokenize(tokenizer, valid)
     check_context(corpus, context=load_context_length(base.path), model_uri=plan.model.uri)
-
-    progress.enter(Stage.MODEL)
-    from finetune_trainer.engines import choose
-    from finetune_trainer.evaluate import evaluate, evaluate_base
-
-    chosen = choose(plan, model.load(plan, folder=base.path), corpus.train, environ=pod.environ)
-    loaded, budget = chosen.loaded, chosen.budget
-    measure = partial(evaluate, loaded, corpus.validation, budget=budget)
-    # Before training: trained biases cannot be switched off.
-    before = evaluate_base(loaded, corpus.validation, budget=budget)
-    check_finite(before, whose=f"the base model {base.public_id}")
-
-    progress.enter(Stage.TRAIN)
-    from finetune_trainer.train import Hooks, train
-
-    folder = make_empty(pod.work / "adapter")
-    result = train(
-        loaded,
-        corpus.train,
-        training=plan.training,
-        held_out=len(corpus.validation),
-        budget=budget,
-        hooks=Hooks(
-            evaluate=lambda: measure().loss,
-            report=progress.tell_step,
-            is_stopping=pod.is_stopping,
-        ),
-        metrics_path=folder / METRICS_FILE,
-    )
-
-    progress.enter(Stage.EVALUATE)
-    after = measure()
-    check_finite(after, whose="the trained model")
-
-    progress.enter(Stage.EXPORT)
-    from finetune_trainer.export import export
-
-    account = RunAccount(
+    return Prepared(
         plan=plan,
-        base_name=base.public_id,
-        model_revision=base.revision,
+        base=base,
         datasets=_identify_datasets(plan, fetched),
-        corpus=corpus.corpus,
+        corpus=corpus,
         warnings=(*(text for each in valid for text in each.warnings), *corpus.warnings),
-        evaluation=build_evaluation(before, after),
-        summary=build_summary(
-            result,
-            loaded,
-            training=plan.training,
-            budget=budget,
-            predicted_peak_bytes=chosen.runtime.launching.predicted_peak_bytes,
-        ),
-        history=result.history,
-        environment=environment.describe_environment(pod.environ)
-        | {"runtime": chosen.runtime.describe()},
+        stop=tokenizer.stop,
     )
-    files = export(loaded, account, stop=tokenizer.stop, model_folder=base.path, folder=folder)
-
-    progress.enter(Stage.PUBLISH)
-    try:
-        return publish_once(store, place, account, files=files)
-    except AccessDenied as refusal:
-        raise _build_refused_late(refusal) from refusal
 
 
 def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:
@@ -187,13 +167,19 @@ def tokenize(tokenizer: CorpusTokenizer, valid: Sequence[ValidDataset]) -> Token
     )
 
 
-def publish_once(
-    store: S3Store, place: OutputPlace, account: RunAccount, *, files: Sequence[Path]
-) -> Outcome:
-    """Publish, unless the pod that took our place, because our node was believed dead, was faster."""
-    if (finished := find_finished(store, place, account.plan)) is not None:
-        return build_already_done(account.plan, finished, stage=Stage.PUBLISH)
-    return build_done(account, publish(store, place, account, files=files))
+def publish_once(output: Output, account: RunAccount, *, files: Sequence[Path]) -> Outcome:
+    """Publish, unless the pod that took our place, because our node was believed dead, was faster.
+
+    Raises:
+        ServiceUnavailable: The store did not answer, or refused a key that it accepted before.
+    """
+    store, place = output.store, output.place
+    try:
+        if (finished := find_finished(store, place, account.plan)) is not None:
+            return build_already_done(account.plan, finished, stage=Stage.PUBLISH)
+        return build_done(account, publish(store, place, account, files=files))
+    except AccessDenied as refusal:
+        raise _build_refused_late(refusal) from refusal
 
 
 def make_empty(folder: Path) -> Path:
@@ -203,11 +189,11 @@ def make_empty(folder: Path) -> Path:
     return folder
 
 
-def connect_output(plan: TrainingPlan, pod: Pod) -> tuple[S3Store, OutputPlace]:
+def connect_output(plan: TrainingPlan, pod: Pod) -> Output:
     """Return the store of the output and the place of this run in it."""
     credentials = load_credentials(plan.output.credentials, environ=pod.environ)
-    output = parse_s3_uri(plan.output.uri)
-    return connect(credentials, subject="the output"), OutputPlace.of(plan, output)
+    root = parse_s3_uri(plan.output.uri)
+    return Output(connect(credentials, subject="the output"), root, OutputPlace.of(plan, root))
 
 
 def build_already_done(plan: TrainingPlan, finished: Finished, *, stage: Stage) -> Outcome:
@@ -239,34 +225,6 @@ def build_done(account: RunAccount, published: Published) -> Outcome:
         evaluation=account.evaluation,
         summary=account.summary,
         corpus=account.corpus,
-    )
-
-
-def check_finite(measured: "HeldOutLoss", *, whose: str) -> None:
-    """See that a loss is a number.
-
-    Raises:
-        NotFinite: It is NaN or infinite.
-    """
-    if not isfinite(measured.nats):
-        raise NotFinite(
-            f"The loss of {whose} on the held-out part is {measured.loss}: its weights hold NaN or"
-            " overflow; choose another model or a lower parameters.learningRate, and apply again;"
-            " nothing was published.",
-            reason="LossNotFinite",
-        )
-
-
-def build_evaluation(before: "HeldOutLoss", after: "HeldOutLoss") -> Evaluation | None:
-    """Return base against adapter, or None where nothing was held out."""
-    if not after.examples:
-        return None
-    return Evaluation(
-        base_loss=before.loss,
-        adapter_loss=after.loss,
-        base_bits_per_byte=before.bits_per_byte,
-        adapter_bits_per_byte=after.bits_per_byte,
-        examples=after.examples,
     )
 
 

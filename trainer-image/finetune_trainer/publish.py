@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 
 from finetune_api import wire
 from finetune_api.outcome import CorpusLanguage, Evaluation, Published, RunSummary
 from finetune_api.plan import TrainingPlan
 from finetune_trainer.account import RunAccount
 from finetune_trainer.errors import OutputUnwritable, PlanInvalid, ServiceUnavailable
+from finetune_trainer.manifest_parts import ManifestDataset, ManifestFile, ManifestPart
 from finetune_trainer.s3 import S3Store
 from finetune_trainer.s3_faults import S3Location
 from finetune_trainer.s3_transfer import DownloadedFile, holds, upload
@@ -36,32 +36,7 @@ MOST_URI_BYTES = 990
 log = logging.getLogger(__name__)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
-    )
-
-
-class ManifestFile(_Part):
-    """One published file."""
-
-    path: str
-    """Below the manifest's own folder."""
-    sha256: str
-    bytes: int
-
-
-class ManifestDataset(_Part):
-    """The text of one language, as it was read."""
-
-    tag: str
-    uri: str
-    revision: str = ""
-    sha256: str = ""
-    """Hash over the contents of all its files."""
-
-
-class Manifest(_Part):
+class Manifest(ManifestPart):
     """What one finished run published; written last and the only thing a reader trusts."""
 
     schema_version: int = MANIFEST_SCHEMA
@@ -86,7 +61,7 @@ class Manifest(_Part):
         return (self.model_dump_json(by_alias=True, indent=2) + "\n").encode()
 
 
-class Pointer(_Part):
+class Pointer(ManifestPart):
     """Which run is the newest; `latest.json`."""
 
     schema_version: int = MANIFEST_SCHEMA
@@ -145,7 +120,7 @@ def find_finished(store: S3Store, place: OutputPlace, plan: TrainingPlan) -> Fin
     """Return what an earlier run of the same plan published whole, or None.
 
     The run may have had another number: a resource applied anew counts from 1 again. Its files are
-    read and compared with the manifest: what was damaged since does not count.
+    compared with the manifest: what was changed or lost since does not count.
     """
     runs = place.root.join("runs/")
     ending = f"-{plan.hash[:8]}/{wire.MANIFEST_FILE}"
@@ -208,7 +183,7 @@ def build_manifest(
             for each in account.datasets
         ),
         files=tuple(
-            ManifestFile(path=file.path.name, sha256=file.sha256, bytes=file.size)
+            ManifestFile(path=file.path.name, sha256=file.sha256, bytes=file.size, etag=file.etag)
             for file in uploaded
         ),
         corpus=account.corpus,
@@ -225,7 +200,13 @@ def _is_whole(store: S3Store, folder: S3Location, manifest: Manifest) -> bool:
     return all(
         # Published files lie flat; another path is none of ours and nothing to ask a store for.
         "/" not in file.path
-        and holds(store, folder.join(file.path), size=file.bytes, sha256=file.sha256)
+        and holds(
+            store,
+            folder.join(file.path),
+            size=file.bytes,
+            sha256=file.sha256,
+            etag=file.etag,
+        )
         for file in manifest.files
     )
 

@@ -17,6 +17,7 @@ import requests
 
 from finetune_api import progress as names
 from finetune_api import wire
+from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.outcome import Stage
 from finetune_api.progress import Metric, ProgressReport, TrainerStatus
 from finetune_trainer.steps import StepReport
@@ -164,6 +165,10 @@ class Progress:
         self._speed: float | None = None
         self._last_step_at: float | None = None
         self._logged_at = self._entered_at = clock()
+        self.checkpoint: SavedCheckpoint | None = None
+        """The newest checkpoint in S3; told with every report."""
+        self.grace_seconds_needed: int | None = None
+        """What the next pod needs from SIGTERM on."""
         self.stage = Stage.START
         """The stage that runs; the one to blame when it ends badly."""
 
@@ -177,6 +182,14 @@ class Progress:
         self.stage, self._entered_at, self._last_step_at = stage, now, now
         self._metrics[names.STAGE] = stage.value
         self._push(percent=SHARES[stage], remaining_s=None, urgent=True)
+
+    def resume(self, checkpoint: SavedCheckpoint | None) -> None:
+        """Tell that the run goes on from a checkpoint."""
+        self.checkpoint = checkpoint
+
+    def tell_checkpoint(self, checkpoint: SavedCheckpoint, grace_seconds_needed: int) -> None:
+        """Tell of a checkpoint that stands in S3, with the next report; callable from any thread."""
+        self.checkpoint, self.grace_seconds_needed = checkpoint, grace_seconds_needed
 
     def tell_step(self, report: StepReport) -> None:
         """Tell of one optimizer step."""
@@ -220,6 +233,8 @@ class Progress:
             estimated_remaining_seconds=remaining_s,
             metrics=tuple(Metric(name=name, value=value) for name, value in self._metrics.items()),
             last_updated_time=datetime.now(UTC).isoformat(timespec="seconds"),
+            checkpoint=self.checkpoint,
+            grace_seconds_needed=self.grace_seconds_needed,
         )
         self._pusher.submit(ProgressReport(trainer_status=status), urgent=urgent)
 

@@ -11,6 +11,7 @@ from finetune_api.outcome import RunSummary
 from finetune_api.plan import TrainingParameters
 
 if TYPE_CHECKING:
+    from finetune_trainer.checkpoint_costs import Costs
     from finetune_trainer.launches import TokenBudget
     from finetune_trainer.network import LoadedModel
     from finetune_trainer.steps import StepReport
@@ -26,6 +27,7 @@ def build_summary(
     *,
     training: TrainingParameters,
     budget: "TokenBudget",
+    costs: "Costs",
     predicted_peak_bytes: int | None = None,
 ) -> RunSummary:
     """Return the figures of a run; `predicted_peak_bytes` is what the runtime expected of the GPU."""
@@ -57,6 +59,9 @@ def build_summary(
         launch_halvings=result.launch_halvings,
         evaluations=len(evaluated),
         eval_steps=evaluated[0] if evaluated else None,
+        checkpoints=costs.saved,
+        checkpoint_wait_seconds=round(costs.waited, 4),
+        resumed_from_step=result.resumed_from_step,
     )
 
 

@@ -60,6 +60,10 @@ class S3Store:
         """What is stored there, for messages: "the dataset of sw", "the output"."""
         self.waits = waits or Waits()
 
+    def with_waits(self, waits: Waits) -> "S3Store":
+        """Return the same store with another patience."""
+        return S3Store(self._client, subject=self.subject, waits=waits)
+
     def list(self, prefix: S3Location) -> Iterator[StoredObject]:
         """Yield every object whose key begins with the prefix, in the order of their keys.
 

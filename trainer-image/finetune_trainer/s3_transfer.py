@@ -47,6 +47,8 @@ class DownloadedFile:
     """URI of the object."""
     size: int
     sha256: str
+    etag: str = ""
+    """What the store called these bytes when they were verified; of an upload alone."""
 
 
 def measure_file(path: Path) -> Digests:
@@ -224,9 +226,14 @@ def upload(store: S3Store, path: Path, location: S3Location) -> DownloadedFile:
     digests = measure_file(path)
     for _ in range(2):
         expected_etag = _send(store, path, location, digests=digests)
-        if is_stored(store, location, digests=digests, expected_etag=expected_etag):
+        etag = find_stored(store, location, digests=digests, expected_etag=expected_etag)
+        if etag is not None:
             return DownloadedFile(
-                path=path, source=location.uri, size=digests.size, sha256=digests.sha256
+                path=path,
+                source=location.uri,
+                size=digests.size,
+                sha256=digests.sha256,
+                etag=etag,
             )
         logger.warning("An upload differed and is sent again", extra={"uri": location.uri})
     raise OutputUnwritable(
@@ -236,26 +243,32 @@ def upload(store: S3Store, path: Path, location: S3Location) -> DownloadedFile:
     )
 
 
-def is_stored(
+def find_stored(
     store: S3Store, location: S3Location, *, digests: Digests, expected_etag: str | None = None
-) -> bool:
-    """Tell whether the store holds exactly these bytes.
+) -> str | None:
+    """Return the ETag under which the store holds exactly these bytes, or None where it does not.
 
     Our own metadata is no proof: the store merely repeats it. Its ETag is one where it equals what
     we computed; otherwise the bytes are read back.
     """
     there = store.head(location)
     if there is None or there.size != digests.size:
-        return False
+        return None
     if there.etag in (digests.md5, expected_etag):
-        return True
-    return _read_back(store, there) == digests.sha256
+        return there.etag
+    return there.etag if _read_back(store, there) == digests.sha256 else None
 
 
-def holds(store: S3Store, location: S3Location, *, size: int, sha256: str) -> bool:
-    """Tell by reading whether the store holds bytes of this size (in bytes) and hash (in hex)."""
+def holds(store: S3Store, location: S3Location, *, size: int, sha256: str, etag: str = "") -> bool:
+    """Tell whether the store holds bytes of this size (in bytes) and hash (in hex).
+
+    An ETag is the store's own word for one content: where it is still the one that was verified, so
+    are the bytes. A copy in another bucket may have another, and is read.
+    """
     there = store.head(location)
-    return there is not None and there.size == size and _read_back(store, there) == sha256
+    if there is None or there.size != size:
+        return False
+    return (etag != "" and there.etag == etag) or _read_back(store, there) == sha256
 
 
 def _read_back(store: S3Store, there: StoredObject) -> str:

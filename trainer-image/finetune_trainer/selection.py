@@ -4,7 +4,7 @@
 made. A state is held in memory: an adapter is tens of megabytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from finetune_trainer.schedule import Keep
@@ -26,6 +26,14 @@ class EarlyStopping:
             self._best, self._without_improvement = eval_loss, 0
             return
         self._without_improvement += 1
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as JSON."""
+        return {"best": self._best, "withoutImprovement": self._without_improvement}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._best, self._without_improvement = state["best"], state["withoutImprovement"]
 
     @property
     def is_over(self) -> bool:
@@ -59,6 +67,26 @@ class Selection:
         )
         if is_candidate and (self._kept_loss is None or eval_loss < self._kept_loss):
             self._kept, self._kept_loss, self._kept_step = state(), eval_loss, step
+
+    @property
+    def kept(self) -> State | None:
+        """The state of the best candidate; None where the last is published."""
+        return self._kept
+
+    def to_state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside `kept`, as JSON."""
+        return {
+            "keptLoss": self._kept_loss,
+            "keptStep": self._kept_step,
+            "bestEvalLoss": self.best_eval_loss,
+            "bestStep": self.best_step,
+        }
+
+    def load_state(self, state: Mapping[str, Any], *, kept: State | None) -> None:
+        """Go on from a checkpoint."""
+        self._kept = kept
+        self._kept_loss, self._kept_step = state["keptLoss"], state["keptStep"]
+        self.best_eval_loss, self.best_step = state["bestEvalLoss"], state["bestStep"]
 
     def restore(self, put_back: Callable[[State], None], *, last_step: int) -> int:
         """Put the state that is published back into the model; return its step."""

@@ -33,6 +33,11 @@ class StepReport:
         """Return what is known of the step, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    @classmethod
+    def from_line(cls, line: str) -> "StepReport":
+        """Return the step of a line of metrics.jsonl; a number reads as exactly what was written."""
+        return cls(**json.loads(line))
+
     def to_line(self) -> str:
         """Return the line of metrics.jsonl, its end included."""
         return json.dumps(self.to_fields()) + "\n"

@@ -2,7 +2,8 @@
 
 Between `model` and `export`. The plan's numbers decide everything that changes the mathematics:
 `schedule` says when, `order` says which rows, `optimizer` does a step, `selection` says which state
-is kept. The loop runs them and tells of each step; it evaluates and reports only through its hooks.
+is kept. The loop runs them and tells of each step; it evaluates, reports and saves only through its
+hooks, and it can go on from any snapshot that it gave.
 """
 
 import logging
@@ -11,18 +12,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import torch
 
 from finetune_api.plan import TrainingParameters
-from finetune_trainer.errors import Interrupted, NotFinite
+from finetune_trainer.course import Course
+from finetune_trainer.errors import BrokenOff, Interrupted, NotFinite
+from finetune_trainer.held_out import HeldOutLoss
 from finetune_trainer.launches import TokenBudget, Tokens, count_supervised
 from finetune_trainer.network import LoadedModel
 from finetune_trainer.optimizer import Stepper
 from finetune_trainer.order import DataOrder
-from finetune_trainer.schedule import Keep, Schedule, build_schedule
+from finetune_trainer.schedule import Keep, build_schedule
 from finetune_trainer.selection import EarlyStopping, Selection
+from finetune_trainer.snapshot import Capture, Snapshot, TrainingState
 from finetune_trainer.steps import StepReport
 
 ROWS_NAMED = 5
@@ -55,6 +59,11 @@ class TrainResult:
     launch_halvings: int
     """How often GPU memory ran out and the launches were halved."""
     peak_gpu_memory_bytes: int | None
+    published_evaluation: HeldOutLoss | None
+    """What the held-out part showed of the state to be published; None where it was not evaluated."""
+    capture: Capture
+    """Takes a snapshot from which another pod goes straight on to the end."""
+    resumed_from_step: int | None
 
     @property
     def last(self) -> StepReport:
@@ -67,16 +76,31 @@ class TrainResult:
         return sum(report.tokens for report in self.history)
 
 
+def _do_nothing() -> None: ...
+
+
+def _save_nothing(step: int, capture: Capture) -> None: ...
+
+
+def _keep_nothing(step: int, capture: Capture) -> int | None: ...
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What the loop calls; it knows none of those who answer."""
 
-    evaluate: Callable[[], float]
-    """Returns the loss on the held-out part, in nats per supervised token."""
+    evaluate: Callable[[], HeldOutLoss]
+    """Returns what the held-out part shows; raises BrokenOff where the pod must go meanwhile."""
     report: Callable[[StepReport], None]
     """Hears of every step."""
     is_stopping: Callable[[], bool]
     """Whether the pod was asked to go."""
+    check: Callable[[], None] = _do_nothing
+    """Called before each launch of a step; raises BrokenOff where there is no time to finish it."""
+    offer: Callable[[int, Capture], None] = _save_nothing
+    """Hears of every step that is over and may take a snapshot of it."""
+    keep_last: Callable[[int, Capture], int | None] = _keep_nothing
+    """Saves before the pod goes; returns the step at which another one goes on, None from the start."""
 
 
 def train(
@@ -88,105 +112,179 @@ def train(
     budget: TokenBudget,
     hooks: Hooks,
     metrics_path: Path,
+    find_snapshot: Callable[[TrainingState], Snapshot | None] = lambda _: None,
 ) -> TrainResult:
     """Train the adapter and leave in the model the state that is to be published.
+
+    `find_snapshot` returns what to go on from, None meaning the beginning.
 
     Raises:
         NotFinite: Loss or gradient became NaN or infinite; nothing may be published.
         OutOfGpuMemory: One sequence does not fit.
-        Interrupted: The pod was asked to go.
+        Interrupted: The pod was asked to go; what was done is saved.
     """
     schedule = build_schedule(training, rows=len(rows), held_out=held_out)
-    order = DataOrder(
-        rows=len(rows), sequences_per_step=training.sequences_per_step, seed=training.seed
+    course = Course(
+        schedule,
+        Selection(keep=schedule.keep),
+        EarlyStopping(patience=training.early_stopping_patience),
     )
-    stepper = Stepper(loaded, training=training, budget=budget)
-    selection = Selection(keep=schedule.keep)
-    stopping = EarlyStopping(patience=training.early_stopping_patience)
-    history: list[StepReport] = []
-    started = time.monotonic()
+    stepper = Stepper(loaded, training=training, budget=budget, check=hooks.check)
+    state = TrainingState(loaded, stepper, course, budget, rows=len(rows))
+    snapshot = find_snapshot(state)
+    if snapshot is not None:
+        state.restore(snapshot)
+        log.info("The training goes on from a checkpoint", extra={"step": snapshot.step})
+    loop = Loop(state, rows, training=training, hooks=hooks)
     loaded.network.train()
     # Line by line: what a run that ends badly did is read from here.
     with metrics_path.open("w", buffering=1, encoding="utf-8") as metrics:
-        for step in range(schedule.total_steps):
-            if hooks.is_stopping():
-                raise _build_interruption(step, total=schedule.total_steps)
-            batch = [rows[row] for row in order.rows_of(step)]
-            rate = training.learning_rate * schedule.learning_rate_factor(step)
-            report = _do_step(stepper, batch, step=step, schedule=schedule, learning_rate=rate)
-            report = replace(report, epoch=order.epochs_after(report.step))
-            if schedule.is_evaluation_due(report.step):
-                eval_loss = _evaluate(hooks, step=report.step)
-                stopping.observe(eval_loss)
-                report = replace(report, eval_loss=eval_loss)
-            selection.observe(
-                step=report.step,
-                eval_loss=report.eval_loss,
-                is_saved=schedule.is_save_due(report.step),
-                state=loaded.adapter_state,
-            )
-            history.append(report)
-            metrics.write(report.to_line())
-            hooks.report(report)
-            if stopping.is_over:
-                log.info("Training stopped early", extra={"step": report.step})
-                break
-    published = selection.restore(loaded.restore_adapter, last_step=history[-1].step)
-    return TrainResult(
-        history=tuple(history),
-        best_eval_loss=selection.best_eval_loss,
-        best_step=selection.best_step,
-        published_step=published,
-        keep=schedule.keep,
-        stopped_early=stopping.is_over and history[-1].step < schedule.total_steps,
-        train_seconds=time.monotonic() - started,
-        launch_halvings=budget.halvings,
-        peak_gpu_memory_bytes=_measure_peak(loaded.device),
-    )
+        metrics.writelines(report.to_line() for report in course.history)
+        try:
+            loop.run(metrics)
+        except BrokenOff as asked:
+            raise loop.build_interruption() from asked
+    return loop.conclude(resumed_from_step=None if snapshot is None else snapshot.step)
 
 
-def _do_step(
-    stepper: Stepper,
-    batch: Sequence[Row],
-    *,
-    step: int,
-    schedule: Schedule,
-    learning_rate: float,
-) -> StepReport:
-    started = time.monotonic()
-    # A batch without a supervised token has the loss zero, not zero divided by zero.
-    supervised = max(1, sum(count_supervised(row) for row in batch))
-    try:
-        loss, norm, launched = stepper.do(
-            batch, step=step, supervised=supervised, learning_rate=learning_rate
+class Loop:
+    """Runs steps on the state of one training."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        rows: Sequence[Row],
+        *,
+        training: TrainingParameters,
+        hooks: Hooks,
+    ) -> None:
+        self._state = state
+        self._course = state.course
+        self._rows = rows
+        self._training = training
+        self._hooks = hooks
+        self._order = DataOrder(
+            rows=len(rows), sequences_per_step=training.sequences_per_step, seed=training.seed
         )
-    except NotFinite as fault:
-        raise _build_not_finite(fault, batch, step=step, learning_rate=learning_rate) from fault
-    return StepReport(
-        step=step + 1,
-        total_steps=schedule.total_steps,
-        epoch=0.0,
-        loss=loss,
-        grad_norm=norm,
-        learning_rate=learning_rate,
-        sequences=len(batch),
-        tokens=sum(len(row.input_ids) for row in batch),
-        supervised_tokens=supervised,
-        launches=launched,
-        seconds=time.monotonic() - started,
-    )
+        self._started = time.monotonic()
+
+    def run(self, metrics: TextIO) -> None:
+        """Do all steps that are left.
+
+        Raises:
+            BrokenOff: The pod must go; the state is that after the last whole step.
+        """
+        if self._course.pending is not None:
+            self._settle(self._course.pending, metrics)
+        while not self._course.is_over:
+            if self._hooks.is_stopping():
+                raise BrokenOff
+            self._course.pending = self._do_step(self._course.steps)
+            self._settle(self._course.pending, metrics)
+            self._hooks.offer(self._course.steps, self.capture)
+        if self._course.stopping.is_over:
+            log.info("Training stopped early", extra={"step": self._course.steps})
+
+    def capture(self) -> Snapshot:
+        """Return a snapshot of the training as it is now."""
+        return self._state.capture(seconds=self._seconds())
+
+    def conclude(self, *, resumed_from_step: int | None) -> TrainResult:
+        """Put the state that is published into the model and say how it went."""
+        course, loaded = self._course, self._state.loaded
+        last = course.history[-1].step
+        seconds = self._seconds()
+        published = course.selection.restore(loaded.restore_adapter, last_step=last)
+        return TrainResult(
+            history=tuple(course.history),
+            best_eval_loss=course.selection.best_eval_loss,
+            best_step=course.selection.best_step,
+            published_step=published,
+            keep=course.schedule.keep,
+            stopped_early=course.stopping.is_over and last < course.schedule.total_steps,
+            train_seconds=seconds,
+            launch_halvings=self._state.budget.halvings,
+            peak_gpu_memory_bytes=_measure_peak(loaded.device),
+            published_evaluation=course.evaluations.get(published),
+            # NB: the weights may be those of an earlier step now. No step follows, so what is
+            # published stands in the selection, or is these weights.
+            capture=lambda: self._state.capture(seconds=seconds),
+            resumed_from_step=resumed_from_step,
+        )
+
+    def build_interruption(self) -> Interrupted:
+        """Save what there is and return the error that says so."""
+        steps, total = self._course.steps, self._course.schedule.total_steps
+        resumed_at = self._hooks.keep_last(steps, self.capture) if steps else None
+        what_next = (
+            "starts from the beginning" if not resumed_at else f"resumes at step {resumed_at}"
+        )
+        return Interrupted(
+            f"The pod was asked to go after step {steps} of {total}, before anything was published:"
+            f" the next attempt {what_next}."
+        )
+
+    def _seconds(self) -> float:
+        return self._course.seconds + time.monotonic() - self._started
+
+    def _settle(self, report: StepReport, metrics: TextIO) -> None:
+        """Do what follows a step: evaluate, choose, write, tell."""
+        schedule, done = self._course.schedule, report.step
+        if schedule.is_evaluation_due(done):
+            found = _evaluate(self._hooks, step=done)
+            self._course.evaluations[done] = found
+            self._course.stopping.observe(found.loss)
+            report = replace(report, eval_loss=found.loss)
+        self._course.selection.observe(
+            step=done,
+            eval_loss=report.eval_loss,
+            is_saved=schedule.is_save_due(done),
+            state=self._state.loaded.adapter_state,
+        )
+        self._course.history.append(report)
+        self._course.pending = None
+        metrics.write(report.to_line())
+        self._hooks.report(report)
+
+    def _do_step(self, step: int) -> StepReport:
+        """Do step `step`, which counts from 0."""
+        started = time.monotonic()
+        schedule = self._course.schedule
+        batch = [self._rows[row] for row in self._order.rows_of(step)]
+        rate = self._training.learning_rate * schedule.learning_rate_factor(step)
+        # A batch without a supervised token has the loss zero, not zero divided by zero.
+        supervised = max(1, sum(count_supervised(row) for row in batch))
+        try:
+            loss, norm, launched = self._state.stepper.do(
+                batch, step=step, supervised=supervised, learning_rate=rate
+            )
+        except NotFinite as fault:
+            raise _build_not_finite(fault, batch, step=step, learning_rate=rate) from fault
+        return StepReport(
+            step=step + 1,
+            total_steps=schedule.total_steps,
+            epoch=self._order.epochs_after(step + 1),
+            loss=loss,
+            grad_norm=norm,
+            learning_rate=rate,
+            sequences=len(batch),
+            tokens=sum(len(row.input_ids) for row in batch),
+            supervised_tokens=supervised,
+            launches=launched,
+            seconds=time.monotonic() - started,
+        )
 
 
-def _evaluate(hooks: Hooks, *, step: int) -> float:
-    eval_loss = hooks.evaluate()
-    if not isfinite(eval_loss):
+def _evaluate(hooks: Hooks, *, step: int) -> HeldOutLoss:
+    found = hooks.evaluate()
+    if not isfinite(found.loss):
         raise NotFinite(
-            f"After step {step} the loss on the held-out part is {eval_loss}: lower"
+            f"After step {step} the loss on the held-out part is {found.loss}: lower"
             " parameters.learningRate or look at the held-out texts, and apply again; nothing was"
             " published.",
             reason="LossNotFinite",
         )
-    return eval_loss
+    return found
 
 
 def _build_not_finite(
@@ -199,13 +297,6 @@ def _build_not_finite(
         f" {named}{more}: lower parameters.learningRate or remove these rows, and apply again;"
         " nothing was published.",
         reason="LossNotFinite",
-    )
-
-
-def _build_interruption(step: int, *, total: int) -> Interrupted:
-    return Interrupted(
-        f"The pod was asked to go after step {step} of {total}, before anything was published: the"
-        " next attempt starts from the beginning."
     )
 
 

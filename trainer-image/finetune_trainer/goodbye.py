@@ -1,0 +1,106 @@
+"""The pod is asked to go: heard once, remembered, and how much time is left from then on.
+
+`__main__` installs `hear` for SIGTERM. Before training nothing is lost and the pod leaves at once; from
+training on the loop, the evaluation and every wait for a store ask here and end by themselves.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+from finetune_api import wire
+from finetune_api.outcome import Stage
+from finetune_trainer.errors import Interrupted
+
+ENDS_BY_ITSELF = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT, Stage.PUBLISH)
+"""Stages in which a signal only raises a flag: a step is finished, an upload is not cut in half."""
+FAREWELL_S = 5.0
+"""Seconds at the end of the grace period for the outcome and the last report."""
+Leave = Callable[[Interrupted], None]
+
+log = logging.getLogger(__name__)
+
+
+class Goodbye:
+    """Remembers that the pod was asked to go; before training it ends the run at once.
+
+    Args:
+        stage: Returns the stage that runs.
+        leave: Ends the process.
+        grace_s: Seconds between SIGTERM and SIGKILL; None where nobody kills.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        stage: Callable[[], Stage],
+        *,
+        leave: Leave,
+        grace_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stage = stage
+        self._leave = leave
+        self._grace_s = grace_s
+        self._clock = clock
+        self._asked_at: float | None = None
+        self._asked = threading.Event()
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Take the signal, and leave where nothing is under way that must be finished."""
+        del frame
+        if self._asked_at is not None:
+            # A second signal asks for nothing new, and the end may be under way.
+            return
+        self._asked_at = self._clock()
+        stage = self._stage()
+        log.warning("The pod is asked to go", extra={"signal": number, "stage": stage.value})
+        self._asked.set()
+        if stage not in ENDS_BY_ITSELF:
+            self._leave(
+                Interrupted(
+                    f"The pod was asked to go in the stage {stage.value}, before the first step: the"
+                    " next attempt starts again."
+                )
+            )
+
+    def is_asked(self) -> bool:
+        """Whether the pod was asked to go."""
+        return self._asked_at is not None
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds for saving what there is; None where nobody counts them."""
+        if self._grace_s is None or self._asked_at is None:
+            return None
+        return max(0.0, self._grace_s - FAREWELL_S - (self._clock() - self._asked_at))
+
+    def has_time_beside(self, seconds: float | None) -> bool:
+        """Whether there is time for more than what takes `seconds`; None where nobody knows how long.
+
+        Then half of the grace period is kept for it.
+        """
+        left = self.seconds_left()
+        if left is None or self._grace_s is None:
+            return True
+        return left > (self._grace_s / 2 if seconds is None else seconds)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep between two attempts at a service, or until the pod is asked to go.
+
+        Raises:
+            Interrupted: It is: a service that does not answer now will not within the grace period.
+        """
+        if self._asked.wait(seconds):
+            raise Interrupted(
+                f"The pod was asked to go in the stage {self._stage().value} while it waited for a"
+                " service that did not answer.",
+                reason="InterruptedWaiting",
+            )
+
+
+def read_grace(environ: Mapping[str, str]) -> float | None:
+    """Return the pod's grace period in seconds, or None where the environment names none."""
+    text = environ.get(wire.ENV_GRACE_SECONDS, "")
+    return float(text) if text.isdecimal() else None

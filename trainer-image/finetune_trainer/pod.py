@@ -1,0 +1,18 @@
+"""What surrounds a run: environment, scratch space, and who asks it to go."""
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_trainer.goodbye import Goodbye
+
+
+@dataclass(frozen=True)
+class Pod:
+    """The pod, or whatever stands for one on a workstation."""
+
+    environ: MutableMapping[str, str]
+    work: Path
+    """Scratch space; everything that is written goes below it."""
+    goodbye: Goodbye
+    """Knows whether the pod was asked to go."""

@@ -1,0 +1,125 @@
+"""The whole state of a training between two steps, taken out of the objects that hold it and put back.
+
+Between `train` and the checkpoints: `train` takes and restores it, `checkpoint_files` writes and reads
+it. What is here is enough that the next step is, bit for bit, the one that would have followed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from finetune_trainer.course import Course
+from finetune_trainer.launches import TokenBudget
+from finetune_trainer.network import LoadedModel
+from finetune_trainer.optimizer import Stepper
+from finetune_trainer.random_state import capture_random, restore_random
+from finetune_trainer.steps import StepReport
+
+Tensors = Mapping[str, torch.Tensor]
+ADAPTER, OPTIMIZER, RANDOM, BEST = "adapter", "optimizer", "random", "best"
+"""Groups of tensors; `best` only where the published state is not the last."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training between two steps, in host memory."""
+
+    step: int
+    """Optimizer steps done."""
+    tensors: Mapping[str, Tensors]
+    """By group."""
+    state: Mapping[str, Any]
+    """Everything else but the history, as JSON."""
+    history: tuple[StepReport, ...]
+    told: Mapping[str, Any]
+    """What the pipeline knows and need not find out again, as JSON."""
+
+    def with_told(self, told: Mapping[str, Any]) -> "Snapshot":
+        """Return the snapshot with what the pipeline wants to know again."""
+        return replace(self, told=told)
+
+
+Capture = Callable[[], Snapshot]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """The objects that together hold the state of a training."""
+
+    loaded: LoadedModel
+    stepper: Stepper
+    course: Course
+    budget: TokenBudget
+    rows: int
+    """Rows of the training part."""
+
+    def capture(self, *, seconds: float) -> Snapshot:
+        """Return the state as it is now, copied; `seconds` is the training time up to here."""
+        optimizer, of_stepper = self.stepper.to_state()
+        drawn, of_random = capture_random()
+        tensors: dict[str, Tensors] = {
+            ADAPTER: self.loaded.adapter_state(),
+            OPTIMIZER: optimizer,
+            RANDOM: drawn,
+        }
+        if (kept := self.course.selection.kept) is not None:
+            tensors[BEST] = kept
+        return Snapshot(
+            step=self.course.steps,
+            tensors=tensors,
+            state={
+                "rows": self.rows,
+                "seconds": seconds,
+                "course": self.course.to_state(),
+                "stepper": of_stepper,
+                "random": of_random,
+                "budget": {
+                    "tokens": self.budget.tokens,
+                    "halvings": self.budget.halvings,
+                    "device": describe_device(self.loaded.device),
+                },
+            },
+            history=tuple(self.course.history),
+            told={},
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot that `find_mismatch` has nothing against."""
+        tensors, state = snapshot.tensors, snapshot.state
+        self.loaded.restore_adapter(dict(tensors[ADAPTER]))
+        self.stepper.load_state(tensors[OPTIMIZER], state["stepper"])
+        kept = tensors.get(BEST)
+        self.course.load_state(
+            state["course"],
+            history=snapshot.history,
+            kept=None if kept is None else dict(kept),
+        )
+        self.course.seconds = state["seconds"]
+        restore_random(tensors[RANDOM], state["random"])
+        saved = state["budget"]
+        if saved["device"] == describe_device(self.loaded.device):
+            # On another device its own choice counts: the budget changes no mathematics.
+            self.budget.tokens, self.budget.halvings = saved["tokens"], saved["halvings"]
+
+    def find_mismatch(self, snapshot: Snapshot) -> str | None:
+        """Return why the snapshot is of another training, or None where it is of this one."""
+        there = {name: value.shape for name, value in snapshot.tensors[ADAPTER].items()}
+        if there != self.loaded.adapter_shapes():
+            return "its adapter has other tensors"
+        rows, total = snapshot.state["rows"], snapshot.state["course"]["totalSteps"]
+        if (rows, total) != (self.rows, self.course.schedule.total_steps):
+            return (
+                f"it is of {total} steps over {rows} rows, this run of"
+                f" {self.course.schedule.total_steps} steps over {self.rows} rows"
+            )
+        return None
+
+
+def describe_device(device: torch.device) -> str:
+    """Return what decides how many tokens a launch holds: kind and memory."""
+    if device.type != "cuda":
+        return str(device.type)
+    card = torch.cuda.get_device_properties(device)
+    return f"{card.name}, {card.total_memory} bytes"
