@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,14 @@ def make_bucket(endpoint: str) -> Bucket:
     store = connect(build_credentials(endpoint), subject="the output", waits=quick_waits())
     store._client.create_bucket(Bucket=name)
     return Bucket(name=name, endpoint=endpoint, store=store)
+
+
+@pytest.fixture
+def seaweed_of_ones_own(tmp_path: Path) -> Iterator[SeaweedFS]:
+    """Return a server that a test may kill and start again."""
+    folder = tmp_path / "weed"
+    folder.mkdir()
+    server = SeaweedFS(folder)
+    server.start()
+    yield server
+    server.kill()

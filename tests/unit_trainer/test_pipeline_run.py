@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,10 +109,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pod(seaweed: SeaweedFS, model: Path, tmp_path: Path) -> Pod:
     bucket = make_bucket(seaweed.endpoint)
+    fill(bucket, model)
+    return Pod(bucket, tmp_path)
+
+
+def fill(bucket: Bucket, model: Path) -> None:
     for path in model.iterdir():
         bucket.put(f"model/{path.name}", path.read_bytes())
     bucket.put("text/chats.jsonl", chats(60))
-    return Pod(bucket, tmp_path)
 
 
 def test_a_plan_becomes_a_published_adapter_and_is_never_trained_twice(pod: Pod) -> None:
@@ -195,19 +200,78 @@ def test_a_run_that_diverges_publishes_nothing(pod: Pod) -> None:
     assert pod.published() == {}
 
 
-def test_a_pod_that_is_asked_to_go_says_what_is_lost(pod: Pod) -> None:
-    process = pod.start(pod.plan(training__max_steps=100_000))
+def wait_for(process: "subprocess.Popen[str]", message: str, *, step: int = 0) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["message"] == "Step done":
-            break
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    for text in process.stdout:
+        line = json.loads(text)
+        if line["message"] == message and line.get("step", 0) >= step:
+            return
+    raise AssertionError(f"The pod ended without saying {message!r}")
+
+
+def outcome_of(pod: Pod) -> Outcome:
     outcome = Outcome.from_termination_message((pod.folder / "outcome.json").read_text())
     assert outcome is not None
-    assert (process.returncode, outcome.reason, outcome.stage) == (75, "Interrupted", "Train")
-    assert "the next attempt starts from the beginning" in outcome.message
-    assert pod.published() == {}
+    return outcome
+
+
+def adapter_of(pod: Pod, plan: TrainingPlan) -> bytes:
+    key = f"adapters/ml/tiny/runs/1-{plan.hash[:8]}/adapter_model.safetensors"
+    read = pod.bucket.store.read(pod.bucket.at(key))
+    assert read is not None
+    return read[0]
+
+
+LONG = {
+    "training__max_steps": 60,
+    "training__max_seq_length": 64,
+    "training__eval_steps": 10,
+    "training__save_strategy": "Best",
+    "lora__dropout": 0.1,
+}
+
+
+def test_a_pod_that_is_asked_to_go_or_killed_costs_no_step_that_was_saved(
+    pod: Pod, model: Path, seaweed: SeaweedFS, tmp_path: Path
+) -> None:
+    plan = pod.plan(**LONG, checkpoints={"every_seconds": None, "every_steps": 5})
+    asked = pod.start(plan, FINETUNE_GRACE_SECONDS="120")
+    wait_for(asked, "Step done", step=2)
+    asked.send_signal(signal.SIGTERM)
+    asked.communicate(timeout=120)
+    outcome = outcome_of(pod)
+    assert (asked.returncode, outcome.reason, outcome.stage) == (75, "Interrupted", "Train")
+    assert outcome.checkpoint is not None
+    resumed_at = outcome.checkpoint.step
+    assert outcome.message.endswith(f"the next attempt resumes at step {resumed_at}.")
+    assert outcome.grace_seconds_needed is not None
+
+    shutil.rmtree(pod.folder / "work")
+    killed = pod.start(plan)
+    wait_for(killed, "A checkpoint is whole", step=resumed_at + 5)
+    killed.kill()
+    killed.communicate(timeout=60)
+
+    shutil.rmtree(pod.folder / "work")
+    outcome, log = pod.run(plan)
+    assert (outcome.exit_code, outcome.reason) == (0, "Done"), outcome.message
+    assert outcome.summary is not None
+    assert (outcome.summary.resumed_from_step or 0) >= resumed_at + 5
+    [went_on] = [each for each in log if each["message"].startswith("The training goes on from")]
+    assert went_on["step"] == outcome.summary.resumed_from_step
+    assert outcome.summary.steps == 60
+
+    calm = Pod(make_bucket(seaweed.endpoint), tmp_path / "calm")
+    calm.folder.mkdir()
+    fill(calm.bucket, model)
+    undisturbed = calm.plan(**LONG)
+    expected, _ = calm.run(undisturbed)
+    assert expected.summary is not None
+    assert adapter_of(pod, plan) == adapter_of(calm, undisturbed)
+    # The best state was evaluated in training; its number is not computed again.
+    assert outcome.evaluation == expected.evaluation
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.adapter_loss == outcome.summary.best_eval_loss
 
 
 def test_a_signal_during_a_download_ends_the_pod_at_once(pod: Pod) -> None:
