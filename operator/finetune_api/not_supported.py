@@ -145,13 +145,6 @@ NOT_SUPPORTED_YET: Final = (
         check=_never,
     ),
     _not_yet(
-        "spec.checkpoints",
-        cel="false",
-        what="checkpoints",
-        remedy="leave checkpoints out",
-        check=_never,
-    ),
-    _not_yet(
         "spec.updatePolicy",
         cel="self != 'Recreate'",
         what="updatePolicy Recreate",

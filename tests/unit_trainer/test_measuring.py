@@ -16,8 +16,9 @@ from finetune_api import wire
 from finetune_api.measure_plan import MeasurePlan
 from finetune_api.outcome import Outcome, Stage
 from finetune_trainer.__main__ import conclude
+from finetune_trainer.goodbye import Goodbye
 from finetune_trainer.measuring import MeasuredText, MeasurePlace, measure
-from finetune_trainer.pipeline import Pod
+from finetune_trainer.pod import Pod
 from finetune_trainer.report import Progress
 from tests.unit_trainer.conftest import Bucket, make_bucket
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
@@ -89,7 +90,9 @@ class MeasurePod:
 
     def run(self, plan: MeasurePlan) -> Outcome:
         """Measure to the end, in this process."""
-        stop, progress = Pod(self.environ(), self.folder / "work", lambda: False), Progress(None)
+        progress = Progress(None)
+        calm = Goodbye(lambda: progress.stage, leave=lambda _: None)
+        stop = Pod(self.environ(), self.folder / "work", calm)
         return conclude(
             lambda: measure(plan, pod=stop, progress=progress),
             stage=lambda: progress.stage,
