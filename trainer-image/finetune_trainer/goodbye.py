@@ -95,8 +95,7 @@ class Goodbye:
         if self._asked.wait(seconds):
             raise Interrupted(
                 f"The pod was asked to go in the stage {self._stage().value} while it waited for a"
-                " service that did not answer.",
-                reason="InterruptedWaiting",
+                " service that did not answer."
             )
 
 
