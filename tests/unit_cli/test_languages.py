@@ -94,7 +94,9 @@ def test_every_language_is_found_by_its_own_name_and_tag():
     lost = [
         view.tag
         for view in list_languages()
-        if find_languages(view.tag)[0] != view or find_languages(view.name.upper()) != (view,)
+        for asked in (view.tag, view.name, view.name.upper())
+        # "lao" is Lao's name and a longer tag of it as well.
+        if [found.tag for found in find_languages(asked)] != [view.tag]
     ]
     assert lost == []
 
