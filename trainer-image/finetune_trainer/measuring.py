@@ -27,6 +27,7 @@ from finetune_text.tokenizer import TOKENIZER_FILE, load_fast_tokenizer, load_js
 from finetune_text.tokenizer_facts import describe_tokenizer
 from finetune_trainer.credentials import load_credentials
 from finetune_trainer.data_files import FetchedDataset
+from finetune_trainer.environment import count_cpus
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.fetch import (
     FetchedModel,
@@ -115,6 +116,8 @@ def measure(plan: MeasurePlan, *, pod: Pod, progress: Progress) -> Outcome:
         TrainerError: It ended otherwise.
     """
     check_measurable(plan)
+    # The tokenizer takes a thread for every core of the node, whatever the pod's limit is.
+    pod.environ.setdefault("RAYON_NUM_THREADS", str(count_cpus()))
     place = MeasurePlace.of(plan)
     credentials = load_credentials(plan.output.credentials, environ=pod.environ)
     store = connect(credentials, subject="the output")
