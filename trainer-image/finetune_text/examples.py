@@ -91,11 +91,8 @@ class Example:
 
     def words(self) -> str:
         """Return all that is said in it, whoever says it, in order."""
-        if self.text is not None:
-            return self.text
-        if self.completion is not None:
-            return f"{self.prompt}\n{self.completion}"
-        return "\n".join(message.content for message in self.messages)
+        parts = (self.text, self.prompt, self.completion, *(m.content for m in self.messages))
+        return "\n".join(part for part in parts if part is not None)
 
     def canonical(self) -> str:
         """Return the content as one text: equal for equal examples, whatever file they stand in."""
