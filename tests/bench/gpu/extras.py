@@ -1,4 +1,4 @@
-"""What a suite measures beside its rows: memory, numerics, reloading. Pure: which processes there are.
+"""What a suite measures beside its rows: memory, numerics, reloading, resuming. Pure: which processes there are.
 
 Each is a module that is started as `python -m MODULE DEVICE ANSWER.json MODEL… ARGUMENT…` and writes one
 JSON object, which stands under its name in results.json. A `failure` in it fails the suite.
@@ -28,11 +28,13 @@ def _reload(shape: Shape, rows: tuple[Row, ...]) -> Extra:
 
 
 MEMORY, NUMERICS = "tests.bench.gpu.memory", "tests.bench.gpu.numerics"
+RESUME = "tests.bench.gpu.resume"
 EXTRAS: dict[str, tuple[Extra, ...]] = {
     "small": (_reload(LLAMA_1B, SMALL),),
     "full": (
         _reload(LLAMA_1B, (OWN_1B,)),
         Extra("numerics", NUMERICS, (LLAMA_8B_4_LAYERS,)),
+        Extra("resume", RESUME, (LLAMA_1B,)),
         # Two, so that two GPUs share them.
         Extra("memory-1B", MEMORY, (LLAMA_1B,)),
         Extra("memory-8B", MEMORY, (LLAMA_8B,)),
@@ -40,6 +42,7 @@ EXTRAS: dict[str, tuple[Extra, ...]] = {
     "dry": (
         _reload(TINY, DRY),
         Extra("numerics", NUMERICS, (TINY,)),
+        Extra("resume", RESUME, (TINY,)),
         Extra("memory", MEMORY, (TINY,)),
     ),
 }
