@@ -27,6 +27,8 @@ MESSAGE_LIMIT = 1024
 """Characters of a message at most; fewer where they need more bytes than the kubelet keeps."""
 MESSAGE_LIMITS = (MESSAGE_LIMIT, 512, 256, 64)
 """Tried one after the other: a character may need four bytes, and six where JSON escapes it."""
+NOTHING_FINISHED = "NothingFinished"
+"""Reason of a pod that looked for finished work and found none."""
 CUT = "…"
 """Ends a message that was cut."""
 

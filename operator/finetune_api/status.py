@@ -273,6 +273,15 @@ class Attempt(StatusPart):
     """When it ended."""
 
 
+class ActiveTime(StatusPart):
+    """How long the run was active, for its deadline; suspended or queued it is not."""
+
+    seconds: int = 0
+    """Of the stretches that have ended."""
+    since: Word | None = None
+    """When the stretch of now began."""
+
+
 class GpuMemoryStatus(StatusPart):
     """Memory of one GPU."""
 
@@ -351,6 +360,8 @@ class LanguageFinetuneStatus(StatusPart):
     """The newest attempts, oldest first."""
     checkpoint: CheckpointStatus | None = None
     """The newest checkpoint of the run: where the next pod resumes."""
+    active_time: ActiveTime | None = None
+    """How long the run was active; kept where activeDeadlineSeconds is set."""
     gpu_memory: GpuMemoryStatus | None = None
     """Memory of one GPU, predicted and observed."""
     evaluation: list[LanguageEvaluation] = Field(default_factory=list, max_length=17)

@@ -45,6 +45,8 @@ LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 
 ROLE_TRAIN: Final = "train"
 ROLE_MEASURE: Final = "measure"
+ROLE_PROBE: Final = "probe"
+"""Looks for finished work before a GPU is asked for."""
 ROLE_MERGE: Final = "merge"
 
 # --- Inside the training pod --------------------------------------------------------------------
@@ -60,6 +62,8 @@ MEASURE_FILE: Final = "measure.json"
 MEASURE_PATH: Final = f"{PLAN_DIR}/{MEASURE_FILE}"
 MEASURE_COMMAND: Final = ("measure",)
 """Arguments of the trainer's container that make it measure instead of train."""
+PROBE_COMMAND: Final = ("probe",)
+"""The same, that make it look for finished work of the plan and end."""
 CA_FILE: Final = "ca.crt"
 CA_PATH: Final = f"{PLAN_DIR}/{CA_FILE}"
 WORK_DIR: Final = "/work"

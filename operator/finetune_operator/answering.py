@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from finetune_api.outcome import Outcome
-from finetune_api.status import Attempt
+from finetune_api.status import ActiveTime, Attempt
 from finetune_operator import conditions as words
 from finetune_operator.actions import Actions, Delete, Patch
 from finetune_operator.admission import Proposal
@@ -143,6 +143,7 @@ def build_report(
     plan: PlanReport | None = None,
     attempts: tuple[Attempt, ...] = (),
     outcome: Outcome | None = None,
+    active: ActiveTime | None = None,
 ) -> Report:
     """Return what is known now of the resource."""
     return Report(
@@ -155,10 +156,16 @@ def build_report(
         plan=plan or PlanReport(),
         attempts=(*measure_attempts(situation), *attempts),
         outcome=outcome,
+        active=active if active is not None else _kept_active_time(situation),
         checkpoint=find_checkpoint(
             situation.before, pods=situation.training_pods, run=situation.run
         ),
     )
+
+
+def _kept_active_time(situation: Situation) -> ActiveTime | None:
+    before = situation.before
+    return before.active_time if before.run == situation.run else None
 
 
 def _languages_text(situation: Situation) -> str:

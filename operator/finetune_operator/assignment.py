@@ -26,9 +26,11 @@ class Assignment:
     """Addresses of model and texts; claims among them are mounted."""
     arguments: tuple[str, ...] = ()
     """What the trainer's program is started with."""
+    memory: str | None = None
+    """Main memory, where another attempt gets more than the resource says."""
 
     @classmethod
-    def to_train(cls, plan: TrainingPlan) -> Self:
+    def to_train(cls, plan: TrainingPlan, *, memory: str | None = None) -> Self:
         """Return the assignment to train as the plan says."""
         return cls(
             role=wire.ROLE_TRAIN,
@@ -37,6 +39,7 @@ class Assignment:
             plan_json=plan.to_json(),
             plan_hash=plan.hash,
             reads=(plan.model.uri, *_texts(plan.datasets)),
+            memory=memory,
         )
 
     @classmethod
@@ -50,6 +53,19 @@ class Assignment:
             plan_hash=plan.hash,
             reads=(plan.model.uri, *_texts(plan.datasets)),
             arguments=wire.MEASURE_COMMAND,
+        )
+
+    @classmethod
+    def to_probe(cls, plan: TrainingPlan) -> Self:
+        """Return the assignment to look for finished work of the plan."""
+        return cls(
+            role=wire.ROLE_PROBE,
+            run=plan.identity.run,
+            plan_file=wire.PLAN_FILE,
+            plan_json=plan.to_json(),
+            plan_hash=plan.hash,
+            reads=(),
+            arguments=wire.PROBE_COMMAND,
         )
 
     @property

@@ -70,9 +70,12 @@ EVICTED_BY_QUEUE: Final = "EvictedByQueue"
 JOB_DELETED: Final = "JobDeleted"
 TRAINING: Final = "Training"
 RETRYING: Final = "Retrying"
+RETRYING_WITH_MORE_MEMORY: Final = "RetryingWithMoreMemory"
 FINISHED: Final = "Finished"
 MEASURED: Final = "Measured"
 PUBLISHED: Final = "Published"
+PROBING: Final = "LookingForFinishedWork"
+PROBED: Final = "LookedForFinishedWork"
 OUTCOME_MISSING: Final = "OutcomeMissing"
 
 # --- Reasons of a pod that waits, or is not there -------------------------------------------------

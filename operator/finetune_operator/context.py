@@ -35,6 +35,10 @@ class DecisionContext:
     """Where pods that measure may run; a resource's own selector is about GPUs."""
     trainer_env: Mapping[str, str] = field(default_factory=dict)
     """Environment of every trainer, such as a proxy or a mirror of the hub."""
+    probes: bool = False
+    """Whether finished work is looked for on CPU before a GPU is asked for."""
+    memory_ceiling: str = ""
+    """Most memory that the retry after an out-of-memory kill gets; empty: none is given more."""
     termination_grace_s: int = 300
     """For a step, a checkpoint and its upload after SIGTERM. Assumption: an 8B adapter needs 60."""
     image_pull_timeout_s: int = 600

@@ -7,6 +7,7 @@ the Job says.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -109,7 +110,9 @@ def _given_up(run: Run) -> Course | None:
         held = _hold_for_pods(run, end=failure)
         if held is not None:
             return held
-    return _fail(diagnose_failed_job(run.job, failure=failure, ended=run.ended))
+    return _fail(
+        diagnose_failed_job(run.job, failure=failure, ended=run.ended, deadline_s=run.deadline_s)
+    )
 
 
 def _complete_without_proof(run: Run) -> Course | None:
@@ -186,6 +189,17 @@ def _image_never_came(run: Run) -> Course | None:
 
 
 # --- The middle -----------------------------------------------------------------------------------
+
+
+def _short_of_memory(run: Run) -> Course | None:
+    if run.more_memory is None:
+        return None
+    message = (
+        f"The trainer of Job {run.job.name} needed more than its {run.job.memory_limit} of main memory and "
+        f"was killed; it is tried once more with {run.more_memory}, from its last checkpoint. Set "
+        "spec.resources.limits.memory to that, if it suffices."
+    )
+    return replace(_pending(words.RETRYING_WITH_MORE_MEMORY, message), replaces_job=True)
 
 
 def _vanishing(run: Run) -> Course | None:
@@ -276,6 +290,7 @@ STEPS: Final[tuple[Callable[[Run], Course | None], ...]] = (
     _ended_without_proof,  # exit code 0 is not enough
     _given_up,  # the Job controller starts no further pod
     _complete_without_proof,  # it says done, and no pod tells what
+    _short_of_memory,  # the same pod again would meet the same end
     decide_suspension,  # its spec, a queue or somebody holds it
     _vanishing,  # somebody deletes the Job
     _training,  # the trainer runs

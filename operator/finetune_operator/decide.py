@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from finetune_api.outcome import Outcome
 from finetune_api.resource import ObjectMeta
-from finetune_api.status import CheckpointStatus
+from finetune_api.status import ActiveTime
 from finetune_operator import conditions as words
 from finetune_operator.actions import Actions, Delete, Patch, merge_patches
+from finetune_operator.active_time import build_active_time
 from finetune_operator.admission import Proposal, Refusal
 from finetune_operator.answering import (
     ACCEPTED,
@@ -35,17 +36,20 @@ from finetune_operator.conditions import Claim, is_terminal
 from finetune_operator.context import DecisionContext
 from finetune_operator.course import decide_course
 from finetune_operator.holding import Hold, decide_hold, hold_back, is_held
-from finetune_operator.limits import decide_patches
+from finetune_operator.limits import Used, deadline_of, decide_patches
 from finetune_operator.manifests import build_run
 from finetune_operator.measured import is_at_work
 from finetune_operator.measuring import decide_measurement
 from finetune_operator.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.plan_mode import end_plan, ended_before_training
+from finetune_operator.probing import decide_probe
+from finetune_operator.retries import WITH_MORE_MEMORY, excused_failures
 from finetune_operator.run import STALLED, Course, Run
 from finetune_operator.safekeeping import decide_annotation, find_checkpoint, steps_of
-from finetune_operator.situation import FIRST_ATTEMPT, Situation
+from finetune_operator.situation import Situation
 from finetune_operator.status import (
     PlanReport,
+    Report,
     build_attempts,
     build_last_progress,
     changed_status,
@@ -97,8 +101,9 @@ def _keep_end(situation: Situation) -> Actions | None:
     if job is not None and unused and is_held:
         deletes = (delete_of(job),)
     pods = situation.observed.pods
-    measuring = (one for one in situation.measure_jobs if is_at_work(one, pods=pods))
-    deletes += tuple(delete_of(one) for one in measuring)
+    beside = (*situation.measure_jobs, *situation.probe_jobs)
+    needless = (one for one in beside if is_at_work(one, pods=pods))
+    deletes += tuple(delete_of(one) for one in needless)
     patches = decide_patches(situation.observed.body, job=job) if job is not None else ()
     return Actions(status=status, patches=() if deletes else patches, deletes=deletes)
 
@@ -130,7 +135,11 @@ def _prepare(situation: Situation) -> Actions:
         return _refuse(situation, refusal=proposal)
     if is_suspended:
         return hold_back(situation, proposal=proposal)
-    return end_plan(situation, proposal=proposal) or _begin(situation, proposal=proposal)
+    return (
+        end_plan(situation, proposal=proposal)
+        or decide_probe(situation, proposal=proposal)
+        or _begin(situation, proposal=proposal)
+    )
 
 
 def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
@@ -156,7 +165,10 @@ def _begin(situation: Situation, *, proposal: Proposal) -> Actions:
     if why is not None:
         return _not_created(situation, proposal=proposal, why=why)
     objects = build_run(
-        proposal.resource, plan=proposal.plan, attempt=FIRST_ATTEMPT, context=situation.context
+        proposal.resource,
+        plan=proposal.plan,
+        attempt=situation.next_attempt,
+        context=situation.context,
     )
     # The status is the one that the created Job will give, so that it need not be written twice.
     followed = _follow(situation, job=ObservedJob.from_object(objects.job), is_new=True)
@@ -201,17 +213,25 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
         plan=plan,
         attempts=build_attempts(pods, job=hold.job, failed=course.failed_for),
         outcome=course.outcome,
+        active=_active_time(situation, job=hold.job),
     )
-    unused = delete_of(job) if course.delete_job else None
+    delete = _delete(course, job=job, hold=hold)
     return write(
         situation,
         report=report,
         progress=_last_progress(situation, outcome=course.outcome),
-        patches=_patches(situation, job=job, hold=hold, checkpoint=report.checkpoint),
-        deletes=tuple(one for one in (unused or hold.delete,) if one is not None),
+        patches=_patches(situation, job=job, hold=hold, report=report),
+        deletes=(delete,) if delete is not None else (),
         requeue_after_s=course.requeue_after_s,
         needs_job_events=course.needs_job_events,
     )
+
+
+def _active_time(situation: Situation, *, job: ObservedJob) -> ActiveTime | None:
+    before = situation.before.active_time if situation.before.run == situation.run else None
+    if before is None and deadline_of(situation.observed.body) is None:
+        return None
+    return build_active_time(before, job=job, now=situation.now)
 
 
 def _course(situation: Situation, *, job: ObservedJob, pods: tuple[ObservedPod, ...]) -> Course:
@@ -224,6 +244,8 @@ def _course(situation: Situation, *, job: ObservedJob, pods: tuple[ObservedPod, 
             now=situation.now,
             context=situation.context,
             is_held=is_held(body),
+            more_memory=situation.more_memory,
+            deadline_s=deadline_of(body),
             has_run=any(one.job_name == job.name for one in before.attempts),
             checkpoint=find_checkpoint(before, pods=pods, run=situation.run),
             total_steps=steps_of(before, run=situation.run),
@@ -231,15 +253,26 @@ def _course(situation: Situation, *, job: ObservedJob, pods: tuple[ObservedPod, 
     )
 
 
+def _delete(course: Course, *, job: ObservedJob, hold: Hold) -> Delete | None:
+    if course.delete_job:
+        return delete_of(job)
+    if course.replaces_job and not job.deleting:
+        return replace(delete_of(job), keeps_until_stopped=True)
+    return hold.delete
+
+
 def _patches(
     situation: Situation,
     *,
     job: ObservedJob,
     hold: Hold,
-    checkpoint: CheckpointStatus | None,
+    report: Report,
 ) -> tuple[Patch, ...]:
-    annotation = decide_annotation(job, checkpoint=checkpoint)
-    patches = (hold.patch, annotation, *decide_patches(situation.observed.body, job=job))
+    annotation = decide_annotation(job, checkpoint=report.checkpoint)
+    attempts = (*situation.before.attempts, *report.attempts)
+    used = Used(active=report.active, excused=excused_failures(job, attempts=attempts))
+    limits = decide_patches(situation.observed.body, job=job, used=used)
+    patches = (hold.patch, annotation, *limits)
     return merge_patches(one for one in patches if one is not None)
 
 
@@ -299,6 +332,9 @@ def _known_measured(situation: Situation, *, plan: PlanReport) -> tuple[Claim, .
 
 def _created(situation: Situation, *, job: ObservedJob, is_new: bool) -> Claim:
     earlier = find_condition(situation.before.conditions, words.JOB_CREATED)
+    if job.attempt == WITH_MORE_MEMORY:
+        message = f"Job {job.name} is created, with more memory than the attempt before it."
+        return Claim(words.JOB_CREATED, "True", words.CREATED, message)
     is_again = is_new and earlier is not None and earlier.status == "True"
     was_suspended = find_condition(situation.before.conditions, words.SUSPENDED) is not None
     said = earlier.reason if earlier is not None else ""

@@ -140,14 +140,21 @@ def diagnose_ended(ended: Ended) -> Diagnosis:
 
 
 def diagnose_failed_job(
-    job: ObservedJob, *, failure: ObservedCondition, ended: Iterable[ObservedPod]
+    job: ObservedJob,
+    *,
+    failure: ObservedCondition,
+    ended: Iterable[ObservedPod],
+    deadline_s: int | None = None,
 ) -> Diagnosis:
-    """Return why the Job controller gave up: the newest pod's reason where a pod is to blame."""
+    """Return why the Job controller gave up: the newest pod's reason where a pod is to blame.
+
+    `deadline_s` is the run's, over all attempts; the Job's own is what an attempt had left of it.
+    """
     if failure.reason == words.DEADLINE_EXCEEDED:
         return Diagnosis(
             reason=words.DEADLINE_EXCEEDED,
             message=(
-                f"The run took longer than its {job.deadline_s} seconds; create it anew with a "
+                f"The run took longer than its {deadline_s or job.deadline_s} seconds; create it anew with a "
                 "longer spec.activeDeadlineSeconds."
             ),
             actor=Actor.USER,

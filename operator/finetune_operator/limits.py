@@ -5,10 +5,13 @@ looked accepted and did nothing would be a lie. `decide` asks, `apply` patches. 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_api.resource import LanguageFinetuneSpec
+from finetune_api.status import ActiveTime
 from finetune_operator.actions import Patch
+from finetune_operator.active_time import seconds_left
 from finetune_operator.observation import ObservedJob, RawObject
 
 RETRIES: Final = "backoffLimit"
@@ -17,24 +20,47 @@ TTL: Final = "ttlSecondsAfterFinished"
 DEFAULT_RETRIES: Final[int] = LanguageFinetuneSpec.model_fields["backoff_limit"].default
 
 
-def decide_patches(body: RawObject, *, job: ObservedJob) -> tuple[Patch, ...]:
+@dataclass(frozen=True)
+class Used:
+    """What of the limits is used up, or does not count."""
+
+    active: ActiveTime | None = None
+    excused: int = 0
+    """Failed pods that count as no attempt, though the Job controller counts them."""
+
+
+def decide_patches(
+    body: RawObject, *, job: ObservedJob, used: Used | None = None
+) -> tuple[Patch, ...]:
     """Return the patch that brings the Job's limits to what the spec says now, where they differ."""
+    used = used or Used()
     if not job.uid or job.deleting:
         return ()
     spec = body.get("spec")
     wanted: dict[str, int | None] = {TTL: _whole(spec, TTL)}
     shown: dict[str, int | None] = {TTL: job.ttl_s}
     if not job.finished:
-        retries = _whole(spec, RETRIES)
+        retries, deadline_s = _whole(spec, RETRIES), _whole(spec, DEADLINE)
+        whole = DEFAULT_RETRIES if retries is None else retries
         wanted |= {
-            RETRIES: DEFAULT_RETRIES if retries is None else retries,
-            DEADLINE: _whole(spec, DEADLINE),
+            RETRIES: retries_left(whole, attempt=job.attempt) + used.excused,
+            DEADLINE: seconds_left(deadline_s, active=used.active) if deadline_s else deadline_s,
         }
         shown |= {RETRIES: job.backoff_limit, DEADLINE: job.deadline_s}
     changed = {name: value for name, value in wanted.items() if value != shown[name]}
     if not changed:
         return ()
     return (Patch(kind="Job", namespace=job.namespace, name=job.name, uid=job.uid, spec=changed),)
+
+
+def retries_left(backoff_limit: int, *, attempt: int) -> int:
+    """Return how often the Job of this attempt may be tried again; each Job before it was one try."""
+    return max(backoff_limit - max(attempt - 1, 0), 0)
+
+
+def deadline_of(body: RawObject) -> int | None:
+    """Return spec.activeDeadlineSeconds, however broken the rest of the spec is."""
+    return _whole(body.get("spec"), DEADLINE)
 
 
 def _whole(spec: Any, name: str) -> int | None:

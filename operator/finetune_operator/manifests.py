@@ -11,16 +11,21 @@ from typing import Any
 
 from finetune_api import wire
 from finetune_api.plan import TrainingPlan
-from finetune_api.resource import LanguageFinetune
+from finetune_api.resource import LanguageFinetune, LanguageFinetuneSpec
 from finetune_operator.actions import Manifest
 from finetune_operator.assignment import Assignment
 from finetune_operator.context import DecisionContext
+from finetune_operator.limits import retries_left
 from finetune_operator.names import job_name, label_value, plan_name
-from finetune_operator.pods import build_pod, present, sha256
+from finetune_operator.pods import build_pod, memory_limit, present, sha256
+from finetune_operator.retries import WITH_MORE_MEMORY, raise_memory
 from finetune_operator.safekeeping import NEVER
 
 MEASURE_TTL_S = 3600
 """What a Job measured is in status seconds after its end; an hour is for whoever reads its log."""
+PROBE_TRIES = 2
+PROBE_DEADLINE_S = 300
+"""A probe must not hold up a run: by then an image of 6 GB is pulled, or the probe is passed over."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,21 @@ class RunObjects:
 
 
 def build_run(
-    resource: LanguageFinetune, *, plan: TrainingPlan, attempt: int, context: DecisionContext
+    resource: LanguageFinetune,
+    *,
+    plan: TrainingPlan,
+    attempt: int,
+    context: DecisionContext,
 ) -> RunObjects:
     """Return the ConfigMap and the Job of one attempt to train."""
+    memory = None
+    if attempt == WITH_MORE_MEMORY:
+        memory = raise_memory(memory_limit(resource, context=context), most=context.memory_ceiling)
     return build_objects(
-        resource, assignment=Assignment.to_train(plan), attempt=attempt, context=context
+        resource,
+        assignment=Assignment.to_train(plan, memory=memory),
+        attempt=attempt,
+        context=context,
     )
 
 
@@ -103,11 +118,7 @@ def build_job(
         ),
         "spec": present(
             {
-                "backoffLimit": spec.backoff_limit,
-                "activeDeadlineSeconds": spec.active_deadline_seconds,
-                "ttlSecondsAfterFinished": (
-                    spec.ttl_seconds_after_finished if assignment.trains else MEASURE_TTL_S
-                ),
+                **_job_limits(spec, role=role, attempt=attempt),
                 # Never two pods of one run at once: both would publish, and the GPU may be one.
                 "podReplacementPolicy": "Failed",
                 "podFailurePolicy": {"rules": _pod_failure_rules()},
@@ -126,6 +137,22 @@ def build_job(
                 },
             }
         ),
+    }
+
+
+def _job_limits(spec: LanguageFinetuneSpec, *, role: str, attempt: int) -> dict[str, int | None]:
+    """Return how often a Job is tried, how long, and how long it stays."""
+    if role == wire.ROLE_PROBE:
+        return {
+            "backoffLimit": PROBE_TRIES - 1,
+            "activeDeadlineSeconds": PROBE_DEADLINE_S,
+            "ttlSecondsAfterFinished": MEASURE_TTL_S,
+        }
+    trains = role == wire.ROLE_TRAIN
+    return {
+        "backoffLimit": retries_left(spec.backoff_limit, attempt=attempt if trains else 1),
+        "activeDeadlineSeconds": spec.active_deadline_seconds,
+        "ttlSecondsAfterFinished": spec.ttl_seconds_after_finished if trains else MEASURE_TTL_S,
     }
 
 

@@ -66,6 +66,8 @@ class ObservedJob:
     """Kueue's LocalQueue, which then decides when the Job may run; or empty."""
     is_stopped: bool
     """Whether the Job controller says so by now; it follows `suspended` with a delay, both ways."""
+    stopped: datetime | None
+    """When it last became so."""
     held: bool
     """Whether it was this operator that suspended it."""
     safe_to_preempt: str
@@ -111,6 +113,7 @@ class ObservedJob:
             plan_config_map=_text(_map(plan, "configMap"), "name"),
             queue=_text(labels, wire.LABEL_QUEUE),
             is_stopped=_true(conditions, "Suspended") is not None,
+            stopped=next((one.time for one in conditions if one.type == "Suspended"), None),
             held=_text(annotations, wire.ANNOTATION_HELD) == HELD,
             safe_to_preempt=_text(annotations, wire.ANNOTATION_SAFE_TO_PREEMPT),
             active=_number(status, "active") or 0,

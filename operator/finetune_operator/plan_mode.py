@@ -44,14 +44,14 @@ def end_plan(situation: Situation, *, proposal: Proposal) -> Actions | None:
 
 
 def ended_before_training(situation: Situation) -> bool:
-    """Return whether the end was that of a plan or of a measurement, which a change of the spec undoes."""
+    """Return whether the end came before any training, which a change of the spec undoes."""
     conditions = situation.before.conditions
     complete = find_condition(conditions, words.COMPLETE)
     if complete is not None and complete.reason == words.PLAN_READY:
         return True
-    measured = find_condition(conditions, words.CORPUS_MEASURED)
+    # What ended before any Job was to train: a measurement, or the look for finished work.
     created = find_condition(conditions, words.JOB_CREATED)
-    return created is None and measured is not None and measured.status != "True"
+    return created is None or created.status != "True"
 
 
 def _message(proposal: Proposal) -> str:

@@ -98,7 +98,7 @@ def _trainer(
             "env": _environment(
                 resource, assignment=assignment, attempt=attempt, image=image, context=context
             ),
-            "envFrom": list(_credentials(resource)) or None,
+            "envFrom": list(_credentials(resource, assignment=assignment)) or None,
             "resources": _resources(resource, assignment=assignment, context=context),
             "securityContext": {
                 "allowPrivilegeEscalation": False,
@@ -169,13 +169,15 @@ def _status_server(
     }
 
 
-def _credentials(resource: LanguageFinetune) -> Iterator[dict[str, Any]]:
+def _credentials(resource: LanguageFinetune, *, assignment: Assignment) -> Iterator[dict[str, Any]]:
     """Yield a source of environment for each use of a Secret.
 
     The Secret is not optional: the kubelet then names it in the pod's status while it is missing,
     and starts the container by itself when it appears.
     """
     for use, reference in secret_uses(resource):
+        if assignment.role == wire.ROLE_PROBE and use != wire.CREDENTIALS_OUTPUT:
+            continue  # it reads neither model nor text
         yield {
             "prefix": wire.credentials_prefix(use),
             "secretRef": {"name": reference.name},
@@ -215,9 +217,21 @@ def _resources(
     # The same the other way round: a request above a default limit takes the limit's place.
     for key in _compute(wanted.requests).keys() - declared.keys():
         limits.pop(key, None)
+    if assignment.memory is not None:
+        # The request as well: a pod that is known to need it must not be packed onto less.
+        limits["memory"] = requests["memory"] = assignment.memory
     if wanted.gpus:
         limits[wire.RESOURCE_GPU] = str(wanted.gpus)
     return present({"requests": requests or None, "limits": limits or None})
+
+
+def memory_limit(resource: LanguageFinetune, *, context: DecisionContext) -> str:
+    """Return the memory limit of a pod that trains, or empty where it has none."""
+    declared = resource.spec.resources
+    limits = _compute(declared.limits)
+    if "memory" in _compute(declared.requests) and "memory" not in limits:
+        return ""
+    return (dict(context.default_limits) | limits).get("memory", "")
 
 
 def _compute(declared: ComputeResources | None) -> dict[str, str]:

@@ -40,6 +40,8 @@ class Course:
     needs_job_events: bool = False
     delete_job: bool = False
     """Whether the Job still holds what nobody will use."""
+    replaces_job: bool = False
+    """Whether another Job follows this one, once its pods have stopped."""
 
     @property
     def failed_for(self) -> str:
@@ -58,6 +60,10 @@ class Run:
     context: DecisionContext
     is_held: bool = False
     """Whether spec.suspend wants it stopped."""
+    more_memory: str | None = None
+    """Memory of the attempt that follows, where this one was killed for memory and more may be given."""
+    deadline_s: int | None = None
+    """Over all attempts, as the spec says now."""
     has_run: bool = False
     """Whether a pod of it ran before."""
     checkpoint: CheckpointStatus | None = None

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from finetune_api.quantity import parse_quantity
 from finetune_operator.errors import SettingsError
 
 PREFIX = "FINETUNE_"
@@ -50,6 +51,10 @@ class Settings(BaseSettings):
     """Limits of the pods that measure text, as a JSON object."""
     measure_node_selector: JsonMap = Field(default_factory=dict)
     """Labels of the nodes where text is measured, as a JSON object."""
+    probe: bool = True
+    """Whether a pod on CPU looks for finished work of the same plan before a GPU is asked for."""
+    memory_ceiling: str = ""
+    """Most memory that a run gets which is tried again after it was killed for memory; empty: none more."""
     termination_grace_s: int = Field(default=300, ge=1, le=86_400)
     """Seconds for a step, a checkpoint and its upload after a pod is told to stop."""
     image_pull_timeout_s: int = Field(default=600, ge=30, le=86_400)
@@ -121,6 +126,13 @@ class Settings(BaseSettings):
             return json.loads(value or "{}")
         except json.JSONDecodeError as error:
             raise ValueError('it must be a JSON object such as {"NAME": "value"}') from error
+
+    @field_validator("memory_ceiling")
+    @classmethod
+    def _is_quantity(cls, value: str) -> str:
+        if value:
+            parse_quantity(value)
+        return value
 
     @model_validator(mode="after")
     def _bound_by_burst(self) -> Self:

@@ -18,9 +18,15 @@ from finetune_operator.measured import Measured, find_measured
 from finetune_operator.names import job_name
 from finetune_operator.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.planning import build_measure_plan
+from finetune_operator.retries import (
+    FIRST_ATTEMPT,
+    WITH_MORE_MEMORY,
+    has_used_up_memory,
+    is_short_of_memory,
+    raise_memory,
+)
 from finetune_operator.status import parse_status
 
-FIRST_ATTEMPT: Final = 1
 HIGHEST_RUN: Final = 1_000_000
 """A larger number in a stored status was not written by us."""
 
@@ -51,15 +57,37 @@ class Situation:
 
         By its labels, or by its name: labels can be changed by anybody who may edit Jobs.
         """
-        first = job_name(
-            name=self.metadata.name, run=self.run, role=wire.ROLE_TRAIN, attempt=FIRST_ATTEMPT
-        )
+        first = self._job_name(FIRST_ATTEMPT)
         current = [
             job
             for job in self._owned
             if (job.role, job.run) == (wire.ROLE_TRAIN, self.run) or job.name == first
         ]
         return max(current, key=lambda job: (job.attempt, job.name), default=None)
+
+    @cached_property
+    def more_memory(self) -> str | None:
+        """Memory of the attempt that follows, where the Job of now is short of it and more may be given."""
+        job = self.job
+        if job is None or job.finished or job.attempt != FIRST_ATTEMPT:
+            return None
+        if not is_short_of_memory(job, pods=self.training_pods, attempts=self.before.attempts):
+            return None
+        return raise_memory(job.memory_limit, most=self.context.memory_ceiling)
+
+    @property
+    def next_attempt(self) -> int:
+        """Number of the Job that would be created now."""
+        first = self._job_name(FIRST_ATTEMPT)
+        is_allowed = bool(self.context.memory_ceiling)
+        if is_allowed and has_used_up_memory(self.before.attempts, first_job=first):
+            return WITH_MORE_MEMORY
+        return FIRST_ATTEMPT
+
+    def _job_name(self, attempt: int) -> str:
+        return job_name(
+            name=self.metadata.name, run=self.run, role=wire.ROLE_TRAIN, attempt=attempt
+        )
 
     @property
     def training_pods(self) -> tuple[ObservedPod, ...]:
@@ -69,7 +97,15 @@ class Situation:
     @cached_property
     def measure_jobs(self) -> tuple[ObservedJob, ...]:
         """The Jobs that measured or measure the text for the current run."""
-        wanted = (wire.ROLE_MEASURE, self.run)
+        return self._jobs_of(wire.ROLE_MEASURE)
+
+    @cached_property
+    def probe_jobs(self) -> tuple[ObservedJob, ...]:
+        """The Jobs that looked or look for finished work of the current run."""
+        return self._jobs_of(wire.ROLE_PROBE)
+
+    def _jobs_of(self, role: str) -> tuple[ObservedJob, ...]:
+        wanted = (role, self.run)
         return tuple(job for job in self._owned if (job.role, job.run) == wanted)
 
     @property

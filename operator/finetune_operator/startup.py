@@ -43,6 +43,8 @@ def build_context(settings: Settings, *, ca_pem: str) -> DecisionContext:
         measure_limits=settings.measure_limits,
         measure_node_selector=settings.measure_node_selector,
         trainer_env=settings.trainer_env,
+        probes=settings.probe,
+        memory_ceiling=settings.memory_ceiling,
         termination_grace_s=settings.termination_grace_s,
         image_pull_timeout_s=settings.image_pull_timeout_s,
     )

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from finetune_api.outcome import CorpusLanguage, Outcome, Published, RunSummary
 from finetune_api.plan import TrainingPlan
 from finetune_api.status import (
+    ActiveTime,
     Attempt,
     CheckpointStatus,
     Condition,
@@ -84,6 +85,7 @@ class Report:
     attempts: tuple[Attempt, ...] = ()
     outcome: Outcome | None = None
     checkpoint: CheckpointStatus | None = None
+    active: ActiveTime | None = None
 
 
 def parse_status(raw: object) -> LanguageFinetuneStatus:
@@ -141,6 +143,7 @@ def build_status(
             "measurement": report.plan.measurement or before.measurement,
             "gpu_memory": _predicted(report.plan.predicted_memory),
             "checkpoint": report.checkpoint,
+            "active_time": report.active,
             "attempts": _merge_attempts(before.attempts, seen=report.attempts),
             "languages_text": report.languages_text,
             "progress": None,
@@ -246,9 +249,10 @@ def _attempt(pod: ObservedPod, *, job: ObservedJob, ending: str) -> Attempt:
 
 
 def _ending(pod: ObservedPod, *, job: ObservedJob) -> str:
-    if not pod.ended:
+    is_stopped = pod.deleting and job.suspended and exit_code(pod) is None
+    if is_stopped or not pod.ended:
         # A pod that was told to stop may vanish before anybody sees how it ended.
-        return words.JOB_SUSPENDED if pod.deleting and job.suspended else ""
+        return words.JOB_SUSPENDED if is_stopped else ""
     outcome = proved_outcome(pod, job=job)
     return outcome.reason if outcome else diagnose_ended(Ended(pod=pod, job=job)).reason
 

@@ -25,6 +25,7 @@ QUIET: Final = frozenset(
         words.PREDECESSOR_GOING,
         words.MEASURING,
         words.AWAITING_MEASUREMENT,
+        words.PROBING,
     }
 )
 """Reasons for not running that are part of every life."""

@@ -20,6 +20,8 @@ NO_FAILURES = frozenset(
         "PodStopping",
         "Published",
         "Recreated",
+        "LookedForFinishedWork",
+        "LookingForFinishedWork",
         "Resumed",
         "Retrying",
         "RulesApplied",

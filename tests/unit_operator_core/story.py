@@ -7,7 +7,7 @@ that another case created (`madeBy`), and only what is special of it and of its 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -72,7 +72,8 @@ def tell(name: str) -> Told:
     resource |= stored_status(seen)
     now = datetime.fromisoformat(seen["now"]) if "now" in seen else START
     observed = build_observed(resource, seen)
-    return Told(observed, decide(observed, now=now, context=CONTEXT), now)
+    context = replace(CONTEXT, **seen.get("settings", {}))
+    return Told(observed, decide(observed, now=now, context=context), now)
 
 
 def read_resource(name: str) -> dict[str, Any]:

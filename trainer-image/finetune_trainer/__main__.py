@@ -1,4 +1,6 @@
-"""The entry point: one plan, one outcome, whatever happens. `measure` measures instead of training.
+"""The entry point: one plan, one outcome, whatever happens.
+
+Without arguments it trains; `measure` measures instead, `probe` only looks for finished work.
 
 Sets up the log, the signal and the progress, runs the pipeline and writes the outcome to the
 termination message. The only place that catches everything: what escapes here is a bug of ours, and
@@ -99,13 +101,17 @@ def decide_task(arguments: Sequence[str], *, environ: Mapping[str, str]) -> Task
 
         to_measure = load_measure_plan(Path(named or wire.MEASURE_PATH), expected_sha256=expected)
         return Task(to_measure, lambda pod, told: measure(to_measure, pod=pod, progress=told))
-    if arguments:
+    if arguments and tuple(arguments) != wire.PROBE_COMMAND:
         raise PlanInvalid(
-            f"The trainer knows no command {' '.join(arguments)!r}: expected none, to train, or"
-            f" {wire.MEASURE_COMMAND[0]!r}; operator and trainer must be of one release.",
+            f"The trainer knows no command {' '.join(arguments)!r}: expected none, to train,"
+            f" {wire.MEASURE_COMMAND[0]!r} or {wire.PROBE_COMMAND[0]!r}; operator and trainer must be of one release.",
             reason="CommandUnknown",
         )
     to_train = load_plan(Path(named or wire.PLAN_PATH), expected_sha256=expected)
+    if arguments:
+        from finetune_trainer.probe import probe
+
+        return Task(to_train, lambda pod, _: probe(to_train, pod=pod))
     return Task(to_train, lambda pod, told: run(to_train, pod=pod, progress=told))
 
 
