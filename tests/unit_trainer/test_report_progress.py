@@ -3,7 +3,6 @@
 import json
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.outcome import Stage
 from finetune_api.progress import ProgressReport, TrainerStatus
 from finetune_operator.certificate_material import renew
@@ -103,6 +103,24 @@ def test_metrics_are_those_that_the_status_understands(told: Any) -> None:
     }
 
 
+def test_a_checkpoint_is_told_with_the_next_report(told: Any) -> None:
+    progress, recorder, _ = told
+    saved = SavedCheckpoint(step=3, uri="s3://adapters/c/step-3/", time="2026-11-25T07:30:00Z")
+    progress.enter(Stage.TRAIN)
+    progress.tell_checkpoint(saved, 42)
+    progress.tell_step(step(4))
+    status = recorder.sent[-1][0]
+    assert (status.checkpoint, status.grace_seconds_needed) == (saved, 42)
+    body = json.loads(
+        ProgressReport(trainer_status=status).model_dump_json(by_alias=True, exclude_none=True)
+    )
+    assert body["trainerStatus"]["checkpoint"] == {
+        "step": 3,
+        "uri": "s3://adapters/c/step-3/",
+        "time": "2026-11-25T07:30:00Z",
+    }
+
+
 def test_only_the_newest_report_is_sent_when_the_server_is_slow() -> None:
     sent, may_go, began = [], threading.Event(), threading.Event()
 
@@ -122,7 +140,8 @@ def test_only_the_newest_report_is_sent_when_the_server_is_slow() -> None:
 
 
 def test_a_report_waits_for_the_interval_and_an_urgent_one_does_not() -> None:
-    sent, arrived = [], threading.Semaphore(0)
+    sent: list[int | None] = []
+    arrived = threading.Semaphore(0)
 
     def send(report: ProgressReport) -> None:
         sent.append(report.trainer_status.progress_percentage)
@@ -132,7 +151,7 @@ def test_a_report_waits_for_the_interval_and_an_urgent_one_does_not() -> None:
     pusher.submit(report_of(1), urgent=False)
     assert arrived.acquire(timeout=5)
     pusher.submit(report_of(2), urgent=False)
-    assert not arrived.acquire(timeout=0.1)
+    # Had it not waited, it would stand between the two.
     pusher.submit(report_of(3), urgent=True)
     assert arrived.acquire(timeout=5)
     pusher.close()
@@ -215,10 +234,16 @@ def test_a_server_that_is_not_there_is_told_once_and_harms_nothing(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     dead = StatusServer("http://127.0.0.1:9/progress", token_path=tmp_path / "absent")
-    pusher = Pusher(dead.send, interval_s=0.0)
+    tried = threading.Semaphore(0)
+
+    def send(report: ProgressReport) -> None:
+        tried.release()
+        dead.send(report)
+
+    pusher = Pusher(send, interval_s=0.0)
     for percent in range(3):
         pusher.submit(report_of(percent), urgent=True)
-        time.sleep(0.05)
+        assert tried.acquire(timeout=5)
     pusher.close()
     assert [record.message for record in caplog.records] == [
         "Progress could not be sent; training goes on"
@@ -228,14 +253,18 @@ def test_a_server_that_is_not_there_is_told_once_and_harms_nothing(
 def test_a_token_that_no_request_can_carry_ends_no_reports(tmp_path: Path) -> None:
     token, sent = tmp_path / "token", []
     token.write_bytes(b"\xff")
+    tried = threading.Semaphore(0)
 
     def send(report: ProgressReport) -> None:
-        token.read_text(encoding="utf-8")
+        try:
+            token.read_text(encoding="utf-8")
+        finally:
+            tried.release()
         sent.append(report)
 
     pusher = Pusher(send, interval_s=0.0)
     pusher.submit(report_of(1), urgent=True)
-    time.sleep(0.05)
+    assert tried.acquire(timeout=5)
     token.write_text("whole")
     pusher.submit(report_of(2), urgent=True)
     pusher.close()

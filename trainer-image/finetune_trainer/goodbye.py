@@ -5,7 +5,6 @@ training on the loop, the evaluation and every wait for a store ask here and end
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -18,6 +17,8 @@ ENDS_BY_ITSELF = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT, Stage.PUBLISH)
 """Stages in which a signal only raises a flag: a step is finished, an upload is not cut in half."""
 FAREWELL_S = 5.0
 """Seconds at the end of the grace period for the outcome and the last report."""
+NAP_S = 0.25
+"""Longest sleep in one piece."""
 Leave = Callable[[Interrupted], None]
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Goodbye:
         leave: Ends the process.
         grace_s: Seconds between SIGTERM and SIGKILL; None where nobody kills.
         clock: Seconds that only grow.
+        nap: Sleeps for so many seconds.
     """
 
     def __init__(
@@ -40,13 +42,14 @@ class Goodbye:
         leave: Leave,
         grace_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        nap: Callable[[float], None] = time.sleep,
     ) -> None:
         self._stage = stage
         self._leave = leave
         self._grace_s = grace_s
         self._clock = clock
+        self._nap = nap
         self._asked_at: float | None = None
-        self._asked = threading.Event()
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Take the signal, and leave where nothing is under way that must be finished."""
@@ -57,7 +60,6 @@ class Goodbye:
         self._asked_at = self._clock()
         stage = self._stage()
         log.warning("The pod is asked to go", extra={"signal": number, "stage": stage.value})
-        self._asked.set()
         if stage not in ENDS_BY_ITSELF:
             self._leave(
                 Interrupted(
@@ -92,7 +94,11 @@ class Goodbye:
         Raises:
             Interrupted: It is: a service that does not answer now will not within the grace period.
         """
-        if self._asked.wait(seconds):
+        end = self._clock() + seconds
+        # NB: no event that the handler sets: it runs in this thread, perhaps while the event is locked.
+        while (left := end - self._clock()) > 0 and not self.is_asked():
+            self._nap(min(left, NAP_S))
+        if self.is_asked():
             raise Interrupted(
                 f"The pod was asked to go in the stage {self._stage().value} while it waited for a"
                 " service that did not answer."
