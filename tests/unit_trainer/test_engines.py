@@ -125,6 +125,7 @@ def test_adapters_that_the_fused_stack_does_not_cover(
     [
         ("model_type", "gemma2", "the model is of type gemma2"),
         ("hidden_act", "gelu", "its MLP gates with gelu"),
+        ("attention_dropout", 0.1, "it drops 0.1 of its attention"),
         (
             "sliding_window",
             16,

@@ -160,6 +160,21 @@ def test_a_plan_becomes_a_published_adapter_and_is_never_trained_twice(pod: Pod)
     assert [line["message"] for line in log] == ["The run is done"]
 
 
+def test_a_plan_runs_the_same_through_the_fused_engine(pod: Pod) -> None:
+    pod.environ["FINETUNE_ENGINE"] = "fused"
+    plan = pod.plan(training__num_train_epochs=3.0, training__max_seq_length=64, lora__dropout=0.1)
+    outcome, log = pod.run(plan)
+    assert (outcome.exit_code, outcome.reason) == (0, "Done"), outcome.message
+    assert outcome.evaluation is not None
+    assert outcome.evaluation.adapter_loss < outcome.evaluation.base_loss
+    told = [line["message"] for line in log if line.get("choice") == "startUpCheck"]
+    assert told[0].startswith("The fused stack may train: its loss differs by 0.00%")
+    folder = f"adapters/ml/tiny/runs/1-{plan.hash[:8]}/"
+    written = pod.bucket.store.read(pod.bucket.at(f"{folder}environment.json"))
+    assert written is not None
+    assert json.loads(written[0])["runtime"]["engine"]["value"] == "fused"
+
+
 def test_a_changed_plan_is_refused_before_anything_is_read(pod: Pod) -> None:
     plan = pod.plan()
     changed = plan.model_copy(

@@ -174,6 +174,27 @@ def test_a_step_that_does_not_fit_is_done_again_in_smaller_launches(
     assert [report.loss for report in result.history] == pytest.approx(expected, abs=0.05)
 
 
+def test_with_the_fused_engine_such_a_step_is_the_very_same(tiny: Tiny, folder: Path) -> None:
+    from finetune_trainer import model
+    from finetune_trainer.fused.engine import FusedEngine
+
+    class Small(FusedEngine):
+        def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
+            if sum(launch.lengths) > 60:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().sum_of_losses(launch, divisor=divisor)
+
+    rows, changes = build_rows(24), {"lora__dropout": 0.1}
+    losses = []
+    for engine in (FusedEngine, Small):
+        loaded = model.load(build_plan(**changes), folder=folder)
+        tiny.loaded = replace(loaded, engine=engine(loaded.network, device=loaded.device))
+        result = tiny.train(rows, **changes)
+        losses.append([report.loss for report in result.history])
+    assert result.launch_halvings > 0
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
 def test_one_sequence_that_does_not_fit_ends_the_run(tiny: Tiny, folder: Path) -> None:
     from finetune_trainer import model
 

@@ -24,6 +24,8 @@ LARGEST_GRADIENT_ERROR = 0.3
 """Relative, over all of the adapter. Two engines in bf16 differ by 0.05 after 16 layers of random
 weights and by 0.13 after 32 (measured on one H100), because rounding adds up over a deep model; a
 wrong mask, scale or rotation is off by about 1."""
+TINY = 1e-12
+"""Keeps a loss of zero from being divided by."""
 STRICT = 1e-3
 """Both limits in fp32."""
 
@@ -71,14 +73,14 @@ def compare(
 ) -> Comparison:
     """Compare a candidate with the model's own path, one text a launch."""
     texts = [Short(tuple(row.input_ids[:TOKENS_OF_TEXT])) for row in rows[:TEXTS]]
-    tokens = sum(len(text.input_ids) - 1 for text in texts)
+    tokens = max(1, sum(len(text.input_ids) - 1 for text in texts))
     with _prepared(loaded):
         expected_loss, expected = _measure(
             loaded, reference, [Launch((text,)) for text in texts], divisor=tokens
         )
         loss, gradient = _measure(loaded, candidate, [Launch(tuple(texts))], divisor=tokens)
     return Comparison(
-        loss_difference=abs(loss - expected_loss) / abs(expected_loss),
+        loss_difference=abs(loss - expected_loss) / max(abs(expected_loss), TINY),
         gradient_error=float((gradient - expected).norm() / expected.norm()),
         is_strict=loaded.dtype == torch.float32,
     )

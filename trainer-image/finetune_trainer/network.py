@@ -32,6 +32,9 @@ class Engine(Protocol):
     def base_only(self) -> AbstractContextManager[None]:
         """Compute with the base model alone, as if there were no adapter."""
 
+    def release(self) -> None:
+        """Leave the model as it was loaded, for whoever saves or merges it; nothing runs afterwards."""
+
 
 @runtime_checkable
 class StatefulEngine(Protocol):
@@ -71,6 +74,9 @@ class PlainEngine:
         """Switch the adapter off as PEFT does it."""
         with self.network.disable_adapter():
             yield
+
+    def release(self) -> None:
+        """Nothing was changed."""
 
 
 @dataclass(frozen=True)

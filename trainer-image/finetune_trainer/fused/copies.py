@@ -30,6 +30,7 @@ class AdapterCopies:
 
     def __init__(self, copies: Sequence[Copy]) -> None:
         self._copies = tuple(copies)
+        self._by_kernel = all(is_for_kernel(copy) for copy in self._copies)
         self._table: Any = None
         self._addresses: tuple[int, ...] = ()
 
@@ -38,7 +39,7 @@ class AdapterCopies:
         """Copy the parameters as they are now; without the adapter every B becomes zero."""
         if not self._copies:
             return
-        if not all(is_for_kernel(copy) for copy in self._copies):
+        if not self._by_kernel:
             for copy in self._copies:
                 factor = copy.factor if with_adapter or not copy.is_b else 0.0
                 copy.to.copy_(copy.parameter * factor)

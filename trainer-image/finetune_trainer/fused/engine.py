@@ -84,8 +84,10 @@ class FusedEngine:
     def base_only(self) -> Iterator[None]:
         """Multiply with a B of zero."""
         self._with_adapter = False
-        yield
-        self._with_adapter = True
+        try:
+            yield
+        finally:
+            self._with_adapter = True
 
     def release(self) -> None:
         """Give each module a weight of its own again; the engine is not used afterwards."""

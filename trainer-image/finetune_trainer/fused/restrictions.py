@@ -60,6 +60,8 @@ def _obstacles_of_model(base: Any, *, longest: int) -> Iterator[str]:
         return
     if config.hidden_act != "silu":
         yield f"its MLP gates with {config.hidden_act}"
+    if getattr(config, "attention_dropout", 0.0):
+        yield f"it drops {config.attention_dropout:g} of its attention"
     window = getattr(config, "sliding_window", None)
     if window is not None and window < longest and getattr(config, "use_sliding_window", True):
         yield f"its attention slides over {window} tokens and the longest text has {longest}"
