@@ -23,15 +23,14 @@ from finetune_resolver.facts import Facts, gather_facts
 from finetune_resolver.fold import Members, fold_traits
 from finetune_resolver.known import Known, tokenizer_family
 from finetune_resolver.measurement import Measurements
-from finetune_resolver.memory_fit import MethodDecision, decide_gpu_memory_class
 from finetune_resolver.method import decide_method
-from finetune_resolver.overrides import build_overrides
+from finetune_resolver.overrides import Overrides, build_overrides
 from finetune_resolver.resolution import Resolution
-from finetune_resolver.steps import count, estimate_total_steps
+from finetune_resolver.steps import estimate_total_steps
 from finetune_resolver.trait import AXIS_NAMES, Trait, TraitSet, TraitSource, build_axes
 from finetune_resolver.traits import resolve_job_traits, resolve_language_traits, without_labels
 from finetune_resolver.verdict import Verdict, decide_by_evidence, decide_by_guide, decide_defaults
-from finetune_resolver.workload import build_workload, decide_fitting_method
+from finetune_resolver.workload import decide_fitting_method, decide_nominal_class
 
 NO_TRAITS = Traits()
 
@@ -54,26 +53,42 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
     facts = gather_facts(spec, measured=measured, known=[known for known, _ in members])
     overrides = build_overrides(spec.parameters, shape=measured.shape)
     defaults = decide_defaults(spec, overrides=overrides)
-
-    def by_guide(traits: TraitSet) -> Verdict:
-        return decide_by_guide(build_axes(traits), defaults=defaults, overrides=overrides)
-
     traits = resolve_traits(spec, measured=measured, members=members)
-    guide = by_guide(traits)
-    fitting = _fitting_by_guide(facts, guide, policy=spec.policy)
-    memory = decide_memory_trait(
-        spec, measured=measured, facts=facts, nominal=guide, fitting=fitting
-    )
+    guide = decide_by_guide(build_axes(traits), defaults=defaults, overrides=overrides)
+    memory = _memory_trait(spec, measured=measured, facts=facts, nominal=guide)
     if memory is not None:
         traits = traits | {"gpu_memory": memory}
-        if memory.value is GpuMemoryClass.CONSTRAINED:
-            guide = by_guide(traits)
-    chosen, other = guide, decide_by_evidence(facts, defaults=defaults, overrides=overrides)
+    # Ample is what was decided with already.
+    if memory is not None and memory.value is GpuMemoryClass.CONSTRAINED:
+        guide = decide_by_guide(build_axes(traits), defaults=defaults, overrides=overrides)
+    evidence = decide_by_evidence(facts, defaults=defaults, overrides=overrides)
+    verdicts = (guide, evidence)
     if spec.policy is Policy.EVIDENCE:
-        chosen, other = other, guide
+        verdicts = (evidence, guide)
         members = _by_evidence(members)
         traits = fold_traits(members) | {axis: traits[axis] for axis in JOB_AXES}
-        fitting = decide_fitting_method(facts, chosen.values)
+    return _conclude(
+        spec, verdicts, members=members, traits=traits, facts=facts, overrides=overrides
+    )
+
+
+JOB_AXES = ("model_depth", "gpu_memory")
+"""Axes that are the job's and no language's: the policies share them."""
+
+
+def _conclude(
+    spec: LanguageFinetuneSpec,
+    verdicts: tuple[Verdict, Verdict],
+    *,
+    members: Members,
+    traits: TraitSet,
+    facts: Facts,
+    overrides: Overrides,
+) -> Resolution:
+    """Return the resolution by the first of two verdicts, the second one's values beside it."""
+    chosen, other = verdicts
+    fitting = decide_fitting_method(facts, chosen.values)
+    memory = fitting.estimate if fitting else None
     method = decide_method(spec, facts=facts, fitting=fitting)
     circumstances = Circumstances(
         members=members,
@@ -81,10 +96,10 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
         values=chosen.values,
         overrides=frozenset(overrides),
         world=facts.world,
-        policy=spec.policy,
+        policy=chosen.policy,
         facts=facts,
         method=method.value,
-        memory=fitting.estimate if fitting else None,
+        memory=memory,
     )
     return Resolution(
         traits=tuple(traits[axis] for axis in AXIS_NAMES if axis in traits),
@@ -94,22 +109,10 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
         ),
         warnings=advise(circumstances),
         method=method,
-        policy=spec.policy,
-        predicted_memory=fitting.estimate if fitting else None,
+        policy=chosen.policy,
+        predicted_memory=memory,
         total_steps=estimate_total_steps(chosen.values, world=facts.world, examples=facts.examples),
     )
-
-
-JOB_AXES = ("model_depth", "gpu_memory")
-
-
-def _fitting_by_guide(facts: Facts, guide: Verdict, *, policy: Policy) -> MethodDecision | None:
-    modules = guide.values["target_modules"]
-    names = map(str, modules) if isinstance(modules, list) else ()
-    # That the model lacks the guide's modules is no reason to refuse what Evidence decides.
-    if policy is Policy.EVIDENCE and facts.shape is not None and not facts.shape.has(names):
-        return None
-    return decide_fitting_method(facts, guide.values)
 
 
 def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Members:
@@ -142,25 +145,15 @@ def resolve_traits(
     )
 
 
-def decide_memory_trait(
-    spec: LanguageFinetuneSpec,
-    *,
-    measured: Measurements,
-    facts: Facts,
-    nominal: Verdict,
-    fitting: MethodDecision | None,
+def _memory_trait(
+    spec: LanguageFinetuneSpec, *, measured: Measurements, facts: Facts, nominal: Verdict
 ) -> Trait | None:
-    """Return what the memory model says of the guide's nominal batch; None where it is not asked."""
-    declared = spec.resources.gpu_memory_class or measured.gpu_memory_class
-    if declared or fitting is None or facts.shape is None or facts.gpu_memory_bytes is None:
+    """Return what the memory model says of the nominal batch; None where nobody asks it."""
+    if spec.resources.gpu_memory_class or measured.gpu_memory_class:
         return None
-    decision = decide_gpu_memory_class(
-        facts.shape,
-        build_workload(nominal.values, method=fitting.method),
-        batch_size=count(nominal.values, "batch_size"),
-        max_seq_length=count(nominal.values, "max_seq_length"),
-        gpu_memory_bytes=facts.gpu_memory_bytes,
-    )
+    decision = decide_nominal_class(facts, nominal.values)
+    if decision is None:
+        return None
     return Trait("gpuMemory", decision.value, TraitSource.MEASURED, decision.message)
 
 
