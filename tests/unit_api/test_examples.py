@@ -26,7 +26,7 @@ def load(file: Path) -> LanguageFinetune:
 def test_the_examples_are_these() -> None:
     names = [file.stem for file in EXAMPLES]
 
-    assert names == ["gpu", "plan", "smallest", "swahili", "traits"]
+    assert names == ["evidence", "gpu", "plan", "smallest", "swahili", "traits"]
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
