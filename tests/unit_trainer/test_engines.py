@@ -51,6 +51,24 @@ def test_a_fused_stack_that_computes_the_same_may_train(folder: Path) -> None:
     assert chosen.runtime.describe()["startUpCheck"]["value"] == "passed"
 
 
+def test_a_fused_stack_that_computes_something_else_is_replaced_and_the_log_says_why(
+    folder: Path,
+) -> None:
+    from finetune_trainer import engines, model
+
+    loaded = model.load(build_plan(), folder=folder)
+    # The stack reads other positions from the config than the model was built with.
+    loaded.network.get_base_model().config.rope_parameters["rope_theta"] = 100.0
+    environ = {"FINETUNE_ENGINE": "fused"}
+    chosen = engines.choose(build_plan(), loaded, build_rows(12), environ=environ)
+    assert chosen.loaded.engine.name == "unsloth"
+    reason = chosen.runtime.describe()["engine"]["reason"]
+    assert reason.startswith(
+        "Unsloth's own path runs instead of the fused stack: its loss differs by "
+    )
+    assert all(parameter.is_contiguous() for parameter in loaded.network.parameters())
+
+
 def test_the_check_leaves_the_model_as_it_was(folder: Path) -> None:
     chosen = choose(folder, {"FINETUNE_ENGINE": "fused"}, lora__dropout=0.1)
     state = chosen.loaded.adapter_state()

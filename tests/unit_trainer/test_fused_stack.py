@@ -279,6 +279,14 @@ def test_scaled_rotations_have_the_models_own_frequencies() -> None:
         assert scaling == own.attention_scaling
 
 
+def test_attention_is_torchs_own() -> None:
+    from finetune_trainer.fused.attention import measure_error
+    from finetune_trainer.fused.pieces import Heads
+
+    error = measure_error(Heads(8, 2, 32), device=torch.device("cpu"), dtype=torch.float32)
+    assert error < TOLERANCE * 10
+
+
 def test_masks_keep_what_they_should_and_differ_between_slots() -> None:
     from finetune_trainer.fused.dropout import Mask, build_factors, count_threshold
 

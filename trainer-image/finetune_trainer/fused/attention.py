@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.fused.pieces import Heads
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -83,6 +85,42 @@ def attend_backward(
         offset,
     )
     return dq, dk, dv
+
+
+def measure_error(heads: Heads, *, device: torch.device, dtype: torch.dtype) -> float:
+    """Return the largest relative error of output and gradients against torch's attention in fp32.
+
+    Three random documents, one of a single token, with the heads of the model.
+    """
+    lengths = (65, 1, 130)
+    ends = torch.tensor((0, *lengths)).cumsum(0)
+    documents = Documents(ends.to(device, torch.int32), max(lengths))
+    draw = torch.Generator().manual_seed(0)
+    q, k, v, gradient = (
+        torch.randn(sum(lengths), count, heads.size, generator=draw).to(device, dtype)
+        for count in (heads.queries, heads.keys, heads.keys, heads.queries)
+    )
+    attended = attend(q, k, v, documents=documents)
+    found = attend_backward(gradient, q, k, v, attended=attended, documents=documents)
+    inputs = [each.float().requires_grad_() for each in (q, k, v)]
+    shared = heads.queries // heads.keys
+    out = torch.cat(
+        [
+            torch.nn.functional.scaled_dot_product_attention(
+                *(
+                    each[begin:end].repeat_interleave(repeat, 1).transpose(0, 1)
+                    for each, repeat in zip(inputs, (1, shared, shared), strict=True)
+                ),
+                is_causal=True,
+            ).transpose(0, 1)
+            for begin, end in pairwise(ends.tolist())
+        ]
+    )
+    expected = (out.detach(), *torch.autograd.grad(out, inputs, gradient.float()))
+    return max(
+        float((mine.float() - theirs).norm() / theirs.norm())
+        for mine, theirs in zip((attended.out, *found), expected, strict=True)
+    )
 
 
 def _attend_plainly(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.attention import Documents
+from finetune_trainer.fused.attention import Documents, measure_error
 from finetune_trainer.fused.dropout import Dropout, count_threshold
 from finetune_trainer.fused.head import Head
 from finetune_trainer.fused.layer import Launching
@@ -88,6 +88,10 @@ class FusedEngine:
             yield
         finally:
             self._with_adapter = True
+
+    def measure_attention_error(self) -> float:
+        """Return how far this machine's packed attention is from torch's own in fp32, relative."""
+        return measure_error(self._heads, device=self._device, dtype=self._embedding.weight.dtype)
 
     def release(self) -> None:
         """Give each module a weight of its own again; the engine is not used afterwards."""
