@@ -22,8 +22,8 @@ from finetune_text.language_report import BREAKING, LanguageReport
 if TYPE_CHECKING:
     from finetune_cli.local_text import Measured
 
-INSTALL = "pip install tokenizers numpy regex jinja2 pyarrow zstandard"
-"""What `finetune_text` stands on."""
+INSTALL = "pip install 'language-finetune[text]'"
+"""The extra of this package that holds what `finetune_text` stands on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
