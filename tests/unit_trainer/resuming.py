@@ -6,12 +6,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.checkpoint_files import Origin, folder_name, load_snapshot, write_snapshot
+import pytest
+
 from finetune_trainer.errors import BrokenOff, Interrupted
 from finetune_trainer.held_out import HeldOutLoss
 from tests.unit_trainer.tiny import TinyRow, build_plan
 
-ORIGIN = Origin("ab" * 32, "ml", "tiny", "revision", ("text",))
+# It needs torch, without which `make check` runs too.
+checkpoint_files = pytest.importorskip("finetune_trainer.checkpoint_files")
+
+ORIGIN = checkpoint_files.Origin("ab" * 32, "ml", "tiny", "revision", ("text",))
 
 
 def held_out_loss(loss: float) -> HeldOutLoss:
@@ -78,17 +82,17 @@ class TinyTraining:
             yield held_out_loss(loss)
 
     def _keep(self, step: int, capture: Callable[[], Any]) -> int:
-        write_snapshot(capture(), self.folder, origin=ORIGIN, image="", now=datetime.now(UTC))
+        checkpoint_files.write_snapshot(
+            capture(), self.folder, origin=ORIGIN, image="", now=datetime.now(UTC)
+        )
         self.kept = step
         return step
 
     def _load(self, state: Any) -> Any:
-        from finetune_trainer.checkpoint_files import parse_manifest
-
-        folder = self.folder / folder_name(self.kept)
-        manifest = parse_manifest(
+        folder = self.folder / checkpoint_files.folder_name(self.kept)
+        manifest = checkpoint_files.parse_manifest(
             (folder / "manifest.json").read_bytes(), origin=ORIGIN, step=self.kept
         )
-        snapshot = load_snapshot(folder, manifest)
+        snapshot = checkpoint_files.load_snapshot(folder, manifest)
         assert state.find_mismatch(snapshot) is None
         return snapshot
