@@ -355,3 +355,14 @@ def test_four_bit_weights_stay_so_and_give_the_same_gradients(kept: int) -> None
     assert loss.item() == pytest.approx(expected_loss, rel=1e-5)
     assert worst_error(gradients(network), expected) < 1e-4
     assert network.get_base_model().model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("rows", [0, 1, 128, 4096, 4097, 12_799])
+def test_every_scored_row_is_in_one_portion_of_the_head(rows: int) -> None:
+    from finetune_trainer.fused.head import ROWS_AT_ONCE, _portions
+
+    scored = torch.arange(rows)
+    portions = _portions(scored)
+    assert torch.equal(torch.cat([part for part, _ in portions] or [scored]), scored)
+    assert all(len(part) <= ROWS_AT_ONCE for part, _ in portions)
+    assert all(place.start % 128 == 0 for _, place in portions)

@@ -15,6 +15,7 @@ again has the same ones.
     stack         all layers, kept or recomputed       head     final norm and loss, in chunks
     layer         one layer, forward and backward      projection   the stacked matrix
     attention, rotary, dropout                         what a layer needs beside its products
+    copies        the adapter's parameters in the matrices, made anew for every launch
     pieces        small operations: `kernels` in Triton on a GPU, `reference` in torch elsewhere
 
 The room knows torch and the shape of PEFT's modules. It loads, decides and writes nothing.

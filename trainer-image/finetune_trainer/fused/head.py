@@ -15,6 +15,9 @@ from finetune_trainer.fused.pieces import Pieces
 ROWS_AT_ONCE = 4096
 """Rows whose logits exist at a time: 1 GiB with a vocabulary of 128,256."""
 
+ROW_STEP = 128
+"""Rows of a tile of the tensor cores."""
+
 
 @dataclass(frozen=True)
 class Head:
@@ -77,9 +80,12 @@ class Head:
 
 
 def _portions(scored: torch.Tensor) -> list[tuple[torch.Tensor, slice]]:
-    """Return the scored rows in portions of like size, and the place of each portion."""
+    """Return the scored rows in portions of like size, and the place of each portion.
+
+    All but the last hold a multiple of `ROW_STEP`: at odd addresses Triton compiles its kernel anew.
+    """
     count = max(1, -(-len(scored) // ROWS_AT_ONCE))
-    size = max(1, -(-len(scored) // count))
+    size = max(1, -(-len(scored) // (count * ROW_STEP))) * ROW_STEP
     places = [slice(first, first + size) for first in range(0, len(scored), size)]
     return [(scored[place], place) for place in places]
 
