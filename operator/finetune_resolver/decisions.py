@@ -164,11 +164,9 @@ def _decide(rule: AnyRule, *, facts: Facts, values: Values) -> JsonValue:
 
 
 def _alternative(name: str, *, values: Values, other: Verdict) -> Alternative | None:
-    """Return the other policy's value where it differs; module lists are compared as sets (C24)."""
-    mine, theirs = values[name], other.values[name]
-    if mine == theirs:
-        return None
-    if isinstance(mine, list) and isinstance(theirs, list) and set(mine) == set(theirs):
+    """Return the other policy's value where it differs."""
+    theirs = other.values[name]
+    if values[name] == theirs:
         return None
     rule = other.rules[name]
     return Alternative(other.policy, theirs, rule.id, reference_of(rule))

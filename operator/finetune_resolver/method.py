@@ -3,7 +3,7 @@
 `resolve` asks once, with the parameters that were decided. Pure.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from finetune_api.resource import LanguageFinetuneSpec, Method, Mode, OutputFormat, TrainingStage
 from finetune_resolver.errors import InsufficientGpuMemoryError
@@ -64,30 +64,30 @@ def decide_method(
     """
     if fitting is not None and not fitting.fits:
         raise InsufficientGpuMemoryError(fitting.message, nearest=fitting.nearest)
-    advice, guide_id, why = next(_advice(spec, facts))
+    advice, guide_id, why = _advice(spec, facts)
     beside = f"{why} ({guide_id})."
     declared = spec.method is not Method.AUTO
-    if fitting is None or facts.gpu_memory_bytes is None:
-        chosen = spec.method if declared else Method.LORA
+    if fitting is None:
         how = "Set by spec.method" if declared else "LoRA unless method says otherwise"
         message = f"{how}; {beside}"
-        rule, source = ("ME-0", DecisionSource.RULE)
     else:
-        chosen = fitting.method
         how = "Set by spec.method. " if declared else ""
         message = f"{how}{fitting.message} By the guide, {beside}"
-        rule, source = ("ME-1", DecisionSource.MEASURED)
+    rule, source = "ME-0", DecisionSource.RULE
+    if fitting is not None and facts.gpu_memory_bytes is not None:
+        rule, source = "ME-1", DecisionSource.MEASURED
+    if declared:
+        rule, source = OVERRIDE, DecisionSource.OVERRIDE
     return MethodChoice(
-        chosen,
-        advice,
-        (guide_id,),
-        message,
-        rule=OVERRIDE if declared else rule,
-        source=DecisionSource.OVERRIDE if declared else source,
+        _chosen(spec, fitting), advice, (guide_id,), message, rule=rule, source=source
     )
 
 
-def _advice(spec: LanguageFinetuneSpec, facts: Facts) -> Iterator[tuple[PeftAdvice, str, str]]:
-    for matches, advice, guide_id, why in PEFT_ADVICE:
-        if matches(spec, facts):
-            yield advice, guide_id, why
+def _chosen(spec: LanguageFinetuneSpec, fitting: MethodDecision | None) -> Method:
+    if fitting is not None:
+        return fitting.method
+    return Method.LORA if spec.method is Method.AUTO else spec.method
+
+
+def _advice(spec: LanguageFinetuneSpec, facts: Facts) -> tuple[PeftAdvice, str, str]:
+    return next(row[1:] for row in PEFT_ADVICE if row[0](spec, facts))

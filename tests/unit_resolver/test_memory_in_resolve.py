@@ -122,6 +122,11 @@ def test_without_a_size_of_the_gpu_nothing_is_refused_and_the_need_is_told(resol
     resolution = resolve_of(**HINDI, measurements=EIGHT_B)
     assert (resolution.method.value, resolution.method.rule) == ("LoRA", "ME-0")
     assert round(resolution.predicted_memory.total_bytes / GB, 1) == 17.4
+    assert resolution.method.message == (
+        "LoRA: the GPU's memory is unknown, so nothing was compared; one sequence of 2,048 tokens needs "
+        "about 17.4 GB (14.6 to 20.2). Set resources.gpuMemory to have it checked. By the guide, a full "
+        "fine-tune of a large model costs too much memory (G-PR-1)."
+    )
 
 
 @pytest.mark.parametrize(
