@@ -289,6 +289,53 @@ def test_a_pod_that_is_asked_to_go_or_killed_costs_no_step_that_was_saved(
     assert outcome.evaluation.adapter_loss == outcome.summary.best_eval_loss
 
 
+@pytest.fixture
+def pod_at_risk(seaweed_of_ones_own: SeaweedFS, model: Path, tmp_path: Path) -> Pod:
+    """Return a pod whose store a test may kill."""
+    bucket = make_bucket(seaweed_of_ones_own.endpoint)
+    fill(bucket, model)
+    return Pod(bucket, tmp_path)
+
+
+def test_a_store_that_dies_while_training_is_waited_for_with_the_adapter_in_hand(
+    pod_at_risk: Pod, seaweed_of_ones_own: SeaweedFS
+) -> None:
+    plan = pod_at_risk.plan(training__max_seq_length=64)
+    process = pod_at_risk.start(plan)
+    wait_for(process, "Step done")
+    seaweed_of_ones_own.kill()
+    wait_for(process, "S3 is asked again")
+    seaweed_of_ones_own.start()
+    process.communicate(timeout=120)
+    outcome = outcome_of(pod_at_risk)
+    assert (outcome.exit_code, outcome.reason) == (0, "Done"), outcome.message
+
+
+def test_a_pod_that_must_go_while_its_store_is_dead_leaves_its_training_on_the_disk(
+    pod_at_risk: Pod, seaweed_of_ones_own: SeaweedFS
+) -> None:
+    plan = pod_at_risk.plan(training__max_seq_length=64)
+    process = pod_at_risk.start(plan, FINETUNE_GRACE_SECONDS="15")
+    wait_for(process, "Step done")
+    seaweed_of_ones_own.kill()
+    wait_for(process, "S3 is asked again")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    outcome = outcome_of(pod_at_risk)
+    assert (process.returncode, outcome.reason, outcome.stage) == (75, "Interrupted", "Publish")
+    assert outcome.message == (
+        "The pod was asked to go after the training, before its adapter was published: the next"
+        " attempt starts from the beginning."
+    )
+    seaweed_of_ones_own.start()
+    assert pod_at_risk.published() == {}
+
+    again, _ = pod_at_risk.run(plan)
+    assert (again.exit_code, again.reason) == (0, "Done"), again.message
+    assert again.summary is not None
+    assert again.summary.resumed_from_step == again.summary.steps
+
+
 def test_a_signal_during_a_download_ends_the_pod_at_once(pod: Pod) -> None:
     # Nobody answers there: boto3 asks for minutes, and swallows what a handler raises.
     keys = {"FINETUNE_DATASET_0_AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}

@@ -87,6 +87,26 @@ def test_a_finished_run_is_found_by_its_plan_whatever_its_number(
     assert found.manifest.evaluation == account.evaluation
 
 
+def count_reads(proxy: S3Proxy) -> int:
+    return sum(method == "GET" for method, _ in proxy.behaviour.seen)
+
+
+def test_a_finished_run_is_found_without_reading_its_files_again(
+    bucket: Bucket, proxied: Bucket, proxy: S3Proxy, files: list[Path]
+) -> None:
+    place = place_in(proxied)
+    publish(bucket.store, place, build_account(), files=files)
+    assert find_finished(proxied.store, place, build_plan()) is not None
+    # The list, the manifest, the pointer.
+    assert count_reads(proxy) == 3
+
+    # In a copy of the bucket, or of an older release, nobody knows the store's word for the bytes.
+    change_manifest(bucket, place, forget_etags)
+    proxy.behaviour.seen.clear()
+    assert find_finished(proxied.store, place, build_plan()) is not None
+    assert count_reads(proxy) == 3 + len(files)
+
+
 def test_another_plan_does_not_find_it(bucket: Bucket, files: list[Path]) -> None:
     publish(bucket.store, place_in(bucket), build_account(), files=files)
     other = build_plan(training__seed=43)
@@ -98,6 +118,11 @@ def change_manifest(bucket: Bucket, place: OutputPlace, change: Callable[[Any], 
     manifest = read_json(bucket, location.key)
     change(manifest)
     bucket.store.put(location, json.dumps(manifest).encode())
+
+
+def forget_etags(manifest: Any) -> None:
+    for file in manifest["files"]:
+        del file["etag"]
 
 
 def keep_no_file(manifest: Any) -> None:
