@@ -75,6 +75,14 @@ def test_a_wait_for_a_service_ends_when_the_pod_is_asked_to_go() -> None:
     )
 
 
+def test_a_grace_period_that_is_too_short_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    goodbye, _ = asked()
+    for needed in (60, 61, 90):
+        goodbye.compare_needed(needed)
+    told = [each for each in caplog.records if each.message.startswith("The pod's grace period")]
+    assert [each.__dict__["needed_s"] for each in told] == [61]
+
+
 def test_the_grace_period_is_the_pods() -> None:
     assert read_grace({"FINETUNE_GRACE_SECONDS": "300"}) == 300.0
     assert read_grace({}) is None

@@ -37,6 +37,7 @@ class Tiny:
         self.budget = TokenBudget(10_000)
         self.reports: list[Any] = []
         self.asked_after = 1_000_000
+        self.offered: list[int] = []
         self.loaded: Any = None
 
     def train(self, rows: list[TinyRow], *, held_out: int = 0, **changes: Any) -> Any:
@@ -55,6 +56,7 @@ class Tiny:
                 evaluate=lambda: held_out_loss(next(self.evaluations)),
                 report=self.reports.append,
                 is_stopping=lambda: len(self.reports) >= self.asked_after,
+                offer=lambda step, _: self.offered.append(step),
             ),
             metrics_path=self.metrics,
         )
@@ -97,6 +99,13 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(tiny: Tiny) -> None:
         " rows.jsonl:3: lower parameters.learningRate or remove these rows, and apply again; nothing"
         " was published."
     )
+
+
+def test_a_step_that_diverges_is_never_saved(tiny: Tiny) -> None:
+    with pytest.raises(NotFinite):
+        tiny.train(build_rows(40), training__learning_rate=1e30)
+    assert tiny.offered == [report.step for report in tiny.reports]
+    assert len(tiny.offered) < 5
 
 
 def test_a_held_out_loss_that_is_not_finite_ends_the_run(tiny: Tiny) -> None:
@@ -237,6 +246,26 @@ def test_the_held_out_loss_is_the_mean_over_supervised_tokens(
     assert found.loss == pytest.approx(nats / tokens, abs=1e-4)
     size = sum(row.supervised_bytes for row in rows)
     assert found.bits_per_byte == pytest.approx(nats / 0.6931471805599453 / size, abs=1e-4)
+
+
+def test_an_evaluation_ends_between_two_launches_and_leaves_the_model_training(
+    tiny: Tiny, measure: Callable[..., Any]
+) -> None:
+    from finetune_trainer.errors import BrokenOff
+    from finetune_trainer.evaluate import evaluate
+    from finetune_trainer.launches import TokenBudget
+
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise BrokenOff
+
+    tiny.loaded.network.train()
+    with pytest.raises(BrokenOff):
+        evaluate(tiny.loaded, build_rows(6), budget=TokenBudget(1), check=check)
+    assert tiny.loaded.network.training
 
 
 def test_the_held_out_loss_is_the_same_in_any_launches(measure: Callable[..., Any]) -> None:

@@ -50,6 +50,7 @@ class Goodbye:
         self._clock = clock
         self._nap = nap
         self._asked_at: float | None = None
+        self._is_short = False
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Take the signal, and leave where nothing is under way that must be finished."""
@@ -87,6 +88,17 @@ class Goodbye:
         if left is None or self._grace_s is None:
             return True
         return left > (self._grace_s / 2 if seconds is None else seconds)
+
+    def compare_needed(self, seconds: int) -> None:
+        """Tell once where the pod's grace period is shorter than what saving was measured to take."""
+        if self._grace_s is None or seconds <= self._grace_s or self._is_short:
+            return
+        self._is_short = True
+        log.warning(
+            "The pod's grace period may be too short for a step, a checkpoint and its upload: raise"
+            " the operator's trainer.terminationGraceSeconds",
+            extra={"grace_s": self._grace_s, "needed_s": seconds},
+        )
 
     def sleep(self, seconds: float) -> None:
         """Sleep between two attempts at a service, or until the pod is asked to go.

@@ -13,6 +13,7 @@ from math import isfinite
 from pathlib import Path
 
 from finetune_api import wire
+from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.outcome import Evaluation, Stage
 from finetune_api.plan import TrainingPlan
 from finetune_text.stops import Stop
@@ -86,10 +87,15 @@ def build_checkpoints(
         model_revision=prepared.base.revision,
         datasets=tuple(each.sha256 for each in prepared.datasets),
     )
+
+    def tell(saved: SavedCheckpoint, grace_needed: int) -> None:
+        progress.tell_checkpoint(saved, grace_needed)
+        pod.goodbye.compare_needed(grace_needed)
+
     return Checkpoints(
         CheckpointPlaces.of(plan, store=store, output=output, work=pod.work, origin=origin),
         plan=plan.checkpoints,
-        tell=progress.tell_checkpoint,
+        tell=tell,
         image=pod.environ.get(wire.ENV_IMAGE, ""),
     )
 
