@@ -13,7 +13,6 @@ from finetune_api.resource import (
     Optimizer,
     OutputFormat,
     TrainingStage,
-    UpdatePolicy,
 )
 from finetune_api.rule import Rule
 
@@ -143,12 +142,5 @@ NOT_SUPPORTED_YET: Final = (
         what="publishing to the Hugging Face Hub",
         remedy="leave hub out; the adapter in S3 can be uploaded from there",
         check=_never,
-    ),
-    _not_yet(
-        "spec.updatePolicy",
-        cel="self != 'Recreate'",
-        what="updatePolicy Recreate",
-        remedy="leave it out or set Reject; a new name starts a new run",
-        check=lambda policy: policy is not UpdatePolicy.RECREATE,
     ),
 )

@@ -110,6 +110,8 @@ class PlanStatus(StatusPart):
     """Optimizer steps, once the data is known."""
     trainable_parameters: int | None = None
     """Parameters of the adapter, once the model is known."""
+    spec_hash: Word = ""
+    """SHA-256 over the fields of the spec that the run was made from."""
     config_map: Word = ""
     """ConfigMap that holds the plan."""
 

@@ -16,6 +16,7 @@ from finetune_operator.admission import Proposal
 from finetune_operator.conditions import Claim
 from finetune_operator.diagnosis import diagnose_refusal
 from finetune_operator.observation import ObservedJob
+from finetune_operator.planning import hash_spec
 from finetune_operator.run import PENDING, STALLED
 from finetune_operator.safekeeping import find_checkpoint
 from finetune_operator.situation import Situation
@@ -95,7 +96,10 @@ def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "
     return replace(
         measured_report(situation, max_seq_length=proposal.plan.training.max_seq_length),
         plan=build_plan_status(
-            proposal.plan, config_map=config_map, total_steps=proposal.total_steps
+            proposal.plan,
+            spec_hash=hash_spec(proposal.resource.spec),
+            config_map=config_map,
+            total_steps=proposal.total_steps,
         ),
         parameters=proposal.parameters,
         warnings=proposal.warnings,

@@ -43,6 +43,7 @@ from finetune_operator.measuring import decide_measurement
 from finetune_operator.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.plan_mode import end_plan, ended_before_training
 from finetune_operator.probing import decide_probe
+from finetune_operator.recreation import await_older_runs, begin_next_run, is_outdated
 from finetune_operator.retries import WITH_MORE_MEMORY, excused_failures
 from finetune_operator.run import STALLED, Course, Run
 from finetune_operator.safekeeping import decide_annotation, find_checkpoint, steps_of
@@ -86,10 +87,13 @@ def _keep_end(situation: Situation) -> Actions | None:
     before, generation = situation.before, situation.metadata.generation
     if not is_terminal(before.conditions):
         return None
+    is_changed = before.observed_generation != generation
+    if is_changed and ended_before_training(situation):
+        return None  # nothing was trained yet: the changed spec decides anew
+    if is_outdated(situation):
+        return begin_next_run(situation)
     status = None
-    if before.observed_generation != generation:
-        if ended_before_training(situation):
-            return None  # nothing was trained yet: the changed spec decides anew
+    if is_changed:
         kept = with_generation(before, generation=generation)
         status = changed_status(kept, raw=situation.observed.body.get("status"))
     failed = find_condition(before.conditions, words.FAILED)
@@ -111,12 +115,17 @@ def _keep_end(situation: Situation) -> Actions | None:
 def _follow_job(situation: Situation) -> Actions | None:
     """Follow the Job that exists, whatever the spec says by now."""
     job = situation.job
-    return None if job is None else _follow(situation, job=job)
+    if job is None:
+        return None
+    if not job.finished and is_outdated(situation):
+        return begin_next_run(situation)
+    return _follow(situation, job=job)
 
 
 STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
     _leave_alone,  # deleted: the garbage collector does the rest
     _keep_end,  # ended: no second Job, ever
+    await_older_runs,  # another run comes: the one before it stops first
     _follow_job,  # begun: the Job is the truth, not the spec
 )
 

@@ -4,9 +4,11 @@ Between `finetune_resolver`, which decides every number, and `manifests`, which 
 ConfigMap. Everything here is a renaming of what was decided; nothing is chosen.
 """
 
+import hashlib
 from typing import Final
 
 from finetune_api import wire
+from finetune_api.frozen import FROZEN
 from finetune_api.measure_plan import MeasurePlan
 from finetune_api.plan import (
     PlannedCheckpoints,
@@ -19,6 +21,7 @@ from finetune_api.plan import (
     PlannedValidation,
     RunIdentity,
     TrainingPlan,
+    canonical_json,
 )
 from finetune_api.quantity import parse_duration, parse_quantity
 from finetune_api.resource import (
@@ -26,6 +29,7 @@ from finetune_api.resource import (
     Dataset,
     Language,
     LanguageFinetune,
+    LanguageFinetuneSpec,
     Resources,
     SecretRef,
 )
@@ -164,3 +168,10 @@ def _decision(decision: Decision) -> PlannedDecision:
 
 def _use(use: str, *, reference: SecretRef | None) -> str | None:
     return use if reference is not None else None
+
+
+def hash_spec(spec: LanguageFinetuneSpec) -> str:
+    """Return the SHA-256 over the fields that a run is made from; a default that is written is none."""
+    whole = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
+    made_from = {name: whole[name] for name in FROZEN if name in whole}
+    return hashlib.sha256(canonical_json(made_from).encode()).hexdigest()

@@ -94,6 +94,11 @@ class Situation:
         """The pods of the training Job of now."""
         return self.pods_of(self.job) if self.job is not None else ()
 
+    @property
+    def training_jobs(self) -> tuple[ObservedJob, ...]:
+        """The training Jobs of every run."""
+        return tuple(job for job in self._owned if job.role == wire.ROLE_TRAIN)
+
     @cached_property
     def measure_jobs(self) -> tuple[ObservedJob, ...]:
         """The Jobs that measured or measure the text for the current run."""

@@ -129,7 +129,10 @@ def build_status(
     conditions = build_conditions(
         report.claims, before=before.conditions, generation=report.generation, now=now
     )
-    status = before.model_copy(
+    # What an earlier run left says nothing about this one, but its attempts are not forgotten.
+    is_next = report.run != before.run
+    base = LanguageFinetuneStatus(measurement=before.measurement) if is_next else before
+    status = base.model_copy(
         update={
             "observed_generation": report.generation,
             "phase": report.phase,
@@ -182,7 +185,7 @@ def changed_status(status: LanguageFinetuneStatus, *, raw: object) -> dict[str, 
 
 
 def build_plan_status(
-    plan: TrainingPlan, *, config_map: str, total_steps: int | None
+    plan: TrainingPlan, *, spec_hash: str, config_map: str, total_steps: int | None
 ) -> PlanStatus:
     """Return the plan in short; steps are known once the examples are counted."""
     devices = max(plan.resources.gpus, 1) * plan.resources.nodes
@@ -192,6 +195,7 @@ def build_plan_status(
         method=plan.method.value,
         effective_batch=plan.training.sequences_per_step * devices,
         total_steps=total_steps,
+        spec_hash=spec_hash,
         config_map=config_map[:128],
     )
 

@@ -26,6 +26,7 @@ QUIET: Final = frozenset(
         words.MEASURING,
         words.AWAITING_MEASUREMENT,
         words.PROBING,
+        words.RECREATING,
     }
 )
 """Reasons for not running that are part of every life."""
