@@ -3,7 +3,7 @@
     python tests/bench/outcomes.py --results docs/outcomes.json [--languages swh tur fin] [--variants Evidence …]
 
 The real SmolLM2-135M-Instruct learns real text (the Universal Declaration of Human Rights, a chat a
-paragraph) on this machine's CPU through the trainer's own entry point, once for each language and
+paragraph, with --rows the shortest ones) on this machine's CPU through the trainer's own entry point, once for each language and
 variant, all with the same number of epochs and the same seed. Every eighth paragraph is seen by
 nobody; its bits per byte are measured afterwards in plain PEFT, and beside them those of English text
 that nothing was trained on: what was forgotten. Parameters are the resolver's own, from what
@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from finetune_resolver import measurements_of, resolve
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import load_fast_tokenizer, load_json
 from finetune_text.tokenizer_facts import describe_tokenizer
-from tests.demo.materials import MODEL_ID, CorpusFiles, load_corpus, load_model_folder
+from tests.demo.materials import MODEL_ID, load_corpus, load_model_folder
 from tests.demo.verdict import compare, load_chats
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
 
@@ -168,7 +169,7 @@ class _File:
     source: str
 
 
-def measure_text(bench: Bench, resource: LanguageFinetune, corpus: CorpusFiles) -> Profile:
+def measure_text(bench: Bench, resource: LanguageFinetune, file: Path) -> Profile:
     """Return what the Measure pod would say of the text."""
     tokenizer = load_fast_tokenizer(bench.model, source=MODEL_ID)
     language = resource.spec.languages[0]
@@ -178,7 +179,7 @@ def measure_text(bench: Bench, resource: LanguageFinetune, corpus: CorpusFiles) 
         completion_only=True,
     )
     dataset = PlannedDataset(tag=language.tag, uri=language.dataset.uri)
-    text = LanguageText(dataset, [_File(corpus.training, language.dataset.uri)])
+    text = LanguageText(dataset, [_File(file, language.dataset.uri)])
     return Profile(
         tokenizer=describe_tokenizer(tokenizer.backend, bench.model),
         model=pick_config_facts(load_json(bench.model / "config.json")),
@@ -186,9 +187,9 @@ def measure_text(bench: Bench, resource: LanguageFinetune, corpus: CorpusFiles) 
     )
 
 
-def plan_run(bench: Bench, resource: LanguageFinetune, corpus: CorpusFiles) -> TrainingPlan:
+def plan_run(bench: Bench, resource: LanguageFinetune, file: Path) -> TrainingPlan:
     """Return the plan that the operator would write."""
-    profile = measure_text(bench, resource, corpus)
+    profile = measure_text(bench, resource, file)
     measured = measurements_of(resource.spec, profile)
     return build_plan(resource, resolution=resolve(resource.spec, measured=measured), run=1)
 
@@ -220,13 +221,22 @@ def download(bench: Bench, uri: str, folder: Path) -> Path:
     return folder
 
 
-def run_one(bench: Bench, language: str, name: str) -> dict[str, Any]:
+def write_shortest(source: Path, target: Path, *, rows: int) -> None:
+    """Write the shortest rows of a file in their order; all where they are no more."""
+    lines = source.read_text(encoding="utf-8").splitlines()
+    kept = sorted(sorted(range(len(lines)), key=lambda place: len(lines[place]))[:rows])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("".join(f"{lines[place]}\n" for place in kept), encoding="utf-8")
+
+
+def run_one(bench: Bench, language: str, name: str, *, rows: int) -> dict[str, Any]:
     """Train one variant on one language and return everything that was measured."""
     variant = VARIANTS[name]
     corpus = load_corpus(language)
-    link(corpus.training, bench.claims / "text" / f"{language}.jsonl")
+    text = bench.claims / "text" / f"{language}.jsonl"
+    write_shortest(corpus.training, text, rows=rows)
     resource = build_resource(language, variant, name=f"{language}-{name.lower()}")
-    plan = plan_run(bench, resource, corpus)
+    plan = plan_run(bench, resource, text)
     outcome, seconds = train(bench, plan)
     assert outcome.published is not None
     assert outcome.summary is not None
@@ -261,11 +271,12 @@ def run_one(bench: Bench, language: str, name: str) -> dict[str, Any]:
     }
 
 
-def link(file: Path, place: Path) -> None:
-    """Put a file or folder where a claim would have it."""
+def put(source: Path, place: Path) -> None:
+    """Copy a folder to where a claim would have it; a link would lead out of the claim."""
+    if place.exists():
+        return
     place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.exists():
-        place.symlink_to(file)
+    shutil.copytree(source, place)
 
 
 # --- All of them --------------------------------------------------------------------------------
@@ -294,6 +305,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--languages", nargs="+", default=["swh", "tur", "fin"], choices=list(TAGS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--rows", type=int, default=1000, help="paragraphs of a language at most")
     parser.add_argument("--minutes", type=float, default=40.0, help="begin no run after these")
     return parser.parse_args()
 
@@ -310,17 +322,18 @@ def main() -> None:
         bench.store.start()
         try:
             bench.client().create_bucket(Bucket=BUCKET)
-            link(bench.model, bench.claims / "models" / "smollm2")
-            for language in asked.languages:
-                for name in asked.variants:
+            put(bench.model, bench.claims / "models" / "smollm2")
+            for name in asked.variants:
+                for language in asked.languages:
                     if (TAGS[language], name) in done or time.monotonic() > end:
                         continue
-                    results.append(run_one(bench, language, name))
+                    results.append(run_one(bench, language, name, rows=asked.rows))
                     asked.results.write_text(json.dumps(results, indent=1) + "\n")
                     print(json.dumps(results[-1]), flush=True)
         finally:
             bench.store.kill()
-    print_table(results)
+    order = {name: place for place, name in enumerate(VARIANTS)}
+    print_table(sorted(results, key=lambda each: (each["language"], order[each["variant"]])))
 
 
 if __name__ == "__main__":
