@@ -83,6 +83,13 @@ def test_layers_are_computed_twice_only_where_too_few_tokens_fit() -> None:
     )
 
 
+def test_the_peak_is_that_of_the_largest_launch_that_may_come() -> None:
+    whole, split = decide(63.0, step=20_000), decide(63.0, step=30_000)
+    # Some other step may fill a launch, though this one is cut into two smaller ones.
+    assert split.tokens > 20_000
+    assert split.predicted_peak_bytes > whole.predicted_peak_bytes
+
+
 def test_an_engine_without_halves_keeps_all_or_nothing() -> None:
     assert decide(14.0, partial=False).layers_kept == 0
     assert decide(40.0, partial=False).layers_kept == 32

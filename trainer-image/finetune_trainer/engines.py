@@ -118,7 +118,7 @@ def _try_fused(
         told, passes = _check_fused(loaded, engine, rows)
     except RuntimeError as fault:
         # A kernel that does not compile here, or an operation that this torch lacks.
-        told = f"it fails on this machine ({str(fault).strip().partition(chr(10))[0][:200]})"
+        told = f"it fails on this machine ({_first_line(fault)})"
         passes = False
     if passes:
         checked = Choice("startUpCheck", "passed", f"The fused stack may train: {told}.")
@@ -168,6 +168,10 @@ def _build_plain(
     reason = f"Sequences are padded: {told}."
     log.warning(reason)
     return padded, (choice, Choice("layout", Layout.PADDED, reason))
+
+
+def _first_line(fault: Exception) -> str:
+    return str(fault).strip().partition("\n")[0][:200]
 
 
 def _name_attention(loaded: LoadedModel, engine: Engine) -> str:

@@ -285,14 +285,6 @@ def decide_launching(
     )
 
 
-def _largest_launch(tokens: int, room: Room) -> int:
-    """Return the tokens of the largest launch: a step that is split gives launches of like size."""
-    share = room.step_tokens / max(1, -(-room.step_tokens // tokens))
-    if share == room.step_tokens:
-        return room.step_tokens
-    return min(tokens, round(share) + room.longest)
-
-
 def decide_cpu_launching(*, micro_batch_tokens: int, forced: Forced) -> Launching:
     """Return the launches on a CPU: small ones, all layers kept."""
     tokens = forced.tokens or min(micro_batch_tokens, CPU_TOKENS)

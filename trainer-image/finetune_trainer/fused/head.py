@@ -74,6 +74,8 @@ class Head:
             losses, d_logits = self._losses(normed[rows], targets[part], divisor=divisor)
             d_normed[rows] = torch.mm(d_logits, self.weight)
             total += losses
+            # Else the next portion's logits would exist beside these.
+            del d_logits
         gradient = torch.zeros_like(stream)
         self.pieces.add_rms_norm_backward(gradient, d_normed, y=normed, weight=self.norm, rstd=rstd)
         return total / divisor, gradient
