@@ -312,6 +312,23 @@ def test_a_text_in_another_script_is_told(resolve_of):
     )
 
 
+def test_a_counted_share_of_cut_examples_is_told(resolve_of):
+    measured = LanguageMeasurement(p99_tokens=3000, truncated_shares=((2048, 0.034), (4096, 0.001)))
+    advice = next(
+        a for a in resolve_of(tag="hi", measured=measured).warnings if a.id == "truncation-high"
+    )
+    assert advice.message == (
+        "3.4% of the examples of hi exceed 2048 tokens (the 99th percentile is 3,000): raise "
+        "parameters.maxSeqLength or shorten the examples."
+    )
+
+
+def test_packed_plain_text_is_not_cut(resolve_of):
+    measured = LanguageMeasurement(p99_tokens=9000)
+    resolution = resolve_of(tag="hi", stage="ContinuedPretraining", measured=measured)
+    assert "truncation-high" not in [advice.id for advice in resolution.warnings]
+
+
 def test_the_catalogues_counts_dispute_a_label_too(resolve_of):
     resolution = resolve_of(tag="hi", model="hf://google/gemma-3-4b-it")
     advice = next(a for a in resolution.warnings if a.id == "density-measured-differs")
