@@ -42,6 +42,8 @@ class Options:
     out: Path
     scratch: Path
     time_limit_s: float
+    gpus: int
+    """GPUs at most; 0 is all of the machine."""
     command: str
 
 
@@ -106,7 +108,8 @@ class Bench:
                     return
                 task(gpu)
 
-        gpus: list[int | None] = list(range(len(self.cards))) or [None]
+        count = min(len(self.cards), self.options.gpus or len(self.cards))
+        gpus: list[int | None] = list(range(count)) or [None]
         with ThreadPoolExecutor(len(gpus)) as pool:
             # What a thread raises is raised here, when the others have done their tasks.
             list(pool.map(work, gpus))
@@ -208,7 +211,7 @@ class Bench:
         rows = build_rows(self.results, card=card)
         found = {
             "card": card,
-            "gpus": len(self.cards),
+            "gpus": self.options.gpus or len(self.cards),
             "versions": find_versions(),
             "commit": find_commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

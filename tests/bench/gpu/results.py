@@ -24,7 +24,6 @@ LAST_STEPS = 3
 """Steps whose mean loss is compared."""
 GIB = 2**30
 NOT_COMPARED = ""
-NUMBERS = ("tok_s", "mfu", "peak_gib", "step_p50_s", "step_p95_s", "setup_s", "loss")
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,8 @@ def _build_row(result: Result, results: Sequence[Result], *, card: str) -> dict[
         "first_loss": round(measured.losses[0], 4),
         "losses": [round(each, 4) for each in measured.losses],
         "tokens_a_step": round(_mean(measured.step_tokens)),
+        "step_tokens": list(measured.step_tokens[: len(measured.step_ends)]),
+        "step_ends_s": [round(each, 3) for each in measured.step_ends],
         "largest_step_tokens": max(measured.step_tokens),
         "steps": len(measured.step_ends),
         "warm_up": row.warm_up,

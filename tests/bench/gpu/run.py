@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="rows and extras whose name holds this pattern")
     parser.add_argument("--out", type=Path, default=Path("bench-gpu"))
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm/bench-gpu"))
+    parser.add_argument("--gpus", type=int, default=0, help="how many to use at once; 0 is all")
     parser.add_argument("--time-limit", type=float, default=0, help="seconds; 0 is no limit")
     chosen = parser.parse_args()
     options = Options(
@@ -34,6 +35,7 @@ def main() -> int:
         out=chosen.out.resolve(),
         scratch=chosen.scratch.resolve(),
         time_limit_s=chosen.time_limit,
+        gpus=chosen.gpus,
         command=" ".join(["python", "tests/bench/gpu/run.py", *sys.argv[1:]]),
     )
     return Bench(options).run()
