@@ -40,6 +40,10 @@ def snapshot_of(step: int, *, value: float = 0.0) -> Any:
     )
 
 
+def taking(step: int) -> Callable[..., Any]:
+    return lambda *, reuse=False: snapshot_of(step)
+
+
 def places_in(bucket: Bucket, folder: Path, **changes: Any) -> Any:
     from finetune_trainer.checkpoint_places import CheckpointPlaces
 
@@ -65,7 +69,7 @@ class Saver:
 
     def save(self, *steps: int) -> None:
         for step in steps:
-            self.checkpoints.offer(step, lambda step=step: snapshot_of(step))
+            self.checkpoints.offer(step, taking(step))
             self.checkpoints.wait(WHOLE)
 
 
@@ -232,7 +236,7 @@ def test_the_disk_of_a_pod_is_asked_first_and_stands_in_for_s3(
     places = places_in(bucket, tmp_path)
     Saver(places).save(1)
     saver = Saver(places)
-    saver.checkpoints.keep_local(lambda: snapshot_of(5))
+    saver.checkpoints.keep_local(taking(5))
     assert newest_step(places) == 5
     assert saver.told == []
 
@@ -323,7 +327,7 @@ def test_training_does_not_wait_for_an_upload_and_the_next_checkpoint_does(
     slow = Slow(bucket.store._client, subject="the output", waits=quick_waits())
     saver = Saver(replace(places_in(bucket, tmp_path), store=slow))
     for step in (1, 2, 3):
-        saver.checkpoints.offer(step, lambda step=step: snapshot_of(step))
+        saver.checkpoints.offer(step, taking(step))
     assert saver.told == []
     may_go.set()
     saver.checkpoints.wait(WHOLE)
@@ -335,13 +339,13 @@ def test_a_pod_that_must_go_says_what_it_could_save(
     bucket: Bucket, proxied: Bucket, proxy: S3Proxy, tmp_path: Path
 ) -> None:
     saver = Saver(places_in(proxied, tmp_path), every_steps=100)
-    assert saver.checkpoints.keep_last(4, lambda: snapshot_of(4), within_s=WHOLE) == 4
+    assert saver.checkpoints.keep_last(4, taking(4), within_s=WHOLE) == 4
     # Nothing new: nothing is sent.
     sent = len(proxy.behaviour.seen)
-    assert saver.checkpoints.keep_last(4, lambda: snapshot_of(4), within_s=WHOLE) == 4
+    assert saver.checkpoints.keep_last(4, taking(4), within_s=WHOLE) == 4
     assert len(proxy.behaviour.seen) == sent
     proxy.behaviour.busy = 100_000
-    assert saver.checkpoints.keep_last(9, lambda: snapshot_of(9), within_s=WHOLE) == 4
+    assert saver.checkpoints.keep_last(9, taking(9), within_s=WHOLE) == 4
 
 
 def test_two_pods_that_write_the_same_step_never_share_a_file(

@@ -115,6 +115,20 @@ def test_a_training_that_was_over_goes_straight_to_its_end(model: Path, tmp_path
     assert_equal(training.train(resume=True), calm)
 
 
+def test_a_snapshot_in_the_memory_of_the_one_before_holds_the_same(
+    model: Path, tmp_path: Path
+) -> None:
+    training = build(model, tmp_path)
+    result, _ = training.train()
+    fresh, first = result.capture(), result.capture(reuse=True)
+    again = result.capture(reuse=True)
+    for group in ("adapter", "optimizer"):
+        for name, value in fresh.tensors[group].items():
+            assert again.tensors[group][name].equal(value)
+            assert again.tensors[group][name] is first.tensors[group][name]
+            assert value is not first.tensors[group][name]
+
+
 class Counting:
     """Stands for an engine whose dropout counts its draws."""
 

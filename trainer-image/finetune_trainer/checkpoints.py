@@ -89,8 +89,9 @@ class Checkpoints:
 
     def offer(self, step: int, capture: Capture) -> None:
         """Begin a checkpoint after `step` steps where one is due and none is under way."""
+        # One at a time, which also frees the memory of the last snapshot for this one.
         if self._is_due(step) and (self._under_way is None or self._under_way.is_over.is_set()):
-            self._begin(capture)
+            self._begin(capture, reuse=True)
 
     def keep_last(self, step: int, capture: Capture, *, within_s: float | None) -> int | None:
         """Save before the pod goes.
@@ -140,16 +141,16 @@ class Checkpoints:
         )
         return by_steps or by_time
 
-    def _take(self, capture: Capture) -> Snapshot:
+    def _take(self, capture: Capture, *, reuse: bool = False) -> Snapshot:
         started = self._clock()
-        snapshot = capture()
+        snapshot = capture(reuse=reuse)
         self.costs.waited += self._clock() - started
         told = {**self.told, "checkpoints": self.costs.saved + 1, "waited": self.costs.waited}
         return snapshot.with_told(told)
 
-    def _begin(self, capture: Capture) -> _Save:
+    def _begin(self, capture: Capture, *, reuse: bool = False) -> _Save:
         started = self._clock()
-        save = _Save(self._take(capture))
+        save = _Save(self._take(capture, reuse=reuse))
         self._under_way = save
         self._last_at, self._last_step = started, save.snapshot.step
         # A daemon: an upload that hangs must not hold a pod that was told to go.

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from finetune_trainer.host_copies import Copy, copy_fresh
 from finetune_trainer.launches import Launch, Layout, build_packed, build_padded
 
 
@@ -101,10 +102,10 @@ class LoadedModel:
         """Return the parameters that are trained."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
-    def adapter_state(self) -> dict[str, torch.Tensor]:
+    def adapter_state(self, copy: Copy = copy_fresh) -> dict[str, torch.Tensor]:
         """Return a copy, on the CPU, of everything that is trained."""
         return {
-            name: parameter.detach().to("cpu", copy=True)
+            name: copy(name, parameter)
             for name, parameter in self.network.named_parameters()
             if parameter.requires_grad
         }

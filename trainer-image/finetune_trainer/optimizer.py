@@ -19,6 +19,7 @@ import torch
 from finetune_api.plan import TrainingParameters
 from finetune_api.resource import Optimizer
 from finetune_trainer.errors import NotFinite, OutOfGpuMemory, PlanInvalid
+from finetune_trainer.host_copies import Copy, copy_fresh
 from finetune_trainer.launches import TokenBudget, Tokens, launches, retry_smaller
 from finetune_trainer.network import LoadedModel, StatefulEngine
 
@@ -120,7 +121,7 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         return found.loss, found.norm, launched
 
-    def to_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def to_state(self, copy: Copy = copy_fresh) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return what a checkpoint keeps: copies on the CPU, and the rest as JSON.
 
         Names are `<number of the parameter>/<what it is>`.
@@ -130,7 +131,7 @@ class Stepper:
         for index, values in self._optimizer.state_dict()["state"].items():
             for name, value in values.items():
                 if isinstance(value, torch.Tensor):
-                    tensors[f"{index}/{name}"] = value.detach().to("cpu", copy=True)
+                    tensors[f"{index}/{name}"] = copy(f"{index}/{name}", value)
                 else:
                     numbers[f"{index}/{name}"] = value
         engine = self._engine.state() if isinstance(self._engine, StatefulEngine) else None

@@ -4,13 +4,14 @@ Between `train` and the checkpoints: `train` takes and restores it, `checkpoint_
 it. What is here is enough that the next step is, bit for bit, the one that would have followed.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 
 from finetune_trainer.course import Course
+from finetune_trainer.host_copies import HostCopies, copy_fresh
 from finetune_trainer.launches import TokenBudget
 from finetune_trainer.network import LoadedModel
 from finetune_trainer.optimizer import Stepper
@@ -41,7 +42,11 @@ class Snapshot:
         return replace(self, told=told)
 
 
-Capture = Callable[[], Snapshot]
+class Capture(Protocol):
+    """Takes a snapshot of one training."""
+
+    def __call__(self, *, reuse: bool = False) -> Snapshot:
+        """Take it, into the memory of the one before where nobody needs that any more."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,21 @@ class TrainingState:
     budget: TokenBudget
     rows: int
     """Rows of the training part."""
+    copies: HostCopies = field(default_factory=HostCopies)
 
-    def capture(self, *, seconds: float) -> Snapshot:
-        """Return the state as it is now, copied; `seconds` is the training time up to here."""
-        optimizer, of_stepper = self.stepper.to_state()
+    def capture(self, *, seconds: float, reuse: bool = False) -> Snapshot:
+        """Return the state as it is now, copied.
+
+        Args:
+            seconds: Training time up to here.
+            reuse: Whether the memory of the snapshot before may be written over.
+        """
+        copy = self.copies.copy if reuse else copy_fresh
+        adapter = self.loaded.adapter_state(copy)
+        optimizer, of_stepper = self.stepper.to_state(copy)
         drawn, of_random = capture_random()
-        tensors: dict[str, Tensors] = {
-            ADAPTER: self.loaded.adapter_state(),
-            OPTIMIZER: optimizer,
-            RANDOM: drawn,
-        }
+        self.copies.wait()
+        tensors: dict[str, Tensors] = {ADAPTER: adapter, OPTIMIZER: optimizer, RANDOM: drawn}
         if (kept := self.course.selection.kept) is not None:
             tensors[BEST] = kept
         return Snapshot(

@@ -185,9 +185,9 @@ class Loop:
         if self._course.stopping.is_over:
             log.info("Training stopped early", extra={"step": self._course.steps})
 
-    def capture(self) -> Snapshot:
+    def capture(self, *, reuse: bool = False) -> Snapshot:
         """Return a snapshot of the training as it is now."""
-        return self._state.capture(seconds=self._seconds())
+        return self._state.capture(seconds=self._seconds(), reuse=reuse)
 
     def conclude(self, *, resumed_from_step: int | None) -> TrainResult:
         """Put the state that is published into the model and say how it went."""
@@ -208,7 +208,7 @@ class Loop:
             published_evaluation=course.evaluations.get(published),
             # NB: the weights may be those of an earlier step now. No step follows, so what is
             # published stands in the selection, or is these weights.
-            capture=lambda: self._state.capture(seconds=seconds),
+            capture=lambda *, reuse=False: self._state.capture(seconds=seconds, reuse=reuse),
             resumed_from_step=resumed_from_step,
         )
 
