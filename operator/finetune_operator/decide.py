@@ -57,6 +57,7 @@ from finetune_operator.status import (
     find_condition,
     with_generation,
 )
+from finetune_operator.strays import await_strays
 
 
 def decide(observed: Observed, *, now: datetime, context: DecisionContext) -> Actions:
@@ -146,6 +147,7 @@ def _prepare(situation: Situation) -> Actions:
         return hold_back(situation, proposal=proposal)
     return (
         end_plan(situation, proposal=proposal)
+        or await_strays(situation, proposal=proposal)
         or decide_probe(situation, proposal=proposal)
         or _begin(situation, proposal=proposal)
     )

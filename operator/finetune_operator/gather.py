@@ -4,9 +4,11 @@ Between the stores, which the watches fill, and `decide`. The only request it ev
 events of a Job that has had no pod for a while, and only when `decide` asks for them.
 """
 
+from collections.abc import Mapping
+
 from finetune_operator.api_client import ApiClient
 from finetune_operator.kinds import CORE_EVENTS
-from finetune_operator.observation import JobEvent, Observed, ObservedJob, ObservedPod
+from finetune_operator.observation import JobEvent, Observed, ObservedJob, ObservedPod, RawObject
 from finetune_operator.resource_cache import ResourceCache
 from finetune_operator.store import Key, Store
 
@@ -47,11 +49,17 @@ class Gatherer:
             return None
         jobs = [entry.value for entry in self._jobs.owned_by(body["metadata"]["uid"])]
         pods = [entry.value for job in jobs for entry in self._pods.owned_by(job.uid)]
+        pods += self._strays(body, known={job.uid for job in jobs})
         return Observed(
             body=body,
             jobs=tuple(sorted(jobs, key=lambda job: (job.run, job.attempt, job.name))),
             pods=tuple(sorted(pods, key=lambda pod: pod.name)),
         )
+
+    def _strays(self, body: RawObject, *, known: set[str]) -> list[ObservedPod]:
+        """Return pods of earlier attempts whose Job is gone while they still stop."""
+        entries = (self._pods.get(uid) for uid in unended_attempts(body))
+        return [one.value for one in entries if one is not None and one.owner_uid not in known]
 
     async def fetch_job_events(self, observed: Observed) -> tuple[JobEvent, ...]:
         """Return the warnings about unfinished Jobs and their pods, oldest first."""
@@ -71,3 +79,12 @@ class Gatherer:
         ):
             events += [JobEvent.from_object(raw) for raw in page.items]
         return events[-EVENT_LIMIT:]
+
+
+def unended_attempts(body: RawObject) -> list[str]:
+    """Return the uids of the pods that status has not seen end; it may be of any shape."""
+    status = body.get("status")
+    attempts = status.get("attempts") if isinstance(status, Mapping) else None
+    entries = attempts if isinstance(attempts, list) else []
+    uids = (one.get("uid") for one in entries if isinstance(one, Mapping) and not one.get("end"))
+    return [uid for uid in uids if isinstance(uid, str)]

@@ -86,7 +86,7 @@ def _patch(job: ObservedJob, *, suspend: bool, annotations: Mapping[str, str | N
 
 def hold_back(situation: Situation, *, proposal: Proposal) -> Actions:
     """Return that nothing is created while the resource is suspended."""
-    claims, plan = _known(situation, proposal=proposal)
+    claims, plan = keep_known(situation, proposal=proposal)
     message = _message(situation)
     job = situation.measured.job
     is_measuring = job is not None and not job.finished and not job.deleting
@@ -109,7 +109,7 @@ def hold_back(situation: Situation, *, proposal: Proposal) -> Actions:
     )
 
 
-def _known(situation: Situation, *, proposal: Proposal) -> tuple[tuple[Claim, ...], PlanReport]:
+def keep_known(situation: Situation, *, proposal: Proposal) -> tuple[tuple[Claim, ...], PlanReport]:
     """Return what stays true of the run: its Job was created, and its fields stay frozen."""
     before = situation.before
     created = find_condition(before.conditions, words.JOB_CREATED)

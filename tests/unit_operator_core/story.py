@@ -104,6 +104,10 @@ def build_observed(resource: Mapping[str, Any], seen: Mapping[str, Any]) -> Obse
         pods=tuple(
             ObservedPod.from_object(build_raw_pod(pod, job=jobs[pod.get("job", 0)]))
             for pod in seen.get("pods", ())
+        )
+        + tuple(
+            ObservedPod.from_object(build_raw_pod(pod, job=build_raw_job({})))
+            for pod in seen.get("strays", ())
         ),
         job_events=tuple(JobEvent.from_object(event) for event in seen.get("events", ())),
         name_conflicts=tuple(seen.get("nameConflicts", ())),

@@ -282,6 +282,25 @@ async def test_events_are_read_only_when_they_are_asked_for(api: FakeApi, world:
     assert waiting.observed[1].job_events == (told,)
 
 
+@pytest.mark.parametrize(
+    ("attempts", "seen"),
+    [
+        ([{"uid": "uid-p"}], ["p"]),
+        ([{"uid": "uid-p", "end": "2026-01-01T12:00:00Z"}], []),
+        ([{"uid": "uid-unknown"}, {"uid": 7}, "odd"], []),
+        ("odd", []),
+    ],
+    ids=["not seen to end", "ended", "unknown or odd", "no list"],
+)
+async def test_a_pod_that_outlives_its_job_is_found_by_the_attempts_in_status(
+    world: MakeWorld, attempts: Any, seen: list[str]
+) -> None:
+    looking = world(Actions(), status={"attempts": attempts})
+    looking.pods.put(build_object("p", version=5, owner="a-job-that-is-gone"))
+    await looking.reconciler.reconcile(KEY)
+    assert [pod.name for pod in looking.observed[0].pods] == seen
+
+
 async def test_a_bug_in_one_resource_harms_no_other(world: MakeWorld) -> None:
     met = world()  # no answer is scripted: each decision raises
     met.resources.ingest("ADDED", build_object("good", version=9))
