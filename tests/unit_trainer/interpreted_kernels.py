@@ -155,3 +155,12 @@ def test_all_copies_are_made_at_once() -> None:
         # Interpreted, a conversion to bf16 cuts off where hardware rounds.
         assert torch.allclose(matrix, expected, rtol=2**-7)
         assert bool(matrix[:200, 80:96].any()) is with_adapter
+
+
+def test_tiles_are_loaded_ahead_only_as_far_as_a_small_gpus_memory_goes() -> None:
+    from finetune_trainer.fused.dropout_kernels import count_stages
+
+    anywhere = torch.zeros(1)
+    assert count_stages(anywhere, tile_bytes=20_480, most=4) == 4
+    assert count_stages(anywhere, tile_bytes=32_768, most=4) == 3
+    assert count_stages(anywhere, tile_bytes=200_000, most=4) == 1

@@ -7,6 +7,7 @@ fresh adapter's B is zero, which would hide most of an engine. The model is left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 
@@ -68,11 +69,32 @@ class Comparison:
         )
 
 
+def exercise(loaded: LoadedModel, engine: Engine, *, rows: Sequence[Tokens]) -> None:
+    """Do a small step as training will, dropout included, and forget it.
+
+    What is compiled only then is compiled now, and what cannot be is told before the first step.
+
+    Raises:
+        ArithmeticError: Loss or gradient is not finite.
+    """
+    was_training = loaded.network.training
+    loaded.network.train()
+    texts = _begin(rows)
+    loss, gradient = _measure(loaded, engine, [Launch(tuple(texts))], divisor=len(texts))
+    loaded.network.train(was_training)
+    if not (isfinite(loss) and bool(gradient.isfinite().all())):
+        raise ArithmeticError(f"a step with dropout gives the loss {loss}")
+
+
+def _begin(rows: Sequence[Tokens]) -> list[Short]:
+    return [Short(tuple(row.input_ids[:TOKENS_OF_TEXT])) for row in rows[:TEXTS]]
+
+
 def compare(
     loaded: LoadedModel, candidate: Engine, *, reference: Engine, rows: Sequence[Tokens]
 ) -> Comparison:
     """Compare a candidate with the model's own path, one text a launch."""
-    texts = [Short(tuple(row.input_ids[:TOKENS_OF_TEXT])) for row in rows[:TEXTS]]
+    texts = _begin(rows)
     tokens = max(1, sum(len(text.input_ids) - 1 for text in texts))
     with _prepared(loaded):
         expected_loss, expected = _measure(

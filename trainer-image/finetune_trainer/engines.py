@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from finetune_api.plan import TrainingParameters, TrainingPlan
-from finetune_trainer.engine_check import compare
+from finetune_trainer.engine_check import compare, exercise
 from finetune_trainer.errors import PlanInvalid
 from finetune_trainer.fused.engine import FusedEngine
+from finetune_trainer.fused.pieces import find_kernel_faults
 from finetune_trainer.fused.restrictions import find_obstacles, head_size_of
 from finetune_trainer.launches import Layout, TokenBudget, Tokens
 from finetune_trainer.network import Engine, LoadedModel, PlainEngine
@@ -39,6 +40,8 @@ from finetune_trainer.runtime import (
 )
 from finetune_trainer.schedule import build_schedule
 
+REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What a model's forward raises that was not made for packed rows."""
 LARGEST_ATTENTION_ERROR = 0.01
 """Relative, of output and gradients. In bf16 0.002 to 0.003 (measured on one H100)."""
 
@@ -116,7 +119,7 @@ def _try_fused(
     engine = FusedEngine(loaded.network, device=loaded.device)
     try:
         told, passes = _check_fused(loaded, engine, rows)
-    except RuntimeError as fault:
+    except find_kernel_faults(loaded.device) as fault:
         # A kernel that does not compile here, or an operation that this torch lacks.
         told = f"it fails on this machine ({_first_line(fault)})"
         passes = False
@@ -141,6 +144,8 @@ def _check_fused(
         # One text a launch either way; on padded rows Unsloth first compiles for half a minute.
         plain = replace(plain, layout=Layout.PACKED)
     comparison = compare(loaded, engine, reference=plain, rows=rows)
+    if comparison.passes:
+        exercise(loaded, engine, rows=rows)
     return str(comparison), comparison.passes
 
 
@@ -155,7 +160,7 @@ def _build_plain(
     packed = replace(padded, layout=Layout.PACKED)
     try:
         comparison = compare(loaded, packed, reference=padded, rows=rows)
-    except (RuntimeError, TypeError, ValueError) as fault:
+    except REFUSALS as fault:
         told = (
             f"packed rows fail with this model ({str(fault).strip().partition(chr(10))[0][:200]})"
         )

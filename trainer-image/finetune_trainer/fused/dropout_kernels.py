@@ -11,7 +11,9 @@ import triton.language as tl
 from finetune_trainer.fused.dropout import STEPS, Mask
 
 WIDE = 64
-"""From this width of a slot on, tiles are smaller: three slots would not fit the shared memory."""
+"""From this width of a slot on, tiles are narrower: three slots would not fit the shared memory."""
+SMALLEST_SHARED = 99 * 1024
+"""Bytes of shared memory that a program may have on the smallest GPUs with bf16 (8.6, 8.9)."""
 ROWS_OF_OUTER = 1024
 """Tokens that one program of the outer product sums up before it adds to the others' sum."""
 
@@ -191,10 +193,20 @@ def _dropped_outer(
         )
 
 
+def count_stages(tensor: torch.Tensor, *, tile_bytes: int, most: int) -> int:
+    """Return how many tiles a program can load ahead: as many as the GPU's shared memory holds."""
+    shared = SMALLEST_SHARED
+    if tensor.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(tensor.device)
+        shared = getattr(properties, "shared_memory_per_block_optin", shared)
+    return max(1, min(most, shared // tile_bytes))
+
+
 def dropped_product(x: torch.Tensor, a: torch.Tensor, out: torch.Tensor, *, mask: Mask) -> None:
     """Write the product of each slot's view of `x` with its rows of `a`."""
     tokens, columns = x.shape
-    block_t = 32
+    block_t, block_k = 32, 64 if mask.width >= WIDE else 128
+    tile_bytes = 2 * block_k * (block_t + mask.slots * mask.width)
     _dropped_product[(triton.cdiv(tokens, block_t),)](
         x,
         a,
@@ -211,9 +223,9 @@ def dropped_product(x: torch.Tensor, a: torch.Tensor, out: torch.Tensor, *, mask
         mask.threshold,
         STEPS,
         block_t,
-        64 if mask.width >= WIDE else 128,
+        block_k,
         num_warps=4,
-        num_stages=2 if mask.width >= WIDE else 4,
+        num_stages=count_stages(x, tile_bytes=tile_bytes, most=2 if mask.width >= WIDE else 4),
     )
 
 
@@ -247,6 +259,7 @@ def dropped_outer(e: torch.Tensor, x: torch.Tensor, *, mask: Mask) -> torch.Tens
     tokens, columns = x.shape
     out = torch.zeros(mask.slots * mask.width, columns, dtype=torch.float32, device=x.device)
     block_t, block_n = 64, 64 if mask.width >= WIDE else 128
+    tile_bytes = 2 * block_t * (block_n + mask.slots * mask.width)
     _dropped_outer[(triton.cdiv(columns, block_n), triton.cdiv(tokens, ROWS_OF_OUTER))](
         x,
         e,
@@ -266,6 +279,6 @@ def dropped_outer(e: torch.Tensor, x: torch.Tensor, *, mask: Mask) -> torch.Tens
         block_t,
         block_n,
         num_warps=4,
-        num_stages=2 if mask.width >= WIDE else 3,
+        num_stages=count_stages(x, tile_bytes=tile_bytes, most=2 if mask.width >= WIDE else 3),
     )
     return out

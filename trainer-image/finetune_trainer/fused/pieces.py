@@ -146,3 +146,11 @@ def load_pieces(device: torch.device) -> Pieces:
     module: Any = import_module(f"finetune_trainer.fused.{name}")
     pieces: Pieces = module.PIECES
     return pieces
+
+
+def find_kernel_faults(device: torch.device) -> tuple[type[Exception], ...]:
+    """Return what is raised where a kernel cannot be compiled, started or trusted here."""
+    if device.type != "cuda":
+        return (RuntimeError, ArithmeticError)
+    triton_errors: Any = import_module("triton.errors")
+    return (RuntimeError, ArithmeticError, triton_errors.TritonError)
