@@ -47,12 +47,13 @@ DROPOUT_BYTES = 1.06
 1.03 at 8B and 1.09 at 1B, measured on one H100."""
 
 FUSED_INPUTS: tuple[tuple[str, ...], ...] = (
-    ("q_proj", "k_proj", "v_proj"),
+    ("q_proj", "k_proj", "v_proj", "qkv_proj"),
     ("o_proj",),
-    ("gate_proj", "up_proj"),
+    ("gate_proj", "up_proj", "gate_up_proj"),
     ("down_proj",),
 )
-"""Modules of a layer that the fused stack multiplies at once, because they read the same input."""
+"""Modules of a layer that the fused stack multiplies at once, because they read the same input; a model
+has those of one spelling."""
 SMALLEST_SLOT, SLOTS_ALIGNED_TO = 16, 64
 """Columns that the fused stack pads one adapter, and all adapters of one input, to."""
 FUSED_LOGIT_ROWS = 4096
@@ -268,8 +269,8 @@ def _stacked_elements(shape: ModelShape, workload: Workload) -> int:
     linears = shape.linears()
     extra = 0
     for names, ranks in zip(FUSED_INPUTS, _padded_ranks(shape, workload), strict=True):
-        inputs = linears[names[0]][0]
-        outputs = sum(linears[name][1] for name in names)
+        members = [linears[name] for name in names if name in linears]
+        inputs, outputs = members[0][0], sum(fan_out for _, fan_out in members)
         extra += ranks * (inputs + outputs + ranks)
     return extra
 

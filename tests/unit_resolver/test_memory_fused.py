@@ -88,3 +88,13 @@ def test_dropout_costs_the_fused_stack_nothing() -> None:
         for dropout in (True, False)
     )
     assert with_it == without
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_every_known_model_can_be_counted(name: str) -> None:
+    workload = Workload(method=Method.QLORA, engine=Engine.FUSED)
+    estimate = estimate_memory(SHAPES[name], workload, tokens_per_launch=8192, layers_kept=1)
+    plain = estimate_memory(
+        SHAPES[name], Workload(method=Method.QLORA), tokens_per_launch=8192, layers_kept=1
+    )
+    assert estimate.weights_bytes > plain.weights_bytes
