@@ -5,8 +5,6 @@ language makes the mixture complex, the poorest language sets the learning rate.
 says which language decided it. Pure.
 """
 
-from dataclasses import replace
-
 from finetune_api.resource import (
     Corpus,
     Documents,
@@ -57,7 +55,7 @@ def _first_of(members: Members, *, axis: str, order: tuple[TraitValue, ...]) -> 
 
 def _named(trait: Trait, *, tag: str) -> Trait:
     detail = f"{tag}: {trait.detail}" if trait.detail else tag
-    return replace(trait, detail=detail)
+    return trait._replace(detail=detail)
 
 
 def _total_corpus(members: Members) -> Trait | None:

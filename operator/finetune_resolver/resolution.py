@@ -6,6 +6,7 @@ Values only; `resolve` makes them, `build` turns them into the plan and into sta
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -47,8 +48,8 @@ class Alternative:
     """What it rests on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+# A named tuple for the reason that `Trait` is one; always made with keywords.
+class Decision(NamedTuple):
     """One resolved parameter, and why it has this value."""
 
     parameter: str
@@ -56,12 +57,12 @@ class Decision:
     value: JsonValue
     rule: str
     """Id of the rule, or OVERRIDE."""
-    guide_ids: tuple[str, ...] = ()
     source: DecisionSource
-    because: tuple[Trait, ...] = ()
-    """Traits that the rule looked at."""
     message: str
     """One sentence, in the project's own words."""
+    guide_ids: tuple[str, ...] = ()
+    because: tuple[Trait, ...] = ()
+    """Traits and facts that the rule looked at."""
     superseded: tuple[Superseded, ...] = ()
     alternative: Alternative | None = None
     reference: str = ""
