@@ -81,19 +81,19 @@ def up(*, own: bool) -> None:
     layout = Layout.from_environment()
     if own:
         steps.run("One-node Kubernetes and S3 on this machine", lambda: _start_lab(layout))
+    cluster = _cluster(layout, own=own)
+    if not own:
+        journey.refuse_taken_cluster(cluster)
     operator_image, trainer_image = steps.run(
         "Operator and trainer images from their Dockerfiles", lambda: _images(layout, own=own)
     )
     model = steps.run("SmolLM2-135M-Instruct from its package", materials.load_model_folder)
     corpus = steps.run("A Swahili corpus of real text", _load_corpus)
     endpoint = _endpoint(layout, own=own)
-    cluster = _cluster(layout, own=own)
     steps.run(
         "Upload of model and corpus to S3",
         lambda: storage.upload_materials(endpoint, model=model, corpus=corpus.training),
     )
-    if not own:
-        journey.refuse_taken_cluster(cluster)
     steps.run(
         "helm install of the operator",
         lambda: journey.install_operator(
