@@ -116,7 +116,16 @@ def _try_fused(
     loaded: LoadedModel, rows: Sequence[Tokens], choice: Choice
 ) -> tuple[Engine, tuple[Choice, ...]]:
     """Return the fused engine where its gradients are the model's own, else what Unsloth has."""
-    engine = FusedEngine(loaded.network, device=loaded.device)
+    try:
+        engine = FusedEngine(loaded.network, device=loaded.device)
+    except torch.OutOfMemoryError:
+        # Weights that were stacked already are views, which the model's own path reads as well.
+        reason = (
+            "Unsloth's own path runs instead of the fused stack: the GPU's memory does not hold the"
+            " stacked weights beside the model's."
+        )
+        log.warning(reason)
+        return _build_plain(loaded, rows, Choice("engine", EngineName.UNSLOTH, reason))
     try:
         told, passes = _check_fused(loaded, engine, rows)
     except find_kernel_faults(loaded.device) as fault:

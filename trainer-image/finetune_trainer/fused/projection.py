@@ -238,11 +238,12 @@ class Projection:
         ]
 
     def release(self) -> None:
-        """Give each module a weight of its own again."""
-        if self.is_quantized:
-            return
-        for base in self._bases:
-            base.weight.data = base.weight.data.contiguous()
+        """Give each module a weight of its own again, and the matrix's memory back."""
+        if not self.is_quantized:
+            for base in self._bases:
+                base.weight.data = base.weight.data.contiguous()
+        self._own_copies = AdapterCopies([])
+        self.matrix = self.matrix.new_empty(0, 0)
 
 
 def is_adapted(module: Any) -> bool:

@@ -78,8 +78,11 @@ class Stack:
 
     def release(self) -> None:
         """Give each module a weight of its own again, for whoever saves or merges the model."""
+        # What is copied lies in the matrices, and would keep them all until the last is released.
+        self._copies = AdapterCopies([])
         for projection in self._projections:
             projection.release()
+        self._workspace.matrices.clear()
 
 
 @dataclass(frozen=True)
