@@ -38,7 +38,7 @@ from finetune_text.measure import LanguageText, build_sequencer, measure_languag
 from finetune_text.tokenizer import load_fast_tokenizer, load_json
 from finetune_text.tokenizer_facts import describe_tokenizer
 from tests.demo.materials import MODEL_ID, load_corpus, load_model_folder
-from tests.demo.verdict import compare, load_chats
+from tests.demo.verdict import load_chats, measure_answers
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
 
 EPOCHS = 3
@@ -47,7 +47,6 @@ SEED = 3407
 TAGS = {"swh": "sw", "tur": "tr", "fin": "fi", "spa": "es", "hin": "hi"}
 ENGLISH = "eng"
 BUCKET = "adapters"
-NICENESS = 10
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -204,7 +203,7 @@ def train(bench: Bench, plan: TrainingPlan) -> tuple[Outcome, float]:
     environ = bench.environ() | {wire.ENV_PLAN_SHA256: hashlib.sha256(content).hexdigest()}
     started = time.monotonic()
     with (bench.folder / "trainer.log").open("ab") as log:
-        command = ["nice", "-n", str(NICENESS), sys.executable, "-m", "finetune_trainer"]
+        command = [sys.executable, "-m", "finetune_trainer"]
         subprocess.run(command, env=environ, stdout=log, stderr=log, check=False)
     outcome = Outcome.from_termination_message((bench.folder / "outcome.json").read_text())
     if outcome is None or outcome.published is None:
@@ -221,6 +220,32 @@ def download(bench: Bench, uri: str, folder: Path) -> Path:
     return folder
 
 
+Chats = list[dict[str, Any]]
+_of_base: dict[str, float] = {}
+"""Bits per byte of the base model by language: the same for every run."""
+
+
+def measure_unseen(
+    bench: Bench, adapter: Path, unseen: dict[str, Chats]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return bits per byte of each language's unseen text, of the base model and with the adapter."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    base = AutoModelForCausalLM.from_pretrained(bench.model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    after: dict[str, float] = {}
+    with torch.inference_mode():
+        for language, chats in unseen.items():
+            after[language] = measure_answers(model, tokenizer, chats).bits_per_byte
+            if language not in _of_base:
+                with model.disable_adapter():
+                    _of_base[language] = measure_answers(model, tokenizer, chats).bits_per_byte
+    return dict(_of_base), after
+
+
 def write_shortest(source: Path, target: Path, *, rows: int) -> None:
     """Write the shortest rows of a file in their order; all where they are no more."""
     lines = source.read_text(encoding="utf-8").splitlines()
@@ -232,26 +257,24 @@ def write_shortest(source: Path, target: Path, *, rows: int) -> None:
 def run_one(bench: Bench, language: str, name: str, *, rows: int) -> dict[str, Any]:
     """Train one variant on one language and return everything that was measured."""
     variant = VARIANTS[name]
-    corpus = load_corpus(language)
     text = bench.claims / "text" / f"{language}.jsonl"
-    write_shortest(corpus.training, text, rows=rows)
+    write_shortest(load_corpus(language).training, text, rows=rows)
     resource = build_resource(language, variant, name=f"{language}-{name.lower()}")
     plan = plan_run(bench, resource, text)
     outcome, seconds = train(bench, plan)
     assert outcome.published is not None
     assert outcome.summary is not None
     adapter = download(bench, outcome.published.uri, bench.folder / "got" / resource.metadata.name)
-    unseen = load_chats(corpus.unseen)
-    english = load_chats(load_corpus(ENGLISH).unseen)
-    target = compare(model_folder=bench.model, adapter_folder=adapter, chats=unseen)
-    probe = compare(model_folder=bench.model, adapter_folder=adapter, chats=english)
+    unseen = {language: load_corpus(language).unseen, ENGLISH: load_corpus(ENGLISH).unseen}
+    before, after = measure_unseen(
+        bench, adapter, {each: load_chats(file) for each, file in unseen.items()}
+    )
     return {
         "language": TAGS[language],
         "variant": name,
         "source": variant.source,
-        "heldOut": {"base": target.base.bits_per_byte, "adapter": target.adapter.bits_per_byte},
-        "english": {"base": probe.base.bits_per_byte, "adapter": probe.adapter.bits_per_byte},
-        "heldOutParagraphs": target.examples,
+        "heldOut": {"base": before[language], "adapter": after[language]},
+        "english": {"base": before[ENGLISH], "adapter": after[ENGLISH]},
         "trainedParagraphs": outcome.corpus[0].examples if outcome.corpus else None,
         "steps": outcome.summary.steps,
         "epochs": outcome.summary.epochs,
@@ -317,6 +340,8 @@ def main() -> None:
     results = json.loads(asked.results.read_text()) if asked.results.exists() else []
     done = {(each["language"], each["variant"]) for each in results}
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    # Before torch is imported: threads that spin while they wait starve each other on busy cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory(prefix="outcomes-") as folder:
         bench = Bench(Path(folder), load_model_folder(), SeaweedFS(Path(folder)))
         bench.store.start()

@@ -41,9 +41,9 @@ def compare(*, model_folder: Path, adapter_folder: Path, chats: list[dict[str, A
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, adapter_folder).eval()
     with torch.inference_mode():
-        adapted = _measure(model, tokenizer, chats)
+        adapted = measure_answers(model, tokenizer, chats)
         with model.disable_adapter():
-            plain = _measure(model, tokenizer, chats)
+            plain = measure_answers(model, tokenizer, chats)
     size = sum(value.numel() for name, value in model.named_parameters() if "lora_" in name)
     return Verdict(base=plain, adapter=adapted, examples=len(chats), trainable_parameters=size)
 
@@ -53,7 +53,7 @@ def load_chats(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _measure(model: Any, tokenizer: Any, chats: list[dict[str, Any]]) -> Loss:
+def measure_answers(model: Any, tokenizer: Any, chats: list[dict[str, Any]]) -> Loss:
     """Return the loss of the last message of each chat, given the ones before."""
     import torch
 
