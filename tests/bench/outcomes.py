@@ -68,18 +68,19 @@ def _peer(*, source: str, rank: int, alpha: int, targets: list[str], **others: A
 VARIANTS = {
     "Evidence": Variant("Evidence", {}, "policy Evidence"),
     "Guide": Variant("Guide", {}, "policy Guide"),
-    "UnslothGuide": _peer(
-        source="Unsloth's LoRA guide",
+    # No warm-up for peers: so few steps would end before it does, which is not what they mean.
+    "UnslothStudio": _peer(
+        source="defaults of Unsloth Studio",
         rank=16,
         alpha=16,
         targets=ALL_LINEAR,
         learningRate=2e-4,
-        weightDecay=0.01,
-        batchSize=16,
+        weightDecay=0.001,
+        batchSize=8,
         perDeviceTrainBatchSize=2,
-        gradientAccumulationSteps=8,
+        gradientAccumulationSteps=4,
         lrScheduler="Linear",
-        warmupSteps=5,
+        warmupSteps=0,
     ),
     "TrlPeft": _peer(
         source="defaults of TRL 1.16 and PEFT 0.21",
