@@ -54,8 +54,8 @@ TraitValue = (
 """A class, a switch, or a number that was counted."""
 
 
-# A named tuple, as `Decision` is: a resolution makes thirty of each, and a frozen dataclass takes five
-# times as long to make.
+# A named tuple, as `Decision` is: a resolution makes thirty of each, and a frozen dataclass takes three
+# times as long to make (measured: 3.9 against 1.2 us for a decision).
 class Trait(NamedTuple):
     """One trait, its value and where it comes from."""
 
