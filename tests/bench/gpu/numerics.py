@@ -22,10 +22,11 @@ from tests.bench.gpu.shapes import SHAPES
 MARGIN = 1.05
 """Two bf16 engines that are both right differ by less in their error (measured: 2.38, 2.39, 2.43 %)."""
 ATTENTION_BAR = 4e-3
-CURVE_BAR = 0.02
-"""Nats between curves without dropout; 12 steps differed by 0.0012 (measured), and rounding adds up."""
-DROPOUT_FACTOR = 2.0
-"""Against the difference between two seeds of stock's own dropout."""
+CURVE_FACTOR = 2.0
+"""Times the distance that stock PEFT's own curve has: in bf16 from fp32, or with one seed of dropout from
+another. Rounding and masks grow step by step, so no fixed distance is right (assumption)."""
+LEAST_DISTANCE = 2e-3
+"""Nats; below it curves are the same."""
 ATTENTION_SHAPES = ((32, 8, 128), (32, 8, 64))
 """Query heads, key heads, size of a head: those of an 8B and a 1B."""
 ENGINES = {"unsloth": (0.0,), "fused": (0.0, 0.1)}
@@ -180,15 +181,16 @@ def judge(found: dict[str, Any], *, stock: dict[str, float], curves: dict[str, A
             ours, theirs = told["against_fp32"][what], stock[what]
             if not ours <= max(theirs * MARGIN, 1e-5):
                 failures.append(f"{name}: {what} {ours:.2e} off fp32, stock PEFT {theirs:.2e}")
-        apart = furthest(told["curve dropout 0"], curves["stock dropout 0"])
-        if not apart <= CURVE_BAR:
-            failures.append(f"{name}: {apart:.4f} nats beside stock's curve")
-        if 0.1 not in ENGINES[name]:
-            continue
-        masks = furthest(curves["stock dropout 0.1"], curves["stock again"])
-        apart = furthest(told["curve dropout 0.1"], curves["stock dropout 0.1"])
-        if not apart <= masks * DROPOUT_FACTOR:
-            failures.append(f"{name}: with dropout {apart:.4f} nats beside, two seeds {masks:.4f}")
+        pairs = [("dropout 0", "fp32 dropout 0", "stock dropout 0")]
+        if 0.1 in ENGINES[name]:
+            pairs.append(("dropout 0.1", "stock dropout 0.1", "stock again"))
+        for what, reference, other in pairs:
+            apart = furthest(told[f"curve {what}"], curves[reference])
+            usual = furthest(curves[other], curves[reference])
+            if not apart <= max(CURVE_FACTOR * usual, LEAST_DISTANCE):
+                failures.append(
+                    f"{name}: curve with {what} {apart:.4f} nats off, stock {usual:.4f}"
+                )
     for shape, errors in found["attention"].items():
         worst = max(errors.values())
         if not worst <= ATTENTION_BAR:
@@ -212,11 +214,13 @@ def main() -> int:
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder / "unsloth")
     if device == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    engines: dict[str, Any] = {}
+    for name in ENGINES:
+        engines[name] = measure_engine(name, model=model, folder=folder, device=device)
+        # At once: a machine that is taken away leaves it in the log.
+        print(json.dumps({name: engines[name]}), flush=True)
     found: dict[str, Any] = {
-        "engines": {
-            name: measure_engine(name, model=model, folder=folder, device=device)
-            for name in ENGINES
-        },
+        "engines": engines,
         "attention": {
             f"{heads}/{key_heads} x {size}": measure_attention(
                 heads, key_heads, size, device=device
@@ -233,7 +237,7 @@ def main() -> int:
     if failures := judge(found, stock=stock, curves=curves):
         found["failure"] = "; ".join(failures)
     answer.write_text(json.dumps(found))
-    print(json.dumps({name: each for name, each in found.items() if name != "curves"}, indent=1))
+    print(json.dumps({name: found.get(name) for name in ("attention", "stock", "failure")}))
     return 0
 
 

@@ -21,7 +21,8 @@ LOGIT_ROWS = 96
 """Tokens whose logits are compared."""
 CURVE_STEPS = {LLAMA_8B_4_LAYERS.name: 50, TINY.name: 10}
 """By shape."""
-CURVE_LEARNING_RATE = 1e-3
+CURVE_LEARNING_RATE = 2e-4
+"""With 1e-3 two seeds of stock's own dropout end 0.4 nats apart after 50 steps (measured)."""
 CURVE_BATCHES = 3
 """Batches that the curve goes through again and again: the loss falls fast."""
 TOKENS = {LLAMA_8B_4_LAYERS.name: 4096, TINY.name: 256}

@@ -3,7 +3,7 @@
     python -m tests.bench.gpu.numerics_reference DEVICE FOLDER MODEL
 
 Started by `numerics`. Writes fp32.pt and stock.pt (one pass over a batch each) and curves.json (losses
-of 50 steps with dropout 0 and 0.1, the latter from two seeds) below FOLDER.
+of 50 steps: fp32, bf16, and bf16 with dropout from two seeds) below FOLDER.
 """
 
 import json
@@ -29,8 +29,13 @@ from tests.bench.gpu.numerics_case import (
 )
 from tests.bench.gpu.shapes import SHAPES
 
-CURVES = {"stock dropout 0": (0.0, 0), "stock dropout 0.1": (0.1, 1), "stock again": (0.1, 2)}
-"""Name to dropout and seed. The two with dropout differ in their masks alone: what they differ by is
+CURVES = {
+    "fp32 dropout 0": (0.0, 0),
+    "stock dropout 0": (0.0, 0),
+    "stock dropout 0.1": (0.1, 1),
+    "stock again": (0.1, 2),
+}
+"""Name to dropout and seed; all but the first as usual, in bf16 on a GPU. The two with dropout differ in their masks alone: what they differ by is
 what any two engines with dropout may differ by."""
 
 
@@ -110,12 +115,11 @@ def main() -> int:
         see(load(model, case, dtype=dtype, dropout=0.0, device=device), case).save(
             folder / f"{name}.pt"
         )
-    curves = {
-        name: draw_curve(
-            load(model, case, dtype=usual, dropout=dropout, device=device), case, seed=seed
-        )
-        for name, (dropout, seed) in CURVES.items()
-    }
+    curves = {}
+    for name, (dropout, seed) in CURVES.items():
+        dtype = torch.float32 if name.startswith("fp32") else usual
+        network = load(model, case, dtype=dtype, dropout=dropout, device=device)
+        curves[name] = draw_curve(network, case, seed=seed)
     (folder / "curves.json").write_text(json.dumps(curves))
     return 0
 
