@@ -108,6 +108,8 @@ class PlanStatus(StatusPart):
     """Sequences of one optimizer step."""
     total_steps: int | None = None
     """Optimizer steps, once the data is known."""
+    estimated_seconds: int | None = None
+    """Seconds of training, where this trainer's speed was measured on such a GPU."""
     trainable_parameters: int | None = None
     """Parameters of the adapter, once the model is known."""
     spec_hash: Word = ""
@@ -242,13 +244,13 @@ class ProgressStatus(StatusPart):
     @computed_field
     def eta_text(self) -> Word | None:
         """Estimated time to the end for the printer column, such as 1h05m."""
-        return None if self.eta_seconds is None else _short_duration(self.eta_seconds)
+        return None if self.eta_seconds is None else short_duration(self.eta_seconds)
 
     run: int | None = None
     """Run that this is of; an older run's progress says nothing about the newer one."""
 
 
-def _short_duration(seconds: int) -> str:
+def short_duration(seconds: int) -> str:
     """Return `seconds` in two units at most: 45s, 12m, 1h05m."""
     minutes, hours = seconds // 60, seconds // 3600
     if hours:

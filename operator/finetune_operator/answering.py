@@ -100,6 +100,7 @@ def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "
             spec_hash=hash_spec(proposal.resource.spec),
             config_map=config_map,
             total_steps=proposal.total_steps,
+            estimated_seconds=proposal.estimated_seconds,
         ),
         parameters=proposal.parameters,
         warnings=proposal.warnings,

@@ -6,6 +6,7 @@ what is known. Pure.
 """
 
 from finetune_api.resource import Mode
+from finetune_api.status import short_duration
 from finetune_operator import conditions as words
 from finetune_operator.actions import Actions
 from finetune_operator.admission import Proposal
@@ -62,4 +63,6 @@ def _message(proposal: Proposal) -> str:
         said.append(f"{steps:,} steps of {batch} sequences")
     if proposal.predicted_memory_bytes is not None:
         said.append(f"{format_gib(proposal.predicted_memory_bytes)} of GPU memory at least")
+    if proposal.estimated_seconds is not None:
+        said.append(f"about {short_duration(proposal.estimated_seconds)} of training")
     return f"{', '.join(said)}. Nothing was trained; set spec.mode to Run to train by it."

@@ -185,7 +185,12 @@ def changed_status(status: LanguageFinetuneStatus, *, raw: object) -> dict[str, 
 
 
 def build_plan_status(
-    plan: TrainingPlan, *, spec_hash: str, config_map: str, total_steps: int | None
+    plan: TrainingPlan,
+    *,
+    spec_hash: str,
+    config_map: str,
+    total_steps: int | None,
+    estimated_seconds: int | None,
 ) -> PlanStatus:
     """Return the plan in short; steps are known once the examples are counted."""
     devices = max(plan.resources.gpus, 1) * plan.resources.nodes
@@ -195,6 +200,7 @@ def build_plan_status(
         method=plan.method.value,
         effective_batch=plan.training.sequences_per_step * devices,
         total_steps=total_steps,
+        estimated_seconds=estimated_seconds,
         spec_hash=spec_hash,
         config_map=config_map[:128],
     )
