@@ -219,9 +219,13 @@ def measured(product: Product, lab: Lab, tmp_path_factory: pytest.TempPathFactor
 
 
 def write_model(tokenizer: Tokenizer, folder: Path) -> Path:
-    """Write what a Measure pod reads of a model: tokenizer and shape, no weights."""
+    """Write what a Measure pod reads of a model, tokenizer and shape, and weights in name only.
+
+    That they are there is looked at, because the training would need them; they are never fetched.
+    """
     shutil.copytree(load_tokenizer_folder(tokenizer.family), folder)
     (folder / "config.json").write_text(json.dumps(tokenizer.config), encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"")
     return folder
 
 
