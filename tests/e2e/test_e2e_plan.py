@@ -135,7 +135,8 @@ class Tokenizer:
 
     family: str
     chars_per_token: float
-    """Published for the declaration in Hindi."""
+    """Of the paragraphs of the declaration in Hindi. Published of its whole text, with the headings, are
+    0.96, 1.07 and 3.68."""
     density: str
     config: JsonObject
     """The model's shape, as its config.json tells it."""
@@ -159,7 +160,7 @@ TOKENIZERS = (
     ),
     Tokenizer(
         "qwen3",
-        1.07,
+        1.08,
         "Dense",
         {
             "model_type": "qwen3",
@@ -175,7 +176,7 @@ TOKENIZERS = (
     ),
     Tokenizer(
         "gemma3",
-        3.68,
+        4.15,
         "Light",
         {
             "model_type": "gemma3",
@@ -245,7 +246,7 @@ def test_hindi_is_as_dense_as_the_tokenizer_makes_it(
     for found in (labelled, unlabelled):
         assert condition(found, "Complete").get("reason") == "PlanReady", found["status"]
         (corpus,) = found["status"]["corpus"]
-        assert float(corpus["charsPerToken"]) == pytest.approx(tokenizer.chars_per_token, rel=0.04)
+        assert float(corpus["charsPerToken"]) == pytest.approx(tokenizer.chars_per_token, rel=0.02)
     assert trait(unlabelled) == (tokenizer.density, "Measured")
     assert trait(labelled) == ("Dense", "Guide")
     disagrees = "density-measured-differs" in warnings(labelled)
