@@ -178,28 +178,31 @@ def writes(lab: Lab, namespace: str) -> list[str]:
     return written
 
 
-def test_a_text_is_measured_then_trained_with_three_writes_each(
+def test_a_text_is_measured_then_trained_and_nothing_is_written_in_between(
     control_plane: Lab, namespace: str, start_operator: StartOperator
 ) -> None:
     start_operator()
     control_plane.apply(build_resource(namespace))
-    wait_for("Measuring", lambda: reason(control_plane, namespace, "Reconciling") == "Measuring")
+    # No node has the label, which is told where it is seen only after the first status.
+    wait_for(
+        "Unschedulable", lambda: reason(control_plane, namespace, "Reconciling") == "Unschedulable"
+    )
     assert job_names(control_plane, namespace) == ["swahili-1-measure-1"]
-    wait_for("the writes", lambda: len(writes(control_plane, namespace)) == 3)
     time.sleep(QUIET_S)
-    assert writes(control_plane, namespace) == [
-        "create configmaps/",
-        "create jobs/",
-        "patch languagefinetunes/status",
-    ]
+    written = writes(control_plane, namespace)
+    assert written[:2] == ["create configmaps/", "create jobs/"]
+    assert set(written[2:]) == {"patch languagefinetunes/status"}
+    assert len(written) <= 4
+
     end_measuring(control_plane, namespace)
+
     wait_for("JobCreated", lambda: reason(control_plane, namespace, "JobCreated"))
     assert job_names(control_plane, namespace) == ["swahili-1-measure-1", "swahili-1-train-1"]
     status = control_plane.get("lft", "swahili", namespace=namespace)["status"]
     assert status["corpus"][0]["examples"] == 11_400
     values = {one["name"]: one["value"] for one in status["parameters"]}
     assert values["r"] == "16"  # 12,000 examples are a medium corpus
-    assert writes(control_plane, namespace)[3:6] == [
+    assert writes(control_plane, namespace)[len(written) :][:3] == [
         "create configmaps/",
         "create jobs/",
         "patch languagefinetunes/status",
