@@ -15,6 +15,9 @@ from finetune_resolver.measurement import LanguageMeasurement, Measurements
 from finetune_resolver.model_shape import ModelShape, shape_from_config
 
 LAYERS = "num_hidden_layers"
+MANY_NEAR = 0.1
+"""Share of near duplicates from which what "nearly" means is told: a template, more likely than
+copies (assumption)."""
 
 
 def measurements_of(spec: LanguageFinetuneSpec, profile: Profile) -> Measurements:
@@ -132,12 +135,8 @@ def _percent(part: int | None, whole: int) -> str | None:
 
 
 def _warnings(measured: LanguageProfile) -> Iterator[str]:
-    exact, near = measured.duplicates, measured.near_duplicates
-    if exact or near:
-        yield (
-            f"{exact:,} examples repeat an earlier one and {near:,} nearly do, of "
-            f"{measured.examples:,}: what repeats is learnt by heart; remove it."
-        )
+    if measured.duplicates or measured.near_duplicates:
+        yield _repeats(measured)
     if measured.overlap:
         yield (
             f"{measured.overlap:,} of {measured.validation_examples:,} held-out examples are trained "
@@ -154,3 +153,24 @@ def _warnings(measured: LanguageProfile) -> Iterator[str]:
         yield f"{measured.empty:,} rows have nothing to learn from and are left out."
     if measured.invalid:
         yield f"{measured.invalid:,} rows break a rule, and training refuses a file with such a row."
+
+
+def _repeats(measured: LanguageProfile) -> str:
+    exact, near = measured.duplicates, measured.near_duplicates
+    if not exact:
+        said = f"{_examples(near)} nearly {'repeats' if near == 1 else 'repeat'} an earlier one"
+    else:
+        said = f"{_examples(exact)} {'repeats' if exact == 1 else 'repeat'} an earlier one"
+        if near:
+            said += f" and {near:,} nearly {'does' if near == 1 else 'do'}"
+    said += f", of {measured.examples:,}"
+    if near > MANY_NEAR * measured.examples:
+        said += (
+            " (nearly: 80 % of the runs of five words are the same, or of five letters without spaces, "
+            "as also in rows of one template that differ in a number; keep those if the number matters)"
+        )
+    return f"{said}: what repeats is learnt by heart; remove it."
+
+
+def _examples(count: int) -> str:
+    return f"{count:,} example{'' if count == 1 else 's'}"

@@ -179,3 +179,26 @@ def test_every_fault_of_the_text_is_told_with_its_number() -> None:
         "5 rows have nothing to learn from and are left out.",
         "1 rows break a rule, and training refuses a file with such a row.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("exact", "near", "said"),
+    [
+        (1, 0, "1 example repeats an earlier one, of 9,500"),
+        (0, 1, "1 example nearly repeats an earlier one, of 9,500"),
+        (2, 1, "2 examples repeat an earlier one and 1 nearly does, of 9,500"),
+        (
+            0,
+            9_000,
+            (
+                "9,000 examples nearly repeat an earlier one, of 9,500 (nearly: 80 % of the runs of five "
+                "words are the same, or of five letters without spaces, as also in rows of one template "
+                "that differ in a number; keep those if the number matters)"
+            ),
+        ),
+    ],
+)
+def test_repetitions_are_told_as_they_are_counted(exact: int, near: int, said: str) -> None:
+    repeating = profile(duplicates=exact, near_duplicates=near)
+    [shown] = corpus_statuses(repeating, max_seq_length=2048)
+    assert shown.warnings == [f"{said}: what repeats is learnt by heart; remove it."]

@@ -384,6 +384,15 @@ def test_a_cut_archive_is_a_fault_and_not_a_shorter_file(suffix: str, tmp_path: 
     assert fault.rule == "a .gz or .zst file must be whole; upload it again"
 
 
+def test_a_file_that_is_no_archive_is_told_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(b"not what the name says")
+    assert refusal([path]) == (
+        "s3://corpora/sw/rows.jsonl.gz cannot be decompressed (Not a gzipped file (b'no')); a file named"
+        " .gz or .zst must be compressed so; rename the file or upload it again and apply again."
+    )
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl.zst", "rows.parquet"])
 def test_what_only_has_the_name_of_a_format_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name

@@ -116,7 +116,7 @@ class _Reading:
     def _learnable(self, file: TextFile) -> Iterator[tuple[int, Example]]:
         """Yield what can be learned from, and note what cannot."""
         for line, found in read_lines(self._text.dataset, file):
-            source = f"{file.source} line {line}"
+            source = f"{file.source} line {line}" if line else file.source
             if isinstance(found, Fault):
                 self._notes.note(FindingKind.INVALID_ROW, source, f"{found.problem}; {found.rule}")
             elif found.is_empty:

@@ -143,11 +143,11 @@ def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _describe_compression(fault: Exception, *, after: int) -> Fault:
-    return Fault(
-        line=after,
-        problem=f"is the last one that can be decompressed ({fault})",
-        rule="a .gz or .zst file must be whole; upload it again",
-    )
+    problem = "is the last one that can be decompressed" if after else "cannot be decompressed"
+    rule = "a .gz or .zst file must be whole; upload it again"
+    if not after and isinstance(fault, gzip.BadGzipFile | zstandard.ZstdError):
+        rule = "a file named .gz or .zst must be compressed so; rename the file or upload it again"
+    return Fault(line=after, problem=f"{problem} ({fault})", rule=rule)
 
 
 def _decode(number: int, line: bytes) -> str | Fault:
