@@ -86,6 +86,10 @@ cluster-test: venv cluster-up images ## Integration and end to end on the lab
 bench: venv ## Measure the operator on the lab; prints JSON
 	$(RUN) python tests/bench/operator_latency.py
 
+.PHONY: soak
+soak: venv cluster-up images ## 50 small runs on the lab while pods, operator, S3 and node agent are killed (an hour)
+	$(RUN) python -m tests.bench.soak --runs 50
+
 .PHONY: bench-gpu
 bench-gpu: ## Measure training on this machine's GPUs against TRL and Unsloth (no network needed)
 	$(RUN) python tests/bench/gpu/run.py --suite full
