@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.cluster import images, lab, node, s3, tools
+from tests.cluster import images, kueue, lab, node, s3, tools
 from tests.cluster.layout import Layout
 from tests.cluster.steps import LabError
 
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     about_s3 = add("s3", _s3, "S3 alone: bring it up, or tell of it")
     about_s3.add_argument("action", choices=("up", "status"))
     add("gpus", _gpus, "let the node claim N GPUs").add_argument("count", type=int)
+    add("kueue", _kueue, "install the queue controller Kueue (builds for 4 minutes once)")
     add("build-base", _build_base, "make the base image of Debian packages")
     build = add("build-image", _build_image, "build an image from a Dockerfile")
     build.add_argument("name")
@@ -96,6 +97,11 @@ def _s3(chosen: argparse.Namespace, layout: Layout) -> None:
 
 def _gpus(chosen: argparse.Namespace, layout: Layout) -> None:
     node.set_gpus(chosen.count, layout=layout)
+
+
+def _kueue(_: argparse.Namespace, layout: Layout) -> None:
+    _need_root()
+    kueue.install(layout)
 
 
 def _build_base(_: argparse.Namespace, __: Layout) -> None:

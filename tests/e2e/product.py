@@ -20,6 +20,7 @@ CHART = "charts/language-finetune"
 IMAGES = ("localhost/language-finetune/operator", "localhost/language-finetune/trainer")
 PULL_TIMEOUT_S = 30
 """A user waits ten minutes; a test need not."""
+MEMORY_CEILING = "4Gi"
 ENDED = frozenset({"Complete", "Failed", "Stalled"})
 
 JsonObject = dict[str, Any]
@@ -184,6 +185,7 @@ def install(lab: Lab, *, trainer_env: dict[str, str]) -> None:
         f"--set-json=trainer.env={json.dumps(trainer_env)}",
         "--set=trainer.allowImageOverride=true",
         f"--set=trainer.imagePullTimeoutSeconds={PULL_TIMEOUT_S}",
+        f"--set-string=trainer.memoryCeiling={MEMORY_CEILING}",
     ]
     where = ["--namespace", SYSTEM_NAMESPACE, "--create-namespace"]
     run_helm(

@@ -1,0 +1,66 @@
+"""Kueue in the lab: the real controller, built from its Go module, installed by its own chart.
+
+Only tests of queues need it, so nothing of it belongs to `up`: `python3 -m tests.cluster kueue` builds it
+on demand (4 minutes once, then kept in the cache) and installs it. While it is there, no Job can be
+created without its webhook: whoever installs it for a test takes it out again.
+"""
+
+import json
+from pathlib import Path
+
+from tests.cluster import images, tools
+from tests.cluster.layout import IMAGE_PREFIX, Layout
+from tests.cluster.steps import run, step
+
+NAMESPACE = "kueue-system"
+DOCKERFILE = Path(__file__).parent / "kueue.Dockerfile"
+READY_TIMEOUT = "180s"
+
+
+def install(layout: Layout) -> None:
+    """Install Kueue in the running lab, or bring it to this version."""
+    binary = tools.go_program(tools.KUEUE)
+    images.build_image(images.Build(name="kueue", dockerfile=DOCKERFILE, context=binary.parent))
+    images.load_image("kueue", layout=layout)
+    with step(f"installs Kueue {tools.KUEUE.version}"):
+        where = [f"--namespace={NAMESPACE}", "--create-namespace", "--values=-"]
+        waits = ["--wait", f"--timeout={READY_TIMEOUT}"]
+        release = ["upgrade", "--install", "kueue", str(_chart())]
+        run([*_helm(layout), *release, *where, *waits], given=build_values())
+
+
+def uninstall(layout: Layout) -> None:
+    """Take Kueue out of the lab, its webhooks included; its own objects must be gone by then."""
+    run([*_helm(layout), "uninstall", "kueue", "--namespace", NAMESPACE, "--wait"])
+
+
+def _chart() -> Path:
+    """Return the chart that the module brings along."""
+    modules = Path(run([tools.go(), "env", "GOMODCACHE"]).strip())
+    return modules / f"sigs.k8s.io/kueue@{tools.KUEUE.version}" / "charts" / "kueue"
+
+
+def build_values() -> str:
+    """Return the chart's values as JSON, which is YAML too."""
+    configuration = {
+        "apiVersion": "config.kueue.x-k8s.io/v1beta2",
+        "kind": "Configuration",
+        "health": {"healthProbeBindAddress": ":8081"},
+        "metrics": {"bindAddress": ":8443"},
+        "webhook": {"port": 9443},
+        "leaderElection": {"leaderElect": False},
+        "integrations": {"frameworks": ["batch/job"]},
+    }
+    image = {"repository": f"{IMAGE_PREFIX}/kueue", "tag": "dev", "pullPolicy": "IfNotPresent"}
+    manager = {"image": image, "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}}}
+    return json.dumps(
+        {
+            "controllerManager": {"replicas": 1, "manager": manager},
+            "managerConfig": {"controllerManagerConfigYaml": json.dumps(configuration)},
+        }
+    )
+
+
+def _helm(layout: Layout) -> list[str]:
+    program = tools.go_program(tools.HELM)
+    return [str(program), "--kubeconfig", str(layout.kubeconfig)]
