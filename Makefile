@@ -80,7 +80,11 @@ torch-test: venv ## Training on CPU with a tiny model, and slow unit tests
 cluster-test: venv cluster-up images ## Integration and end to end on the lab
 	$(RUN) pytest -q -m "torch or slow or cluster" --ignore tests/e2e tests
 	@# By itself and last: the operator that it installs would answer the other tests' resources.
-	$(RUN) pytest -q tests/e2e
+	$(RUN) pytest -q tests/e2e --ignore tests/e2e/test_e2e_queue.py
+
+.PHONY: queue-test
+queue-test: venv cluster-up ## Runs in a queue of the real Kueue; apart from `test` until it was seen to install and leave by itself
+	$(RUN) pytest -q tests/e2e/test_e2e_queue.py
 
 .PHONY: bench
 bench: venv ## Measure the operator on the lab; prints JSON
