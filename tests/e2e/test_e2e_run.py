@@ -69,7 +69,7 @@ def test_a_restored_resource_is_complete_without_training_again(
     assert [
         key
         for key in product.object_keys("s3://e2e-adapters/")
-        if "restored" in key and key.endswith("/manifest.json")
+        if key.startswith(f"{namespace}/restored/runs/") and key.endswith("/manifest.json")
     ] == [_manifest_key(first)]
 
 
