@@ -44,14 +44,15 @@ FEWEST_VISITS, MOST_VISITS, MOST_EPOCHS, USUAL_EPOCHS = 100, 25_000, 25, 3
 """Examples seen over all epochs: at least, at most; epochs: at most, usually (OpenAI cookbook)."""
 
 RATES_BY_MODEL: tuple[tuple[re.Pattern[str], float], ...] = (
-    (re.compile(r"llama-?3\.1-8b"), 3e-4),
-    (re.compile(r"llama-?3\.2-[13]b"), 1e-3),
-    (re.compile(r"llama-?3\.[13]-70b"), 3e-4),
-    (re.compile(r"qwen-?3-8b"), 1e-3),
-    (re.compile(r"qwen-?3-32b"), 3e-4),
-    (re.compile(r"gpt-oss-20b"), 1e-4),
+    (re.compile(r"(meta-)?llama-?3\.1-8b\b"), 3e-4),
+    (re.compile(r"(meta-)?llama-?3\.2-[13]b\b"), 1e-3),
+    (re.compile(r"(meta-)?llama-?3\.[13]-70b\b"), 3e-4),
+    (re.compile(r"qwen-?3-8b\b"), 1e-3),
+    (re.compile(r"qwen-?3-32b\b"), 3e-4),
+    (re.compile(r"gpt-oss-20b\b"), 1e-4),
 )
-"""Best LoRA rates of a published sweep, by the model's name (Tinker cookbook; batch 128)."""
+"""Best LoRA rates of a published sweep, by what the model's name begins with: a distillate into such
+a model names it last (Tinker cookbook; batch 128)."""
 
 
 # --- Length and passes --------------------------------------------------------------------------
@@ -65,6 +66,12 @@ def is_plain_text(facts: Facts, _: Values) -> bool:
 def knows_lengths(facts: Facts, _: Values) -> bool:
     """Whether the lengths of all texts were measured."""
     return facts.p99_tokens is not None
+
+
+def outgrows_context(facts: Facts, _: Values) -> bool:
+    """Whether more than one text in a hundred is longer than the model can read."""
+    known = facts.p99_tokens is not None and facts.context is not None
+    return known and (facts.p99_tokens or 0) > (facts.context or 0)
 
 
 def length_of_texts(facts: Facts, _: Values) -> int:
@@ -153,7 +160,7 @@ def overfits(facts: Facts, _: Values) -> bool:
 @lru_cache(maxsize=NAMES_REMEMBERED)
 def rate_of_model(model_name: str) -> float | None:
     """Return the sweep's best rate of a model, by its name (F17)."""
-    return next((rate for name, rate in RATES_BY_MODEL if name.search(model_name)), None)
+    return next((rate for name, rate in RATES_BY_MODEL if name.match(model_name)), None)
 
 
 def is_in_sweep(facts: Facts, _: Values) -> bool:

@@ -81,6 +81,17 @@ RULES: tuple[EvidenceRule, ...] = (
         reference="Unsloth's continued pretraining notebooks",
     ),
     EvidenceRule(
+        id="E-MSL-3",
+        parameter="max_seq_length",
+        when=formulas.outgrows_context,
+        compute=formulas.length_of_texts,
+        computes="the model's context",
+        facts=("p99_tokens", "context"),
+        message="The 99th percentile of the texts is {facts.p99_tokens:,} tokens and the model reads "
+        "{facts.context:,}: its whole context, and what is longer is cut.",
+        reference="the model's config.json: max_position_embeddings",
+    ),
+    EvidenceRule(
         id="E-MSL-2",
         parameter="max_seq_length",
         when=formulas.knows_lengths,

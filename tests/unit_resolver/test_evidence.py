@@ -58,11 +58,20 @@ def warning_ids(resolution):
 
 @pytest.mark.parametrize(
     ("p99", "length"),
-    [(1, 512), (400, 512), (512, 512), (513, 768), (1312, 1536), (1500, 1536), (200_000, 131_072)],
+    [(1, 512), (400, 512), (512, 512), (513, 768), (1312, 1536), (1500, 1536), (131_072, 131_072)],
 )
 def test_the_length_is_the_99th_percentile_in_steps_of_256(evidence_of, p99, length):
     resolution = evidence_of(shape=LLAMA_8B, text={"p99_tokens": p99})
     assert decided(resolution, "max_seq_length") == (length, "E-MSL-2")
+
+
+def test_texts_that_outgrow_the_model_take_its_whole_context_and_say_that_they_are_cut(evidence_of):
+    resolution = evidence_of(shape=LLAMA_8B, text={"p99_tokens": 200_000})
+    assert decided(resolution, "max_seq_length") == (131_072, "E-MSL-3")
+    assert resolution.decision("max_seq_length").message == (
+        "The 99th percentile of the texts is 200,000 tokens and the model reads 131,072: its whole"
+        " context, and what is longer is cut."
+    )
 
 
 def test_unmeasured_lengths_take_the_usual_one_within_the_models_context(evidence_of):
@@ -123,6 +132,7 @@ def test_alpha_is_twice_the_rank_up_to_32(evidence_of, rank, alpha):
         ("hf://meta-llama/Llama-3.2-1B", 1e-3, "E-LR-2"),
         ("hf://meta-llama/Llama-3.3-70B-Instruct", 3e-4, "E-LR-2"),
         ("hf://Qwen/Qwen3-8B", 1e-3, "E-LR-2"),
+        ("hf://deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", 3e-4, "E-LR-4"),
         ("hf://Qwen/Qwen3-32B", 3e-4, "E-LR-2"),
         ("s3://models/gpt-oss-20b/", 1e-4, "E-LR-2"),
         ("hf://HuggingFaceTB/SmolLM2-135M-Instruct", 1e-3, "E-LR-3"),
