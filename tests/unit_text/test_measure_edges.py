@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from finetune_text.errors import TextInvalid
-from finetune_text.language_report import MOST_PLACES, FindingKind
+from finetune_text.language_report import MOST_PLACES, FindingKind, Place
 from finetune_text.measure import BATCH_CHARACTERS
 from tests.unit_text.texts import build_tokenizer, measure, write_rows
 
@@ -132,3 +132,14 @@ def test_a_report_moves_to_files_of_other_names(tmp_path: Path) -> None:
     place = moved.places(FindingKind.EXACT_DUPLICATE)[0]
     assert place.source == "s3://other/b.jsonl line 2"
     assert place.what == "repeats s3://other/b.jsonl line 1"
+
+
+def test_a_new_name_that_is_another_files_old_one_is_not_renamed_twice() -> None:
+    place = Place(source="s3://x/a.jsonl line 2", what="repeats s3://x/b.jsonl line 1")
+    moved = place.moved({"s3://x/a.jsonl": "s3://x/b.jsonl", "s3://x/b.jsonl": "s3://x/c.jsonl"})
+    assert moved == Place(source="s3://x/b.jsonl line 2", what="repeats s3://x/c.jsonl line 1")
+
+
+def test_a_name_that_ends_another_is_left_alone() -> None:
+    place = Place(source="more/a.jsonl line 2", what="")
+    assert place.moved({"a.jsonl": "b.jsonl"}) == place

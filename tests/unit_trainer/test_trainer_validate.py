@@ -13,7 +13,7 @@ import zstandard
 
 from finetune_api.plan import PlannedDataset
 from finetune_text.examples import Example
-from finetune_text.records import Fault, read_records
+from finetune_text.records import Fault, Row, read_records
 from finetune_trainer.data_files import DataFile, FetchedDataset
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.validate import ValidDataset, decide_held_out, validate_dataset
@@ -397,7 +397,14 @@ def test_a_file_that_is_no_archive_is_told_as_a_whole(tmp_path: Path) -> None:
 def test_what_only_has_the_name_of_a_format_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"not what the name says")
-    assert refusal([path]).startswith(f"s3://corpora/sw/{name}")
+    assert refusal([path]).startswith(f"s3://corpora/sw/{name} cannot be ")
+
+
+def test_the_name_of_a_format_may_be_in_capitals(tmp_path: Path) -> None:
+    path = to_parquet(tmp_path, [{"text": "habari"}]).rename(tmp_path / "ROWS.PARQUET")
+    assert [record.values for record in read_records(path) if isinstance(record, Row)] == [
+        {"text": "habari"}
+    ]
 
 
 def test_columns_that_do_not_fit_are_listed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Written by `measure`, kept in profile.json and in the cache, shown by the CLI. Values only.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
@@ -157,10 +158,12 @@ def _printable(text: str) -> str:
 
 
 def _rename(text: str, names: Mapping[str, str]) -> str:
-    for old, new in names.items():
-        if old != new:
-            text = text.replace(f"{old} line ", f"{new} line ")
-    return text
+    """Return the text with each file under its new name, all at once: a new one may be another's old."""
+    if not names:
+        return text
+    longest_first = sorted(names, key=len, reverse=True)
+    found = "|".join(re.escape(name) for name in longest_first)
+    return re.sub(rf"(?<!\S)({found})(?= line )", lambda match: names[match[1]], text)
 
 
 def _build_findings(

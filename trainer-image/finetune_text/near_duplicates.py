@@ -26,7 +26,8 @@ LOOK_BACK = 4
 CHUNK = 4096
 """Shingles at once: their hashes under all permutations fill 4 MiB."""
 MOST_TEXTS = 2_000_000
-"""Texts whose signatures are kept: 512 MB, and as much again for arrays and bands. Later ones are not compared, which is told."""
+"""Texts whose signatures are kept: 512 MB of values, 1.2 GB with what holds them (estimated). Later ones
+are not compared, which is told."""
 
 _draw = np.random.default_rng(20260101)
 _FACTORS = _draw.integers(1, 2**63, PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)

@@ -307,7 +307,9 @@ def _read_parquet(path: Path) -> Iterator[Row | Fault]:
     try:
         # Parquet is read from its end: a compressed file must be whole in memory.
         with _open(path) as file:
-            source = path if path.suffix == ".parquet" else pyarrow.BufferReader(file.read())
+            source = (
+                path if path.suffix.lower() == ".parquet" else pyarrow.BufferReader(file.read())
+            )
         table = pyarrow.parquet.ParquetFile(source)
         for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
             for values in batch.to_pylist():
@@ -317,7 +319,8 @@ def _read_parquet(path: Path) -> Iterator[Row | Fault]:
         raise _BrokenFileError(
             Fault(
                 line=line,
-                problem=f"is the last row that can be read: {str(fault).splitlines()[0]}",
+                problem=f"{'is the last row that can be read' if line else 'cannot be read'}: "
+                f"{str(fault).splitlines()[0]}",
                 rule="a .parquet file must be whole; upload it again",
             )
         ) from fault
