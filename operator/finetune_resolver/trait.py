@@ -103,4 +103,5 @@ TraitSet = dict[str, Trait]
 
 def build_axes(traits: TraitSet) -> Axes:
     """Return the bare values that the rules read."""
+    # NB: the keys are the fields, each with its own type; no type checker can see that.
     return Axes(**{axis: trait.value for axis, trait in traits.items()})  # type: ignore[arg-type]
