@@ -5,9 +5,9 @@ the kubelet would: through the pod's status.
 """
 
 import asyncio
+import functools
 import json
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,20 @@ from finetune_api import wire
 from finetune_api.outcome import Outcome, Stage
 from finetune_api.profile import LanguageProfile, Profile, TokenizerProfile
 from tests.cluster.fixtures import Lab
-from tests.integration.definition import apply_definition
+from tests.integration.conftest import StartOperator
 from tests.integration.operator_process import FaultProxy, OperatorProcess, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("definition"),
+]
 
 NOWHERE = {
     "MEASURE_NODE_SELECTOR": '{"langops.dev/test": "nowhere"}',
     "MEASURE_REQUESTS": '{"cpu": "10m"}',
 }
 QUIET_S = 5.0
-StartOperator = Callable[..., OperatorProcess]
 PROFILE = Profile(
     tokenizer=TokenizerProfile(sha256="a" * 64, vocabulary=49152),
     languages=(
@@ -52,33 +55,10 @@ PROFILE = Profile(
 )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def definition(control_plane: Lab) -> None:
-    """The resource definition."""
-    apply_definition(control_plane)
-
-
 @pytest.fixture
-def start_operator(control_plane: Lab, namespace: str, tmp_path: Path) -> Iterator[StartOperator]:
-    """Starts replicas and ends them after the test."""
-    started: list[OperatorProcess] = []
-
-    def start(**more: Any) -> OperatorProcess:
-        defaults: dict[str, Any] = {
-            "kubeconfig": control_plane.kubeconfig,
-            "namespace": namespace,
-            "settings": NOWHERE,
-        }
-        log = tmp_path / f"operator-{len(started)}.log"
-        operator = OperatorProcess(log=log, **(defaults | more))
-        started.append(operator)
-        operator.start()
-        operator.wait_until_ready()
-        return operator
-
-    yield start
-    for operator in started:
-        operator.kill()
+def start_operator(start_operator: StartOperator) -> StartOperator:
+    """Starts replicas whose pods that measure no kubelet takes."""
+    return functools.partial(start_operator, settings=NOWHERE)
 
 
 def build_resource(namespace: str, **spec: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,17 @@ import pytest
 
 from finetune_api import wire
 from tests.cluster.fixtures import Lab
-from tests.integration.definition import apply_definition
+from tests.integration.conftest import StartOperator
 from tests.integration.operator_process import FaultProxy, OperatorProcess, wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("definition"),
+]
 
 QUIET_S = 5.0
 """Seconds in which nothing may be written."""
-
-StartOperator = Callable[..., OperatorProcess]
 
 
 def build_resource(namespace: str, name: str = "swahili") -> dict[str, Any]:
@@ -43,35 +44,6 @@ def build_resource(namespace: str, name: str = "swahili") -> dict[str, Any]:
             "output": {"uri": "s3://adapters/"},
         },
     }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def definition(control_plane: Lab) -> None:
-    """The resource definition."""
-    apply_definition(control_plane)
-
-
-@pytest.fixture
-def start_operator(control_plane: Lab, namespace: str, tmp_path: Path) -> Iterator[StartOperator]:
-    """Starts replicas and ends them after the test."""
-    started: list[OperatorProcess] = []
-
-    def start(*, ready: bool = True, **more: Any) -> OperatorProcess:
-        defaults: dict[str, Any] = {
-            "kubeconfig": control_plane.kubeconfig,
-            "namespace": namespace,
-        }
-        log = tmp_path / f"operator-{len(started)}.log"
-        operator = OperatorProcess(log=log, **(defaults | more))
-        started.append(operator)
-        operator.start()
-        if ready:
-            operator.wait_until_ready()
-        return operator
-
-    yield start
-    for operator in started:
-        operator.kill()
 
 
 def objects(lab: Lab, kind: str, namespace: str) -> list[dict[str, Any]]:
