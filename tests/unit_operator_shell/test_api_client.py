@@ -41,14 +41,16 @@ async def test_an_overloaded_server_is_asked_again(api: FakeApi, code: int) -> N
     assert await api.client().get(JOBS, namespace="ml", name="a") == JOB
 
 
-@pytest.mark.parametrize("page", ["<html>Sign in</html>", "null", ""])
-async def test_a_page_in_place_of_an_object_is_an_outage(api: FakeApi, page: str) -> None:
-    for _ in range(5):
+async def test_a_page_in_place_of_an_object_is_an_outage(api: FakeApi) -> None:
+    # Asked five times, like after any outage.
+    for page in ("null", "", "[]", "{", "<html>Sign in</html>"):
         api.answer(200, page)
     with pytest.raises(errors.UnavailableError) as caught:
         await api.client().get(JOBS, namespace="ml", name="a")
     path = "/apis/batch/v1/namespaces/ml/jobs/a"
-    assert str(caught.value) == f"GET {path} was answered with no object: {page.encode()!r}."
+    assert str(caught.value) == (
+        f"GET {path} was answered with no object: b'<html>Sign in</html>'."
+    )
 
 
 async def test_a_long_retry_after_is_left_to_the_queue(api: FakeApi) -> None:

@@ -24,6 +24,8 @@ from tests.unit_trainer.conftest import Bucket, make_bucket
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
 from tests.unit_trainer.tokenizers_of_tests import CHATML, NO_SYSTEM, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 64,
