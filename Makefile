@@ -88,7 +88,7 @@ queue-test: venv cluster-up ## Runs in a queue of the real Kueue; apart from `te
 
 .PHONY: bench
 bench: venv ## Measure the operator on the lab; prints JSON
-	$(RUN) python tests/bench/operator_latency.py
+	$(RUN) python -m tests.bench.operator_latency
 
 .PHONY: soak
 soak: venv cluster-up images ## 50 small runs on the lab while pods, operator, S3 and node agent are killed (an hour)

@@ -1,6 +1,6 @@
 """How long the Measure pod takes for ten megabytes of chats, from start to end.
 
-    python tests/bench/measure_speed.py [--megabytes 10] [--tag sw] [--family llama31]
+    python -m tests.bench.measure_speed [--megabytes 10] [--tag sw] [--family llama31]
 
 Writes chats out of the words of the declaration, puts them and the family's tokenizer where a claim
 would be, and runs `python -m finetune_trainer measure` against a real S3 twice: the second run finds

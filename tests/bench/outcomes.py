@@ -1,6 +1,6 @@
 """Which parameters teach a small model more: policy Evidence, policy Guide, or peers' defaults.
 
-    python tests/bench/outcomes.py --results docs/outcomes.json [--languages swh tur fin] [--variants Evidence …]
+    python -m tests.bench.outcomes --results docs/outcomes.json [--languages swh tur fin] [--variants Evidence …]
 
 The real SmolLM2-135M-Instruct learns real text (the Universal Declaration of Human Rights, a chat a
 paragraph, with --rows the shortest ones) on this machine's CPU through the trainer's own entry point, once for each language and

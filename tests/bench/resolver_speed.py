@@ -1,6 +1,6 @@
 """How long one resolution takes, both policies, with nothing and with everything measured.
 
-    python tests/bench/resolver_speed.py [--calls 2000]
+    python -m tests.bench.resolver_speed [--calls 2000]
 
 Resolves the golden corpora (`tests/cases/corpora`) over and over and prints one table and one line of
 JSON. CPU time of this process, in batches: the median is what a call costs here, the best batch what it
