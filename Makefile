@@ -87,8 +87,8 @@ queue-test: venv cluster-up ## Runs in a queue of the real Kueue; apart from `te
 	$(RUN) pytest -q tests/e2e/test_e2e_queue.py
 
 .PHONY: bench
-bench: venv ## Measure the operator on the lab; prints JSON
-	$(RUN) python -m tests.bench.operator_latency
+bench: venv cluster-up ## Measure the operator on the lab; prints JSON
+	eval "$$($(LAB) env)"; $(RUN) python -m tests.bench.operator_latency --kubeconfig "$$KUBECONFIG"
 
 .PHONY: soak
 soak: venv cluster-up images ## 50 small runs on the lab while pods, operator, S3 and node agent are killed (an hour)
