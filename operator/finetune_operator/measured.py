@@ -35,6 +35,8 @@ class Measured:
     """The Job that measures it."""
     profile: Profile | None = None
     """What was found, also where it was only found for another reason than the needs of now."""
+    lost: tuple[ObservedJob, ...] = ()
+    """Jobs that measured it to the end, and nobody read what they found."""
     stale: tuple[ObservedJob, ...] = ()
     """Jobs that still measure what nobody asks for any more."""
 
@@ -61,15 +63,16 @@ def find_measured(
 ) -> Measured:
     """Return where measuring stands; `jobs` are the Measure Jobs of the run."""
     current = [job for job in jobs if job.plan_hash == plan.hash]
+    profile = _kept_profile(kept, wanted=plan.hash) or _found_profile(current, pods=pods)
+    waited_for = current if needs and profile is None else []
     return Measured(
         needs=needs,
         plan=plan,
         # A Job that goes is no longer to be waited for, once another of the same plan is there.
         job=max(current, key=lambda one: (not one.deleting, one.attempt), default=None),
-        profile=_kept_profile(kept, wanted=plan.hash) or _found_profile(current, pods=pods),
-        stale=tuple(
-            job for job in jobs if not (needs and job in current) and is_at_work(job, pods=pods)
-        ),
+        profile=profile,
+        lost=tuple(job for job in waited_for if job.complete is not None),
+        stale=tuple(job for job in jobs if job not in waited_for and is_at_work(job, pods=pods)),
     )
 
 

@@ -2,7 +2,8 @@
 
 `decide` asks this of a resource that may run and has no training Job. The course of a Measure Job is
 that of any Job (`course`); here it is said of the measurement instead of the run. What was found is
-no answer of this module: once there is a profile, `decide` goes on to the plan. Pure.
+no answer of this module: once there is a profile, `decide` goes on to the plan. A measurement that was
+lost with its pod is made again, a few times. Pure.
 """
 
 from dataclasses import replace
@@ -36,6 +37,10 @@ WHYS_TOLD: Final = 2
 """Needs whose sentence is told; a third adds nothing for a reader."""
 ORDINARY: Final = frozenset({words.POD_STARTING, words.TRAINING, words.FINISHED})
 """Steps of a Measure Job that takes its course."""
+AGAIN_AFTER_S: Final = (60.0, 300.0)
+"""From the end of a Job whose result was lost until the next one, for each that may follow. Assumption:
+a node that went away is seen in the first minute, and what deletes pods on purpose is worth no fourth
+Job. Each costs little: what the first one found is still cached in the bucket."""
 
 
 def decide_measurement(situation: Situation, *, admitted: Admitted) -> Actions | None:
@@ -43,9 +48,36 @@ def decide_measurement(situation: Situation, *, admitted: Admitted) -> Actions |
     measured = situation.measured
     if not measured.is_missing or measured.plan is None:
         return None
-    if measured.job is not None:
-        return _follow(situation, job=measured.job)
+    if measured.job is None:
+        return _begin(situation, admitted=admitted, plan=measured.plan)
+    course = _course(situation, job=measured.job)
+    if not _is_lost(situation, job=measured.job, course=course):
+        return _follow(situation, job=measured.job, course=course)
+    left = _seconds_until_again(situation, job=measured.job)
+    if left is None:
+        return write(situation, report=_report_given_up(situation))
+    if left > 0:
+        report = _report_lost(situation, job=measured.job)
+        return write(situation, report=report, requeue_after_s=left)
     return _begin(situation, admitted=admitted, plan=measured.plan)
+
+
+def _is_lost(situation: Situation, *, job: ObservedJob, course: Course) -> bool:
+    """Return whether a Job has measured, and its pod went before anybody read what it found."""
+    if course.phase != FAILED or course.failed_for != words.OUTCOME_MISSING:
+        return False
+    return not any(pod.ended for pod in situation.pods_of(job))
+
+
+def _seconds_until_again(situation: Situation, *, job: ObservedJob) -> float | None:
+    """Return how long the next Job waits after this lost one, or None where none follows."""
+    tries = len(situation.measured.lost)
+    if tries > len(AGAIN_AFTER_S):
+        return None
+    if job.complete is None or job.complete.time is None:
+        return 0.0
+    passed = (situation.now - job.complete.time).total_seconds()
+    return max(AGAIN_AFTER_S[tries - 1] - passed, 0.0)
 
 
 def _begin(situation: Situation, *, admitted: Admitted, plan: MeasurePlan) -> Actions:
@@ -59,7 +91,8 @@ def _begin(situation: Situation, *, admitted: Admitted, plan: MeasurePlan) -> Ac
         attempt=next_attempt(situation.measure_jobs),
         context=situation.context,
     )
-    followed = _follow(situation, job=ObservedJob.from_object(objects.job))
+    job = ObservedJob.from_object(objects.job)
+    followed = _follow(situation, job=job, course=_course(situation, job=job))
     return replace(followed, creates=(objects.config_map, objects.job))
 
 
@@ -70,8 +103,8 @@ def _not_created(situation: Situation, *, why: Why) -> Actions:
     return write(situation, report=report, requeue_after_s=why.retry_s)
 
 
-def _follow(situation: Situation, *, job: ObservedJob) -> Actions:
-    course = decide_course(
+def _course(situation: Situation, *, job: ObservedJob) -> Course:
+    return decide_course(
         Run(
             job=job,
             pods=situation.pods_of(job),
@@ -80,6 +113,9 @@ def _follow(situation: Situation, *, job: ObservedJob) -> Actions:
             context=situation.context,
         )
     )
+
+
+def _follow(situation: Situation, *, job: ObservedJob, course: Course) -> Actions:
     return write(
         situation,
         report=_report(situation, job=job, course=course),
@@ -95,18 +131,17 @@ def _follow(situation: Situation, *, job: ObservedJob) -> Actions:
 def _report(situation: Situation, *, job: ObservedJob, course: Course) -> Report:
     if course.phase != FAILED:
         return _report_under_way(situation, job=job, course=course)
-    has_pod = any(pod.ended for pod in situation.pods_of(job))
-    if course.failed_for == words.OUTCOME_MISSING and not has_pod:
-        return _report_lost(situation, job=job)
+    claims = tuple(claim for claim in course.claims if claim.type != words.RUNNING)
+    return _report_failed(situation, message=course.message, claims=claims)
+
+
+def _report_failed(situation: Situation, *, message: str, claims: tuple[Claim, ...]) -> Report:
     failed = "The text could not be measured."
     return build_report(
         situation,
         phase=FAILED,
-        message=course.message,
-        claims=(
-            *_waiting(words.FINISHED, failed),
-            *(claim for claim in course.claims if claim.type != words.RUNNING),
-        ),
+        message=message,
+        claims=(*_waiting(words.FINISHED, failed), *claims),
     )
 
 
@@ -117,7 +152,9 @@ def _report_under_way(situation: Situation, *, job: ObservedJob, course: Course)
         # One sentence for all that is ordinary, so that the status of a new resource is written once.
         needs = situation.measured.needs[:WHYS_TOLD]
         whys = " ".join(f"{need.why[:1].upper()}{need.why[1:]}" for need in needs)
-        message = f"Job {job.name} measures the text. {whys}"
+        is_again = any(one.name != job.name for one in situation.measured.lost)
+        again = " again, because what was measured before is lost" if is_again else ""
+        message = f"Job {job.name} measures the text{again}. {whys}"
         reason = words.MEASURING
     is_held = course.phase == SUSPENDED
     state = words.SUSPENDED if is_held else words.RECONCILING
@@ -130,19 +167,35 @@ def _report_under_way(situation: Situation, *, job: ObservedJob, course: Course)
 
 
 def _report_lost(situation: Situation, *, job: ObservedJob) -> Report:
+    tries = len(situation.measured.lost)
     message = (
-        f"Job {job.name} is complete and its pod is gone, so what it measured is lost; delete the Job, "
-        "and the text is measured again."
+        f"Job {job.name} is complete and its pod is gone, so what it measured is lost; the text is measured "
+        f"again {AGAIN_AFTER_S[tries - 1]:.0f} seconds after its end ({tries} of {len(AGAIN_AFTER_S)} times)."
     )
     return build_report(
         situation,
-        phase=STALLED,
+        phase=MEASURING,
         message=message,
         claims=(
             *_waiting(words.OUTCOME_MISSING, message),
-            Claim(words.STALLED, "True", words.OUTCOME_MISSING, message),
+            Claim(words.RECONCILING, "True", words.OUTCOME_MISSING, message),
         ),
     )
+
+
+def _report_given_up(situation: Situation) -> Report:
+    """Say that the text is not measured once more, and what to look for."""
+    lost = ", ".join(job.name for job in situation.measured.lost)
+    message = (
+        f"Each of the Jobs {lost} measured the text, and each time its pod was gone before the result was "
+        "read: pods must stay for a minute after their end. Find what deletes them (a policy, a script, "
+        "nodes that are removed), then delete the resource and apply it again."
+    )
+    claims = tuple(
+        Claim(kind, "True", words.OUTCOME_MISSING, message)
+        for kind in (words.FAILED, words.STALLED)
+    )
+    return _report_failed(situation, message=message, claims=claims)
 
 
 def _waiting(reason: str, message: str) -> tuple[Claim, Claim, Claim]:

@@ -81,6 +81,14 @@ class Cluster:
             if "-measure-" in name and f"{name}-p" not in self.pods:
                 self.pods[f"{name}-p"] = build_pod(job, code=code)
 
+    def lose(self) -> None:
+        """Complete every Measure Job that has not ended, and let its pod go unread."""
+        for name, job in self.jobs.items():
+            if "-measure-" in name and "status" not in job:
+                ended = {"type": "Complete", "status": "True", "reason": "CompletionsReached"}
+                at = {"lastTransitionTime": self.now.isoformat()}
+                job["status"] = {"conditions": [ended | at], "completionTime": self.now.isoformat()}
+
     def names(self, role: str) -> list[str]:
         return [name for name in self.created if f"-{role}-" in name]
 
@@ -263,6 +271,57 @@ def test_a_text_that_could_not_be_measured_ends_one_generation_and_no_other() ->
     cluster.measure()
     cluster.reconcile()
     assert len(trained(cluster)) == 1
+
+
+@QUICK
+@given(st.integers(0, 5), deaths)
+def test_a_lost_measurement_is_made_again_twice_at_most(losses: int, dying: list[int]) -> None:
+    cluster = Cluster(RUN)
+    for _ in range(losses):
+        for written in dying:
+            cluster.reconcile(dies_after=written)
+        cluster.reconcile()
+        cluster.lose()
+        cluster.now += HOUR
+    cluster.reconcile()
+    cluster.measure()
+    cluster.reconcile()
+    assert len(cluster.names("measure")) == min(losses + 1, 3)
+    if losses < 3:
+        assert len(trained(cluster)) == 1
+        return
+    assert cluster.condition("Failed") == ("True", "OutcomeMissing")
+    assert trained(cluster) == []
+    cluster.now += HOUR
+    assert cluster.reconcile() == Actions()
+
+
+def test_a_lost_measurement_is_not_made_again_before_its_pause_is_over() -> None:
+    cluster = Cluster(RUN)
+    cluster.reconcile()
+    cluster.lose()
+    cluster.now += timedelta(seconds=50)
+    waiting = cluster.reconcile()
+    assert (waiting.creates, waiting.requeue_after_s) == ((), 10.0)
+    assert cluster.condition("Reconciling") == ("True", "OutcomeMissing")
+    again = cluster.reconcile()
+    assert (again.status, again.events, again.requeue_after_s) == (None, (), 10.0)
+    cluster.now += timedelta(seconds=10)
+    assert len(cluster.reconcile().creates) == 2
+    assert cluster.condition("Reconciling") == ("True", "Measuring")
+
+
+def test_a_suspended_resource_does_not_measure_again_what_was_lost() -> None:
+    cluster = Cluster(RUN)
+    cluster.reconcile()
+    cluster.lose()
+    cluster.now += HOUR
+    cluster.change(suspend=True)
+    cluster.reconcile()
+    assert len(cluster.names("measure")) == 1
+    cluster.change(suspend=False)
+    cluster.reconcile()
+    assert len(cluster.names("measure")) == 2
 
 
 @QUICK
