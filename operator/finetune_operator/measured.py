@@ -57,13 +57,16 @@ def find_measured(
     *,
     needs: tuple[Need, ...],
     plan: MeasurePlan,
+    keys: frozenset[tuple[str, str]],
     kept: MeasurementStatus | None,
     jobs: tuple[ObservedJob, ...],
     pods: tuple[ObservedPod, ...],
 ) -> Measured:
-    """Return where measuring stands; `jobs` are the Measure Jobs of the run."""
-    current = [job for job in jobs if job.plan_hash == plan.hash]
-    profile = _kept_profile(kept, wanted=plan.hash) or _found_profile(current, pods=pods)
+    """Return where measuring stands; `jobs` are the Measure Jobs of the run, `keys` what one gets now."""
+    same_text = [job for job in jobs if job.plan_hash == plan.hash]
+    # Another `secretRef` is another key and no other text: whoever was denied is not asked again.
+    current = [job for job in same_text if job.secrets == keys]
+    profile = _kept_profile(kept, wanted=plan.hash) or _found_profile(same_text, pods=pods)
     waited_for = current if needs and profile is None else []
     return Measured(
         needs=needs,

@@ -48,6 +48,8 @@ class ObservedJob:
     run: int
     attempt: int
     plan_hash: str
+    secrets: frozenset[tuple[str, str]]
+    """Prefix and name of each Secret whose keys its pods get."""
     created: datetime | None
     deleting: bool
     suspended: bool
@@ -101,6 +103,10 @@ class ObservedJob:
             run=_digits(labels, wire.LABEL_RUN),
             attempt=_digits(labels, wire.LABEL_ATTEMPT),
             plan_hash=_text(annotations, wire.ANNOTATION_PLAN_HASH),
+            secrets=frozenset(
+                (_text(one, "prefix"), _text(_map(one, "secretRef"), "name"))
+                for one in _items(trainer, "envFrom")
+            ),
             created=_time(metadata, "creationTimestamp"),
             deleting=_time(metadata, "deletionTimestamp") is not None,
             suspended=spec.get("suspend") is True,
@@ -251,6 +257,9 @@ class Observed:
     """Pods of these Jobs."""
     job_events: tuple[JobEvent, ...] = ()
     """Warning events about the Job and its pods; read only where `Actions.needs_job_events`."""
+    begun_plan: str | None = None
+    """The plan that a run without a Job began with, as JSON; empty where it is gone. Read only where
+    `Actions.needs_begun_plan`."""
     name_conflicts: tuple[str, ...] = ()
     """Names that the last creates found taken by objects of somebody else."""
     predecessors: tuple[str, ...] = ()

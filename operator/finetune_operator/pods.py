@@ -175,13 +175,20 @@ def _credentials(resource: LanguageFinetune, *, assignment: Assignment) -> Itera
     The Secret is not optional: the kubelet then names it in the pod's status while it is missing,
     and starts the container by itself when it appears.
     """
+    for prefix, name in _secrets(resource, role=assignment.role):
+        yield {"prefix": prefix, "secretRef": {"name": name}}
+
+
+def secrets_of(resource: LanguageFinetune, *, role: str) -> frozenset[tuple[str, str]]:
+    """Return prefix and name of each Secret that a Job of a role gets; no plan knows the names."""
+    return frozenset(_secrets(resource, role=role))
+
+
+def _secrets(resource: LanguageFinetune, *, role: str) -> Iterator[tuple[str, str]]:
     for use, reference in secret_uses(resource):
-        if assignment.role == wire.ROLE_PROBE and use != wire.CREDENTIALS_OUTPUT:
+        if role == wire.ROLE_PROBE and use != wire.CREDENTIALS_OUTPUT:
             continue  # it reads neither model nor text
-        yield {
-            "prefix": wire.credentials_prefix(use),
-            "secretRef": {"name": reference.name},
-        }
+        yield wire.credentials_prefix(use), reference.name
 
 
 def secret_uses(resource: LanguageFinetune) -> Iterator[tuple[str, SecretRef]]:

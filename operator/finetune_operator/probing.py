@@ -30,6 +30,7 @@ from finetune_operator.course import decide_course
 from finetune_operator.endings import exit_code, proved_outcome, read_outcome
 from finetune_operator.manifests import build_objects
 from finetune_operator.observation import ObservedJob, ObservedPod
+from finetune_operator.pods import secrets_of
 from finetune_operator.retries import FIRST_ATTEMPT
 from finetune_operator.run import COMPLETE, FAILED, PENDING, Course, Run
 from finetune_operator.situation import Situation
@@ -45,7 +46,7 @@ def decide_probe(situation: Situation, *, proposal: Proposal) -> Actions | None:
     """Return what looking for finished work asks for, or None where the run may begin."""
     if not _is_worthwhile(situation, proposal=proposal):
         return None
-    job = _probe_of(situation, plan_hash=proposal.plan.hash)
+    job = _probe_of(situation, proposal=proposal)
     if job is None:
         return _begin(situation, proposal=proposal)
     pods = situation.pods_of(job)
@@ -73,8 +74,11 @@ def _is_worthwhile(situation: Situation, *, proposal: Proposal) -> bool:
     return created is None or created.status != "True"
 
 
-def _probe_of(situation: Situation, *, plan_hash: str) -> ObservedJob | None:
-    jobs = (job for job in situation.probe_jobs if job.plan_hash == plan_hash)
+def _probe_of(situation: Situation, *, proposal: Proposal) -> ObservedJob | None:
+    """Return the probe of this plan with these keys; another `secretRef` is no other plan."""
+    keys = secrets_of(proposal.resource, role=wire.ROLE_PROBE)
+    wanted = (proposal.plan.hash, keys)
+    jobs = (job for job in situation.probe_jobs if (job.plan_hash, job.secrets) == wanted)
     return max(jobs, key=lambda one: (not one.deleting, one.attempt), default=None)
 
 

@@ -18,6 +18,7 @@ from finetune_operator.measured import Measured, find_measured
 from finetune_operator.names import job_name
 from finetune_operator.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.planning import build_measure_plan
+from finetune_operator.pods import secrets_of
 from finetune_operator.retries import (
     FIRST_ATTEMPT,
     WITH_MORE_MEMORY,
@@ -135,6 +136,7 @@ class Situation:
         return find_measured(
             needs=admitted.needs,
             plan=build_measure_plan(admitted.resource, run=self.run),
+            keys=secrets_of(admitted.resource, role=wire.ROLE_MEASURE),
             kept=self.before.measurement,
             jobs=self.measure_jobs,
             pods=self.observed.pods,
