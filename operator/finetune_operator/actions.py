@@ -11,7 +11,8 @@ The shell keeps this order, so that a crash between any two steps loses nothing:
 5. `events`, only once the status is written.
 
 Where `needs_job_events`, the shell first reads the events of the Job and its pods, decides once more
-with them and carries out that answer, whether or not it asks for events again.
+with them and carries out that answer, whether or not it asks for events again. The same for the plan
+of a run that has begun, where `needs_begun_plan` names the ConfigMap that holds it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -72,6 +73,8 @@ class Actions:
     requeue_after_s: float | None = None
     """Seconds after which the passing of time alone may change the answer; None: never."""
     needs_job_events: bool = False
+    needs_begun_plan: str = ""
+    """Name of the ConfigMap to read; the rest is what would be done without it."""
 
 
 def merge_patches(patches: Iterable[Patch]) -> tuple[Patch, ...]:

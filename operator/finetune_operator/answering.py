@@ -98,7 +98,7 @@ def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "
         plan=build_plan_status(
             proposal.plan,
             spec_hash=hash_spec(proposal.resource.spec),
-            config_map=config_map,
+            config_map=config_map or _kept_config_map(situation, plan_hash=proposal.plan.hash),
             total_steps=proposal.total_steps,
             estimated_seconds=proposal.estimated_seconds,
         ),
@@ -106,6 +106,22 @@ def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "
         warnings=proposal.warnings,
         predicted_memory=format_gib(memory) if memory is not None else "",
     )
+
+
+def _kept_config_map(situation: Situation, *, plan_hash: str) -> str:
+    """Return where the plan of a run that has begun is written down, also while its Job is gone."""
+    before, plan = situation.before, situation.before.plan
+    is_same = plan is not None and plan.hash == plan_hash and before.run == situation.run
+    return plan.config_map if plan is not None and is_same else ""
+
+
+def refused_report(situation: Situation) -> PlanReport:
+    """Return what stays known of a resource that may not run now: the plan of a run that has begun."""
+    before = situation.before
+    has_begun = before.plan is not None and bool(before.plan.config_map)
+    if has_begun and before.run == situation.run:
+        return PlanReport.remember(before)
+    return measured_report(situation)
 
 
 def measured_report(situation: Situation, *, max_seq_length: int | None = None) -> PlanReport:

@@ -19,19 +19,20 @@ from finetune_api.status import ActiveTime
 from finetune_operator import conditions as words
 from finetune_operator.actions import Actions, Delete, Patch, merge_patches
 from finetune_operator.active_time import build_active_time
-from finetune_operator.admission import Proposal, Refusal
+from finetune_operator.admission import Admitted, Proposal, Refusal
 from finetune_operator.answering import (
     ACCEPTED,
     Why,
     build_report,
     delete_of,
     measured_claims,
-    measured_report,
     plan_report,
+    refused_report,
     resolved_claim,
     why_not_created,
     write,
 )
+from finetune_operator.begun import find_begun, plan_to_keep, warn_of_another_plan
 from finetune_operator.conditions import Claim, is_terminal
 from finetune_operator.context import DecisionContext
 from finetune_operator.course import decide_course
@@ -136,11 +137,24 @@ def _prepare(situation: Situation) -> Actions:
     admitted = situation.admitted
     if isinstance(admitted, Refusal):
         return _refuse(situation, refusal=admitted)
+    kept = plan_to_keep(situation, resource=admitted.resource)
+    if kept is not None and is_outdated(situation):
+        return begin_next_run(situation)
+    begun = find_begun(situation, resource=admitted.resource)
+    actions = _go_on_or_begin(situation, admitted=admitted, begun=begun)
+    if kept is None or situation.observed.begun_plan is not None:
+        return actions
+    return replace(actions, needs_begun_plan=kept.config_map)
+
+
+def _go_on_or_begin(situation: Situation, *, admitted: Admitted, begun: Proposal | None) -> Actions:
+    """Go on with the plan that the run has `begun` with, or find one first."""
     is_suspended = is_held(situation.observed.body)
-    measurement = None if is_suspended else decide_measurement(situation, admitted=admitted)
-    if measurement is not None:
-        return measurement
-    proposal = situation.proposal
+    if begun is None and not is_suspended:
+        measurement = decide_measurement(situation, admitted=admitted)
+        if measurement is not None:
+            return measurement
+    proposal = begun or situation.proposal
     if isinstance(proposal, Refusal):
         return _refuse(situation, refusal=proposal)
     if is_suspended:
@@ -165,7 +179,7 @@ def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
         phase=STALLED,
         message=refusal.message,
         claims=(*claims, replace(refused, type=words.STALLED, status="True")),
-        plan=measured_report(situation),
+        plan=refused_report(situation),
     )
     return write(situation, report=report)
 
@@ -299,7 +313,8 @@ def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, Plan
     proposal = situation.proposal
     if isinstance(proposal, Proposal) and proposal.plan.hash == job.plan_hash:
         report = plan_report(situation, proposal=proposal, config_map=job.plan_config_map)
-        return resolved_claim(proposal), report
+        lost = warn_of_another_plan(situation, plan=proposal.plan)
+        return resolved_claim(proposal), replace(report, warnings=(*report.warnings, *lost))
     message = f"Job {job.name} keeps the plan it began with, {job.plan_hash[:8]}"
     if isinstance(proposal, Proposal) and situation.measured.is_missing:
         message += "; its reasons were lost with the status, and nothing is measured beside a run."

@@ -1,13 +1,16 @@
 """Gather: everything about one resource as one frozen value, read from memory.
 
-Between the stores, which the watches fill, and `decide`. The only request it ever makes is for the
-events of a Job that has had no pod for a while, and only when `decide` asks for them.
+Between the stores, which the watches fill, and `decide`. The only requests it ever makes are for the
+events of a Job that has had no pod for a while, and for the plan of a run whose Job is gone; both only
+when `decide` asks for them.
 """
 
 from collections.abc import Mapping
 
+from finetune_api import wire
 from finetune_operator.api_client import ApiClient
-from finetune_operator.kinds import CORE_EVENTS
+from finetune_operator.errors import NotFoundError
+from finetune_operator.kinds import CONFIG_MAPS, CORE_EVENTS
 from finetune_operator.observation import JobEvent, Observed, ObservedJob, ObservedPod, RawObject
 from finetune_operator.resource_cache import ResourceCache
 from finetune_operator.store import Key, Store
@@ -20,7 +23,7 @@ class Gatherer:
     """Reads the stores.
 
     Args:
-        client: fetches events.
+        client: fetches events and plans.
         resources: the LanguageFinetunes.
         jobs: the Jobs.
         pods: their Pods.
@@ -70,6 +73,16 @@ class Gatherer:
         for uid in about:
             found += await self._warnings_about(uid, namespace=namespace)
         return tuple(sorted(found, key=lambda one: one.time.timestamp() if one.time else 0.0))
+
+    async def fetch_plan(self, observed: Observed, *, config_map: str) -> str:
+        """Return the plan that a ConfigMap of the resource holds, as JSON; empty where there is none."""
+        namespace = observed.body["metadata"]["namespace"]
+        try:
+            found = await self._client.get(CONFIG_MAPS, namespace=namespace, name=config_map)
+        except NotFoundError:
+            return ""
+        text = (found.get("data") or {}).get(wire.PLAN_FILE)
+        return text if isinstance(text, str) else ""
 
     async def _warnings_about(self, uid: str, *, namespace: str) -> list[JobEvent]:
         selector = f"involvedObject.uid={uid},type=Warning"

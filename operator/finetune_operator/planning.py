@@ -45,7 +45,7 @@ def build_plan(resource: LanguageFinetune, *, resolution: Resolution, run: int) 
     spec = resource.spec
     training, lora = build_training(resolution)
     plan = TrainingPlan(
-        identity=_identity(resource, run=run),
+        identity=build_identity(resource, run=run),
         model=_model(resource),
         datasets=_datasets(resource),
         stage=spec.stage,
@@ -64,7 +64,7 @@ def build_plan(resource: LanguageFinetune, *, resolution: Resolution, run: int) 
 def build_measure_plan(resource: LanguageFinetune, *, run: int) -> MeasurePlan:
     """Return what run number `run` has measured, its hash filled in."""
     plan = MeasurePlan(
-        identity=_identity(resource, run=run),
+        identity=build_identity(resource, run=run),
         model=_model(resource),
         datasets=_datasets(resource),
         stage=resource.spec.stage,
@@ -74,7 +74,8 @@ def build_measure_plan(resource: LanguageFinetune, *, run: int) -> MeasurePlan:
     return plan.with_hash()
 
 
-def _identity(resource: LanguageFinetune, *, run: int) -> RunIdentity:
+def build_identity(resource: LanguageFinetune, *, run: int) -> RunIdentity:
+    """Return whose plan it is."""
     metadata = resource.metadata
     return RunIdentity(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid, run=run)
 

@@ -99,10 +99,16 @@ class Reconciler:
             self._just_created.discard(key)
             return None
         actions = self._decide(observed, now=self._now())
+        if actions.needs_begun_plan:
+            name = actions.needs_begun_plan
+            plan = await self._gatherer.fetch_plan(observed, config_map=name)
+            observed = replace(observed, begun_plan=plan)
+            actions = self._decide(observed, now=self._now())
         if actions.needs_job_events:
             events = await self._gatherer.fetch_job_events(observed)
             observed = replace(observed, job_events=events)
             actions = self._decide(observed, now=self._now())
+        begun_plan = observed.begun_plan
         refusal = await self._create(actions)
         if refusal is not None:
             observed = self._gatherer.observe(key)
@@ -110,6 +116,7 @@ class Reconciler:
                 return None
             observed = replace(
                 observed,
+                begun_plan=begun_plan,
                 name_conflicts=refusal.name_conflicts,
                 predecessors=refusal.predecessors,
                 rejected=refusal.rejected,

@@ -47,11 +47,11 @@ def build_warning_events(
     before: Iterable[WarningStatus], *, after: Iterable[WarningStatus]
 ) -> tuple[Event, ...]:
     """Return an event for each announced warning that was not in status before."""
-    known = {one.id for one in before}
+    known, told = {one.id for one in before}, ANNOUNCED | OF_THE_RUN
     return tuple(
-        Event("Warning", ANNOUNCED[one.id], one.message)
+        Event("Warning", told[one.id], one.message)
         for one in after
-        if one.id in ANNOUNCED and one.id not in known
+        if one.id in told and one.id not in known
     )
 
 
@@ -75,7 +75,11 @@ ANNOUNCED: Final = {
     "truncation-high": "TruncationHigh",
     "insufficient-gpu-memory": "InsufficientGPUMemory",
 }
-"""Warnings that tell of a run that may be spent for nothing; the others wait in status."""
+"""Warnings of the resolver that tell of a run that may be spent for nothing; the others wait in status."""
+OF_THE_RUN: Final = {
+    "plan-not-kept": "PlanNotKept",
+}
+"""Warnings of the operator's own, about what a run lost or could not do."""
 NORMAL: Final = {
     (words.CORPUS_MEASURED, "True"): "CorpusMeasured",
     (words.JOB_CREATED, "True"): "JobCreated",

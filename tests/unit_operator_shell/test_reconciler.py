@@ -283,6 +283,36 @@ async def test_events_are_read_only_when_they_are_asked_for(api: FakeApi, world:
 
 
 @pytest.mark.parametrize(
+    ("code", "answer", "plan"),
+    [
+        (200, {"data": {"plan.json": "{}"}}, "{}"),
+        (200, {"data": {"other": "x"}}, ""),
+        (404, build_status(404, "NotFound"), ""),
+    ],
+    ids=["there", "of another kind", "gone"],
+)
+async def test_the_plan_of_a_begun_run_is_read_only_when_it_is_asked_for(
+    api: FakeApi, world: MakeWorld, code: int, answer: dict[str, Any], plan: str
+) -> None:
+    api.answer(code, answer)
+    begun = world(Actions(needs_begun_plan="sw-1-plan-x"), Actions(requeue_after_s=30))
+    assert await begun.reconciler.reconcile(KEY) == 30
+    assert methods(api) == ["GET configmaps/sw-1-plan-x"]
+    assert [one.begun_plan for one in begun.observed] == [None, plan]
+
+
+async def test_a_refused_create_is_decided_on_again_with_the_plan_that_was_read(
+    api: FakeApi, world: MakeWorld
+) -> None:
+    api.answer(200, {"data": {"plan.json": "{}"}})
+    api.answer(403, build_status(403, "Forbidden", "exceeded quota: gpus"))
+    asked, creating = Actions(needs_begun_plan="sw-1-plan-x"), Actions(creates=(job(),))
+    refused = world(asked, creating, Actions())
+    await refused.reconciler.reconcile(KEY)
+    assert refused.observed[2].begun_plan == "{}"
+
+
+@pytest.mark.parametrize(
     ("attempts", "seen"),
     [
         ([{"uid": "uid-p"}], ["p"]),
