@@ -1,22 +1,19 @@
 """Reading: a data file as examples and faults, in the order of its lines.
 
-Above `records` and `examples`, below everything that learns from text or measures it. The first row
-of a file decides how all of it is read; what to do about faults is the caller's business.
+Above `records`, `columns` and `chats`, below everything that learns from text or measures it. The first
+row of a file decides how all of it is read; what to do about faults is the caller's business.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from finetune_api.plan import PlannedDataset
+from finetune_api.resource import DatasetFormat
+from finetune_text.chats import check_order, parse_messages, parse_tools
+from finetune_text.columns import ALLOWED_COLUMNS, INPUT_COLUMNS, Reading, decide_reading
 from finetune_text.errors import TextInvalid
-from finetune_text.examples import (
-    ALLOWED_COLUMNS,
-    Example,
-    Reading,
-    build_example,
-    decide_reading,
-)
+from finetune_text.examples import BrokenRuleError, Example, check_text
 from finetune_text.records import Fault, Row, read_records
 
 
@@ -77,3 +74,61 @@ def _describe_wanted(dataset: PlannedDataset) -> str:
     if dataset.format != "Auto":
         return f"those of the format {dataset.format}, out of {ALLOWED_COLUMNS}"
     return ALLOWED_COLUMNS
+
+
+# --- One row ------------------------------------------------------------------------------------
+
+
+def build_example(row: Row, reading: Reading, *, uri: str) -> Example | Fault:
+    """Return what the row teaches, or the rule that it breaks."""
+    source = f"{uri} line {row.line}"
+    try:
+        match reading.format:
+            case DatasetFormat.CHAT:
+                return _build_chat(row.values, reading.columns.messages or "", source=source)
+            case DatasetFormat.TEXT:
+                return Example(source=source, text=_text(row.values, reading.columns.text or ""))
+            case _:
+                return _build_pair(row.values, reading, source=source)
+    except BrokenRuleError as broken:
+        return Fault(line=row.line, problem=broken.problem, rule=broken.rule)
+
+
+def _build_chat(values: Mapping[str, Any], column: str, *, source: str) -> Example:
+    messages = parse_messages(_present(values, column), where=f"column {column!r}")
+    check_order(messages)
+    return Example(source=source, messages=messages, tools=parse_tools(values))
+
+
+def _build_pair(values: Mapping[str, Any], reading: Reading, *, source: str) -> Example:
+    prompt, completion = reading.columns.prompt or "", reading.columns.completion or ""
+    if isinstance(_present(values, prompt), list):
+        messages = parse_messages(values[prompt], where=f"column {prompt!r}")
+        answer = _present(values, completion)
+        said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+        messages += parse_messages(said, where=f"column {completion!r}")
+        check_order(messages)
+        return Example(source=source, messages=messages, tools=parse_tools(values))
+    asked, answered = _text(values, prompt), _text(values, completion)
+    if reading.format is DatasetFormat.PROMPT_COMPLETION:
+        return Example(source=source, prompt=asked, completion=answered)
+    # The answer may stand in a column of such a name: it is never part of its own question.
+    inputs = (name for name in INPUT_COLUMNS if name not in (prompt, completion))
+    more = next((values[name] for name in inputs if values.get(name)), None)
+    instruction = f"{asked}\n\n{more}" if isinstance(more, str) else asked
+    return Example(source=source, prompt=instruction, separator="\n\n", completion=answered)
+
+
+def _present(values: Mapping[str, Any], column: str) -> Any:
+    value = values.get(column)
+    if value is None:
+        found = ", ".join(sorted(values)) or "none"
+        raise BrokenRuleError(
+            f"has no value in column {column!r} (columns: {found})",
+            "every row must have it; fill it or drop the row",
+        )
+    return value
+
+
+def _text(values: Mapping[str, Any], column: str) -> str:
+    return check_text(_present(values, column), where=f"column {column!r}")

@@ -1,0 +1,95 @@
+"""Columns: which format a file has, by the names of its columns.
+
+Pure, below `reading`. Names that other tools use (`conversations`, `instruction`, `response`) are
+understood; what the dataset names itself comes first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_api.plan import PlannedColumns
+from finetune_api.resource import DatasetFormat
+from finetune_text.records import TEXT_COLUMN
+
+MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
+INSTRUCTION_COLUMNS = ("instruction",)
+INPUT_COLUMNS = ("input", "context")
+OUTPUT_COLUMNS = ("output", "response", "completion", "answer")
+PROMPT_COLUMNS = ("prompt", "question", "query")
+COMPLETION_COLUMNS = ("completion", "response", "answer", "output")
+TEXT_COLUMNS = (TEXT_COLUMN, "content")
+ALLOWED_COLUMNS = (
+    "messages or conversations, instruction with output, prompt with completion, or text"
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of a file are read."""
+
+    format: DatasetFormat
+    """Never Auto."""
+    columns: PlannedColumns
+
+
+def decide_reading(
+    columns: Sequence[str], *, wanted: DatasetFormat, named: PlannedColumns
+) -> Reading | None:
+    """Return how rows with these columns are read, or None where the columns do not fit."""
+    candidates = (
+        _chat_columns(columns, named),
+        _instruction_columns(columns, named),
+        _prompt_columns(columns, named),
+        _text_columns(columns, named),
+    )
+    for reading in candidates:
+        if reading is not None and wanted in (DatasetFormat.AUTO, reading.format):
+            return reading
+    return None
+
+
+def _pick(columns: Sequence[str], named: str | None, usual: Sequence[str]) -> str | None:
+    if named is not None:
+        return named if named in columns else None
+    return next((name for name in usual if name in columns), None)
+
+
+def _chat_columns(columns: Sequence[str], named: PlannedColumns) -> Reading | None:
+    messages = _pick(columns, named.messages, MESSAGE_COLUMNS)
+    if messages is None or (named.messages is None and _names_others(named)):
+        return None
+    return Reading(DatasetFormat.CHAT, PlannedColumns(messages=messages))
+
+
+def _instruction_columns(columns: Sequence[str], named: PlannedColumns) -> Reading | None:
+    # Without an instruction column of the usual name this is a plain prompt with its completion.
+    usual = () if "instruction" not in columns else INSTRUCTION_COLUMNS
+    prompt = _pick(columns, named.prompt, usual)
+    completion = _pick(columns, named.completion, OUTPUT_COLUMNS)
+    if prompt is None or completion is None or named.text or named.messages:
+        return None
+    if prompt not in INSTRUCTION_COLUMNS:
+        return None
+    return Reading(DatasetFormat.INSTRUCTION, PlannedColumns(prompt=prompt, completion=completion))
+
+
+def _prompt_columns(columns: Sequence[str], named: PlannedColumns) -> Reading | None:
+    prompt = _pick(columns, named.prompt, (*PROMPT_COLUMNS, *INSTRUCTION_COLUMNS, "input"))
+    usual = [name for name in COMPLETION_COLUMNS if name != prompt]
+    completion = _pick(columns, named.completion, usual)
+    if prompt is None or completion is None or named.text or named.messages:
+        return None
+    return Reading(
+        DatasetFormat.PROMPT_COMPLETION, PlannedColumns(prompt=prompt, completion=completion)
+    )
+
+
+def _text_columns(columns: Sequence[str], named: PlannedColumns) -> Reading | None:
+    text = _pick(columns, named.text, TEXT_COLUMNS)
+    if text is None or (named.text is None and _names_others(named)):
+        return None
+    return Reading(DatasetFormat.TEXT, PlannedColumns(text=text))
+
+
+def _names_others(named: PlannedColumns) -> bool:
+    return any((named.messages, named.prompt, named.completion, named.text))
