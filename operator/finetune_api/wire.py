@@ -122,6 +122,8 @@ CREDENTIAL_KEYS: Final = (
 )
 """The keys read from a referenced Secret; every other key is ignored."""
 
+CREDENTIALS_BEGIN: Final = "FINETUNE_"
+"""Every such prefix begins so."""
 CREDENTIALS_MODEL: Final = "MODEL"
 CREDENTIALS_OUTPUT: Final = "OUTPUT"
 CREDENTIALS_HUB: Final = "HUB"
@@ -139,7 +141,7 @@ def credentials_prefix(use: str) -> str:
     with different credentials never meet: `FINETUNE_OUTPUT_AWS_ACCESS_KEY_ID`. Environment, not a
     volume: the kubelet names a missing Secret in the pod's status only for environment.
     """
-    return f"FINETUNE_{use}_"
+    return f"{CREDENTIALS_BEGIN}{use}_"
 
 
 # --- The published folder -----------------------------------------------------------------------

@@ -103,10 +103,7 @@ class ObservedJob:
             run=_digits(labels, wire.LABEL_RUN),
             attempt=_digits(labels, wire.LABEL_ATTEMPT),
             plan_hash=_text(annotations, wire.ANNOTATION_PLAN_HASH),
-            secrets=frozenset(
-                (_text(one, "prefix"), _text(_map(one, "secretRef"), "name"))
-                for one in _items(trainer, "envFrom")
-            ),
+            secrets=_secrets(trainer),
             created=_time(metadata, "creationTimestamp"),
             deleting=_time(metadata, "deletionTimestamp") is not None,
             suspended=spec.get("suspend") is True,
@@ -271,6 +268,16 @@ class Observed:
 def _map(value: object, key: str) -> RawObject:
     inner = value.get(key) if isinstance(value, Mapping) else None
     return inner if isinstance(inner, Mapping) else {}
+
+
+def _secrets(trainer: RawObject) -> frozenset[tuple[str, str]]:
+    """Return the Secrets that we gave; a policy of the cluster may add others to every Job."""
+    sources = ((_text(one, "prefix"), _map(one, "secretRef")) for one in _items(trainer, "envFrom"))
+    return frozenset(
+        (prefix, _text(secret, "name"))
+        for prefix, secret in sources
+        if prefix.startswith(wire.CREDENTIALS_BEGIN)
+    )
 
 
 def _items(value: RawObject, key: str) -> Iterator[RawObject]:

@@ -36,6 +36,8 @@ class Cluster:
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     created: list[str] = field(default_factory=list)
     now: datetime = START
+    adds: tuple[dict[str, Any], ...] = ()
+    """Environment that a policy of the cluster gives every container."""
 
     def observe(self) -> Observed:
         return Observed(
@@ -69,6 +71,8 @@ class Cluster:
             "uid": f"uid-{len(self.created)}",
             "creationTimestamp": self.now.isoformat(),
         }
+        for container in raw["spec"]["template"]["spec"]["containers"]:
+            container["envFrom"] = [*container.get("envFrom", ()), *self.adds]
         self.jobs[name] = raw
 
     def remove(self, name: str) -> None:
@@ -160,6 +164,14 @@ def test_whenever_the_operator_dies_the_text_is_measured_once_and_trained_once(
     assert cluster.names("measure") == ["swahili-assistant-1-measure-1"]
     assert cluster.names("train") == ["swahili-assistant-1-train-1"]
     assert cluster.condition("CorpusMeasured") == ("True", "Measured")
+
+
+def test_a_policy_that_gives_every_pod_more_environment_makes_no_second_job() -> None:
+    more = ({"secretRef": {"name": "proxy"}}, {"prefix": "CA_", "configMapRef": {"name": "ca"}})
+    cluster = Cluster(RUN, adds=more)
+    for _ in range(3):
+        cluster.reconcile()
+    assert cluster.created == ["swahili-assistant-1-measure-1"]
 
 
 @QUICK
