@@ -13,7 +13,8 @@ import zstandard
 
 from finetune_api.plan import PlannedDataset
 from finetune_text.examples import Example
-from finetune_text.records import Fault, Row, read_records
+from finetune_text.faults import Fault
+from finetune_text.records import Row, read_records
 from finetune_trainer.data_files import DataFile, FetchedDataset
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.validate import ValidDataset, decide_held_out, validate_dataset

@@ -5,6 +5,7 @@ understood, also where a list stands there as JSON text; what a message says is 
 """
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ ROLES = {
     "observation": "tool",
 }
 """What other tools call a role, and what chat templates call it."""
+MOST_DEPTH = 64
+"""Of lists and objects inside each other in tools and calls: schemas of functions have a dozen, and
+templates write them recursively."""
 _MESSAGE = 'a message must be {"role", "content"} or {"from", "value"}; correct the message'
 
 
@@ -45,13 +49,17 @@ def _parse_message(value: Any, number: int) -> Message:
     role = ROLES.get(str(spoken).lower())
     if role is None:
         raise BrokenRuleError(
-            f"has the role {spoken!r} in message {number}",
+            f"has the role {reprlib.repr(spoken)} in message {number}",
             "a role must be system, user, assistant or tool; correct the message",
         )
     calls = _parse_tool_calls(value, number)
     content = _parse_content(value, number, is_optional=bool(calls))
     kept = ("name", "tool_call_id", "reasoning_content")
-    extra = {key: value[key] for key in kept if isinstance(value.get(key), str)}
+    extra = {
+        key: check_text(value[key], where=f"{key} of message {number}")
+        for key in kept
+        if isinstance(value.get(key), str)
+    }
     return Message(role=role, content=content, tool_calls=calls, extra=extra or None)
 
 
@@ -100,7 +108,9 @@ def _parse_call(call: Any, number: int) -> Mapping[str, Any]:
         "type": "function",
         "function": {"name": inner["name"], "arguments": arguments},
     }
-    return result | ({"id": call["id"]} if isinstance(call.get("id"), str) else {})
+    result |= {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    _check_value(result, where=f"a tool call of message {number}")
+    return result
 
 
 def parse_tools(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
@@ -114,7 +124,32 @@ def parse_tools(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
             "has no list in column 'tools'", "it must be a list of functions; correct the row"
         )
     parsed = [_parse_json_text(tool, where="column 'tools'") for tool in parsed]
+    _check_value(parsed, where="column 'tools'")
     return tuple(tool for tool in parsed if isinstance(tool, dict))
+
+
+def _check_value(value: object, *, where: str) -> None:
+    """Refuse what a template could not write as JSON, such as the dates that Parquet knows."""
+    if _is_deeper(value, than=MOST_DEPTH):
+        raise BrokenRuleError(
+            f"has lists and objects in {where} that are more than {MOST_DEPTH} deep",
+            "no template writes them; correct the row",
+        )
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError) as fault:
+        raise BrokenRuleError(
+            f"has a value in {where} that JSON does not know ({fault})",
+            "it must be text, a number, a truth value, a list or an object; correct the row",
+        ) from fault
+    check_text(text, where=where)
+
+
+def _is_deeper(value: object, *, than: int) -> bool:
+    if not isinstance(value, dict | list | tuple):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return than == 0 or any(_is_deeper(part, than=than - 1) for part in parts)
 
 
 def _parse_json_text(value: Any, *, where: str) -> Any:

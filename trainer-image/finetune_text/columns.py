@@ -22,6 +22,10 @@ ALLOWED_COLUMNS = (
     "messages or conversations, instruction with output, prompt with completion, or text"
 )
 
+MOST_NAMES = 12
+"""Names of columns in a message: those of a row that is meant for people are fewer."""
+MOST_NAME_CHARACTERS = 40
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -93,3 +97,14 @@ def _text_columns(columns: Sequence[str], named: PlannedColumns) -> Reading | No
 
 def _names_others(named: PlannedColumns) -> bool:
     return any((named.messages, named.prompt, named.completion, named.text))
+
+
+def list_columns(columns: Sequence[str]) -> str:
+    """Return the names for a message, however many they are and whatever they hold."""
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in sorted(columns)]
+    shown = [
+        name if len(name) <= MOST_NAME_CHARACTERS else f"{name[:MOST_NAME_CHARACTERS]}…"
+        for name in names[:MOST_NAMES]
+    ]
+    more = [f"{len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
+    return ", ".join([*shown, *more])

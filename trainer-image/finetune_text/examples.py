@@ -57,10 +57,14 @@ class Example:
             return not self.completion.strip()
         return all(m.is_empty for m in self.messages if m.role == "assistant")
 
-    def words(self) -> str:
-        """Return all that is said in it, whoever says it, in order."""
+    def parts(self) -> list[str]:
+        """Return the texts in it, whoever says them, in order."""
         parts = (self.text, self.prompt, self.completion, *(m.content for m in self.messages))
-        return "\n".join(part for part in parts if part is not None)
+        return [part for part in parts if part is not None]
+
+    def words(self) -> str:
+        """Return all that is said in it as one text."""
+        return "\n".join(self.parts())
 
     def canonical(self) -> str:
         """Return the content as one text: equal for equal examples, whatever file they stand in."""

@@ -8,14 +8,20 @@ import re
 from collections.abc import Iterator
 
 CHUNK_CHARACTERS = 1 << 20
+MOST_CHARACTERS = 1 << 26
+"""Of one element; a broken one would else take the rest of the file into memory, as it seems to go on."""
 NOT_SPACE = re.compile(r"[^ \t\r\n]")
 
 
-class ArrayReader:
-    """Elements of a JSON list, decoded one after the other from lines."""
+class ListFormError(ValueError):
+    """What stands between the elements is not what a list has there."""
 
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines = lines
+
+class ArrayReader:
+    """Elements of a JSON list, decoded one after the other from pieces of text."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
         self._buffer = ""
         self._at = 0  # where in the buffer the unread text begins
         self._decoder = json.JSONDecoder()
@@ -27,7 +33,8 @@ class ArrayReader:
         """Yield each element with the line on which it begins.
 
         Raises:
-            ValueError: This is no JSON; `line` says where.
+            ValueError: This is no JSON, or a number has too many digits; `line` says where.
+            RecursionError: An element is nested too deeply.
         """
         self._take("[")
         while self._peek() != "]":
@@ -35,6 +42,9 @@ class ArrayReader:
             yield line, self._element()
             if self._peek() != "]":
                 self._take(",")
+        self._take("]")
+        if self._peek():
+            raise ListFormError("expected nothing after the list")
 
     def _element(self) -> object:
         """Decode the next element, with twice as much text each time that it is not whole."""
@@ -43,7 +53,7 @@ class ArrayReader:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError:
-                if self._is_at_end:
+                if self._is_at_end or len(self._buffer) - self._at > MOST_CHARACTERS:
                     raise
                 self._fill(wanted)
                 wanted *= 2
@@ -66,7 +76,7 @@ class ArrayReader:
 
     def _take(self, wanted: str) -> None:
         if self._peek() != wanted:
-            raise ValueError(f"expected {wanted!r}")
+            raise ListFormError(f"expected {wanted!r}")
         self._move(self._at + 1)
 
     def _move(self, end: int) -> None:
@@ -76,10 +86,10 @@ class ArrayReader:
     def _fill(self, characters: int) -> None:
         parts, length = [self._buffer[self._at :]], 0
         while length < characters:
-            line = next(self._lines, None)
-            if line is None:
+            piece = next(self._pieces, None)
+            if piece is None:
                 self._is_at_end = True
                 break
-            parts.append(line)
-            length += len(line)
+            parts.append(piece)
+            length += len(piece)
         self._buffer, self._at = "".join(parts), 0

@@ -15,6 +15,8 @@ from finetune_api.profile import LanguageProfile
 REPORT_SCHEMA = 1
 MOST_PLACES = 200
 """Places of one kind that are named: a person mends no more by hand, and a report stays readable."""
+MOST_PLACE_CHARACTERS = 2_048
+"""Of what is said of a place: a key of an S3 object has up to 1,024."""
 MOST_LONGEST = 10
 
 
@@ -154,7 +156,8 @@ class Notebook:
 
 def _printable(text: str) -> str:
     # Names of files and columns may hold half a character, which no JSON does.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    told = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return told if len(told) <= MOST_PLACE_CHARACTERS else f"{told[:MOST_PLACE_CHARACTERS]}…"
 
 
 def _rename(text: str, names: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from finetune_api.plan import PlannedDataset
 from finetune_api.profile import CONTENT_CHARACTERS, LanguageProfile
 from finetune_text.examples import Example
+from finetune_text.faults import Fault
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
 from finetune_text.language_report import (
     BREAKING,
@@ -26,7 +27,6 @@ from finetune_text.language_report import (
 from finetune_text.mojibake import find_mojibake
 from finetune_text.near_duplicates import MOST_TEXTS, NearDuplicates
 from finetune_text.reading import TextFile, read_lines
-from finetune_text.records import Fault
 from finetune_text.row_figures import RowFigures, weigh_rows
 from finetune_text.rows import (
     Mask,

@@ -11,10 +11,21 @@ from typing import Any, Protocol
 from finetune_api.plan import PlannedDataset
 from finetune_api.resource import DatasetFormat
 from finetune_text.chats import check_order, parse_messages, parse_tools
-from finetune_text.columns import ALLOWED_COLUMNS, INPUT_COLUMNS, Reading, decide_reading
+from finetune_text.columns import (
+    ALLOWED_COLUMNS,
+    INPUT_COLUMNS,
+    Reading,
+    decide_reading,
+    list_columns,
+)
 from finetune_text.errors import TextInvalid
 from finetune_text.examples import BrokenRuleError, Example, check_text
-from finetune_text.records import Fault, Row, read_records
+from finetune_text.faults import Fault
+from finetune_text.records import Row, read_records
+
+MOST_ROW_CHARACTERS = 2_000_000
+"""Of one row. While it is tokenised a character takes 350 bytes in text of one token a character, and
+870 where a tokenizer has only bytes for a script (measured: 192 to 346): then 1.7 GB."""
 
 
 class TextFile(Protocol):
@@ -54,14 +65,14 @@ def read_lines(dataset: PlannedDataset, file: TextFile) -> Iterator[tuple[int, E
 
 
 def _decide_file_reading(dataset: PlannedDataset, file: TextFile, row: Row) -> Reading:
-    columns = sorted(row.values)
+    columns = list(row.values)
     reading = decide_reading(columns, wanted=dataset.format, named=dataset.columns)
     if reading is not None:
         return reading
     wanted = _describe_wanted(dataset)
+    found = f"the columns {list_columns(columns)}" if columns else "no columns"
     raise TextInvalid(
-        f"The dataset of {dataset.tag} in {file.source} has the columns {', '.join(columns)}:"
-        f" expected {wanted}; rename the columns or set dataset.format and dataset.columns, and"
+        f"The dataset of {dataset.tag} in {file.source} has {found}: expected {wanted}; rename the columns or set dataset.format and dataset.columns, and"
         " apply again.",
         reason="ColumnsUnknown",
     )
@@ -81,17 +92,31 @@ def _describe_wanted(dataset: PlannedDataset) -> str:
 
 def build_example(row: Row, reading: Reading, *, uri: str) -> Example | Fault:
     """Return what the row teaches, or the rule that it breaks."""
-    source = f"{uri} line {row.line}"
     try:
-        match reading.format:
-            case DatasetFormat.CHAT:
-                return _build_chat(row.values, reading.columns.messages or "", source=source)
-            case DatasetFormat.TEXT:
-                return Example(source=source, text=_text(row.values, reading.columns.text or ""))
-            case _:
-                return _build_pair(row.values, reading, source=source)
+        example = _build(row.values, reading, source=f"{uri} line {row.line}")
+        _check_length(example)
     except BrokenRuleError as broken:
         return Fault(line=row.line, problem=broken.problem, rule=broken.rule)
+    return example
+
+
+def _build(values: Mapping[str, Any], reading: Reading, *, source: str) -> Example:
+    match reading.format:
+        case DatasetFormat.CHAT:
+            return _build_chat(values, reading.columns.messages or "", source=source)
+        case DatasetFormat.TEXT:
+            return Example(source=source, text=_text(values, reading.columns.text or ""))
+        case _:
+            return _build_pair(values, reading, source=source)
+
+
+def _check_length(example: Example) -> None:
+    length = sum(len(part) for part in example.parts())
+    if length > MOST_ROW_CHARACTERS:
+        raise BrokenRuleError(
+            f"has {length:,} characters",
+            f"a row may have {MOST_ROW_CHARACTERS:,}, as many as a long novel; divide it into several",
+        )
 
 
 def _build_chat(values: Mapping[str, Any], column: str, *, source: str) -> Example:
@@ -122,7 +147,7 @@ def _build_pair(values: Mapping[str, Any], reading: Reading, *, source: str) -> 
 def _present(values: Mapping[str, Any], column: str) -> Any:
     value = values.get(column)
     if value is None:
-        found = ", ".join(sorted(values)) or "none"
+        found = list_columns(list(values)) or "none"
         raise BrokenRuleError(
             f"has no value in column {column!r} (columns: {found})",
             "every row must have it; fill it or drop the row",

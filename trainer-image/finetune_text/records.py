@@ -1,32 +1,40 @@
 """Record readers: a file of any format becomes rows with their line, and faults with their rule.
 
-Between fetch and validate. A reader streams, so that memory does not grow with the file, and never
+Between `lines` and `reading`. A reader streams, so that memory does not grow with the file, and never
 stops at a broken line: it tells it and goes on, so that a person can mend several at once. It knows
-nothing of what a row means. pyarrow and zstandard are imported here and nowhere else.
+nothing of what a row means. pyarrow is imported here and nowhere else.
 """
 
 import csv
-import gzip
-import io
 import json
-import sys
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow
 import pyarrow.parquet
-import zstandard
 
+from finetune_text.faults import BrokenFileError, Fault
 from finetune_text.formats import file_format
-from finetune_text.json_array import ArrayReader
+from finetune_text.json_array import ArrayReader, ListFormError
+from finetune_text.lines import (
+    CHUNK_BYTES,
+    FAULTS_OF_COMPRESSION,
+    MOST_LINE_BYTES,
+    byte_lines,
+    decode_line,
+    decoded_pieces,
+    load_opening,
+    open_bytes,
+)
 
-CHUNK_BYTES = 1 << 20
 PARQUET_BATCH_ROWS = 256
-"""Rows in memory at once: long documents make large rows."""
-BOM = b"\xef\xbb\xbf"
+PARQUET_BATCH_BYTES = 16 << 20
+"""Rows and bytes in memory at once, by the mean of a row group: long documents make large rows."""
+MOST_PACKED_PARQUET_BYTES = 512 << 20
+"""Of a Parquet file inside .gz or .zst, which must be whole in memory: it is read from its end."""
 TEXT_COLUMN = "text"
 """The column that a line of plain text stands in."""
 
@@ -38,26 +46,6 @@ class Row:
     values: dict[str, Any]
     line: int
     """Line of the file on which it begins, counted from 1; the row's number in Parquet."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with one line, and the rule that it breaks."""
-
-    line: int
-    """0 where the file as a whole is at fault."""
-    problem: str
-    """Continues "line 37 …": what is wrong."""
-    rule: str
-    """What is allowed, and what to do."""
-
-
-class _BrokenFileError(Exception):
-    """The file cannot be read further."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.problem)
-        self.fault = fault
 
 
 def read_records(path: Path) -> Iterator[Row | Fault]:
@@ -73,92 +61,8 @@ def read_records(path: Path) -> Iterator[Row | Fault]:
     }
     try:
         yield from readers[kind](path)
-    except _BrokenFileError as broken:
+    except BrokenFileError as broken:
         yield broken.fault
-
-
-# --- Bytes --------------------------------------------------------------------------------------
-
-
-def _open(path: Path) -> io.BufferedReader:
-    """Return the file's bytes, decompressed."""
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        return io.BufferedReader(gzip.GzipFile(path, "rb"), CHUNK_BYTES)
-    if suffix == ".zst":
-        return io.BufferedReader(_ZstdReader(path), CHUNK_BYTES)
-    return io.BufferedReader(path.open("rb", 0), CHUNK_BYTES)
-
-
-class _ZstdReader(io.RawIOBase):
-    """Decompressed bytes of a .zst file; unlike zstandard's own reader it notices a cut file."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._is_inside = False
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer and return how much; 0 is the end."""
-        while not self._ready:
-            chunk = self._file.read(CHUNK_BYTES)
-            if not chunk:
-                if self._is_inside:
-                    raise EOFError("the last frame is cut")
-                return 0
-            self._ready = self._decompress(chunk)
-        count = min(len(buffer), len(self._ready))
-        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-    def _decompress(self, chunk: bytes) -> bytes:
-        out = []
-        while chunk:
-            out.append(self._frame.decompress(chunk))
-            self._is_inside = not self._frame.eof
-            chunk = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-        return b"".join(out)
-
-    def close(self) -> None:
-        """Close the file beneath."""
-        self._file.close()
-        super().close()
-
-
-def _byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield each line with its number and its end; only a line feed ends a line."""
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.removeprefix(BOM) if number == 1 else line
-    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as fault:
-        raise _BrokenFileError(_describe_compression(fault, after=number)) from fault
-
-
-def _describe_compression(fault: Exception, *, after: int) -> Fault:
-    problem = "is the last one that can be decompressed" if after else "cannot be decompressed"
-    rule = "a .gz or .zst file must be whole; upload it again"
-    if not after and isinstance(fault, gzip.BadGzipFile | zstandard.ZstdError):
-        rule = "a file named .gz or .zst must be compressed so; rename the file or upload it again"
-    return Fault(line=after, problem=f"{problem} ({fault})", rule=rule)
-
-
-def _decode(number: int, line: bytes) -> str | Fault:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        return Fault(
-            line=number,
-            problem=f"is not UTF-8: byte 0x{line[fault.start]:02x} at byte {fault.start + 1}",
-            rule="text must be UTF-8; convert the file",
-        )
 
 
 # --- JSON ---------------------------------------------------------------------------------------
@@ -168,11 +72,14 @@ _ARRAY = "a .json file must hold a list of objects, or one object a line; correc
 
 
 def _read_lines_of_json(path: Path) -> Iterator[Row | Fault]:
-    for number, raw in _byte_lines(path):
-        if not raw.strip():
-            continue
-        text = _decode(number, raw)
+    for number, raw in _filled_lines(path):
+        text = raw if isinstance(raw, Fault) else decode_line(number, raw)
         yield text if isinstance(text, Fault) else _parse_object(number, text)
+
+
+def _filled_lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
+    """Yield the lines that are not blank."""
+    return (each for each in byte_lines(path) if isinstance(each[1], Fault) or each[1].strip())
 
 
 def _parse_object(number: int, text: str) -> Row | Fault:
@@ -183,8 +90,7 @@ def _parse_object(number: int, text: str) -> Row | Fault:
         problem = f"is not valid JSON: {_lower(fault.msg)} at column {fault.colno}"
         return Fault(line=number, problem=problem, rule=_ONE_OBJECT)
     except (ValueError, RecursionError) as fault:
-        problem = f"is not JSON that can be read: {_lower(str(fault))}"
-        return Fault(line=number, problem=problem, rule=_ONE_OBJECT)
+        return Fault(line=number, problem=f"holds {_beyond(fault)}", rule=_ONE_OBJECT)
     if not isinstance(value, dict):
         problem = f"holds {_json_kind(value)} and no object"
         return Fault(line=number, problem=problem, rule=_ONE_OBJECT)
@@ -193,29 +99,27 @@ def _parse_object(number: int, text: str) -> Row | Fault:
 
 def _read_json(path: Path) -> Iterator[Row | Fault]:
     """Read a list of objects, or what is JSON Lines by another name, or one object around a list."""
-    first = next((raw for _, raw in _byte_lines(path) if raw.strip()), b"")
-    if not first:
-        return
-    if first.lstrip().startswith(b"["):
+    opening = load_opening(path)
+    if opening == b"[":
         yield from _read_array(path)
-    elif _is_whole_object(first):
+        return
+    first, second = [*islice(_filled_lines(path), 2), None, None][:2]
+    if first is not None and second is not None and _is_whole_object(first[1]):
         yield from _read_lines_of_json(path)
-    else:
+    elif first is not None:
         yield from _read_document(path)
 
 
-def _is_whole_object(raw: bytes) -> bool:
+def _is_whole_object(raw: bytes | Fault) -> bool:
     try:
-        return isinstance(json.loads(raw), dict)
+        return isinstance(raw, bytes) and isinstance(json.loads(raw), dict)
     except (ValueError, RecursionError):
         return False
 
 
 def _read_document(path: Path) -> Iterator[Row | Fault]:
     """Read one object: the rows are its only list of objects, or it is the row itself."""
-    numbers, lines = zip(*_byte_lines(path), strict=True)
-    text = _decode(numbers[0], b"".join(lines))
-    parsed = text if isinstance(text, Fault) else _parse_object(1, text)
+    parsed = _parse_object(1, "".join(_document_lines(path)))
     if isinstance(parsed, Fault):
         yield Fault(line=parsed.line, problem=parsed.problem, rule=_ARRAY)
         return
@@ -226,13 +130,23 @@ def _read_document(path: Path) -> Iterator[Row | Fault]:
         yield parsed
 
 
+def _document_lines(path: Path) -> Iterator[str]:
+    length = 0
+    for line in _decoded_lines(path):
+        length += len(line)
+        if length > MOST_LINE_BYTES:
+            problem = f"holds one object of more than {MOST_LINE_BYTES >> 20} MiB"
+            raise BrokenFileError(Fault(line=0, problem=problem, rule=_ARRAY))
+        yield line
+
+
 def _is_list_of_objects(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
 
 
 def _read_array(path: Path) -> Iterator[Row | Fault]:
     """Read a list element by element; memory holds one element and what was read ahead."""
-    reader = ArrayReader(_decoded_lines(path))
+    reader = ArrayReader(decoded_pieces(path))
     try:
         for line, value in reader.read():
             if isinstance(value, dict):
@@ -241,16 +155,28 @@ def _read_array(path: Path) -> Iterator[Row | Fault]:
                 problem = f"holds {_json_kind(value)} and no object"
                 yield Fault(line=line, problem=problem, rule=_ARRAY)
     except (ValueError, RecursionError) as fault:
-        message = fault.msg if isinstance(fault, json.JSONDecodeError) else str(fault)
-        problem = f"is not valid JSON: {_lower(message)}"
-        raise _BrokenFileError(Fault(line=reader.line, problem=problem, rule=_ARRAY)) from fault
+        problem = f"is not valid JSON: {_lower(_describe_json(fault))}"
+        raise BrokenFileError(Fault(line=reader.line, problem=problem, rule=_ARRAY)) from fault
+
+
+def _describe_json(fault: Exception) -> str:
+    if isinstance(fault, json.JSONDecodeError):
+        return fault.msg
+    return str(fault) if isinstance(fault, ListFormError) else _beyond(fault)
+
+
+def _beyond(fault: Exception) -> str:
+    """Return what of a JSON value is beyond Python's limits, without its words for programmers."""
+    if isinstance(fault, RecursionError):
+        return "lists and objects that are nested too deeply"
+    return "a number of more than 4,300 digits"
 
 
 def _decoded_lines(path: Path) -> Iterator[str]:
-    for number, raw in _byte_lines(path):
-        text = _decode(number, raw)
+    for number, raw in byte_lines(path):
+        text = raw if isinstance(raw, Fault) else decode_line(number, raw)
         if isinstance(text, Fault):
-            raise _BrokenFileError(text)
+            raise BrokenFileError(text)
         yield text
 
 
@@ -270,19 +196,30 @@ _CSV = "a .csv file must have a header and as many fields in every row; quote co
 
 
 def _read_csv(path: Path) -> Iterator[Row | Fault]:
-    csv.field_size_limit(sys.maxsize)
+    # A quote that nothing closes would take the rest of the file into one field.
+    csv.field_size_limit(MOST_LINE_BYTES)
     reader = csv.reader(_decoded_lines(path), strict=True)
+    line = 1
     try:
-        header = next(reader, [])
+        header = next((fields for fields in reader if fields), [])
+        _check_header(header, line=reader.line_num)
         line = reader.line_num + 1
         for fields in reader:
             if fields:
                 yield _build_csv_row(header, fields, line=line)
             line = reader.line_num + 1
     except csv.Error as fault:
-        raise _BrokenFileError(
-            Fault(line=reader.line_num, problem=f"is not valid CSV: {fault}", rule=_CSV)
+        raise BrokenFileError(
+            Fault(line=line, problem=f"begins a row that is not valid CSV: {fault}", rule=_CSV)
         ) from fault
+
+
+def _check_header(header: list[str], *, line: int) -> None:
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        problem = f"has the column {twice!r} more than once"
+        rule = "the columns of a .csv file must have different names; rename or drop one"
+        raise BrokenFileError(Fault(line=line, problem=problem, rule=rule))
 
 
 def _build_csv_row(header: list[str], fields: list[str], *, line: int) -> Row | Fault:
@@ -294,8 +231,8 @@ def _build_csv_row(header: list[str], fields: list[str], *, line: int) -> Row | 
 
 def _read_text(path: Path) -> Iterator[Row | Fault]:
     """Every line that is not blank is one text, without its line end and otherwise unchanged."""
-    for number, raw in _byte_lines(path):
-        text = _decode(number, raw)
+    for number, raw in byte_lines(path):
+        text = raw if isinstance(raw, Fault) else decode_line(number, raw)
         if isinstance(text, Fault):
             yield text
         elif text.strip():
@@ -305,25 +242,47 @@ def _read_text(path: Path) -> Iterator[Row | Fault]:
 def _read_parquet(path: Path) -> Iterator[Row | Fault]:
     line = 0
     try:
-        # Parquet is read from its end: a compressed file must be whole in memory.
-        with _open(path) as file:
-            source = (
-                path if path.suffix.lower() == ".parquet" else pyarrow.BufferReader(file.read())
-            )
-        table = pyarrow.parquet.ParquetFile(source)
-        for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-            for values in batch.to_pylist():
-                line += 1
-                yield Row(values={name: _prune(value) for name, value in values.items()}, line=line)
-    except (pyarrow.ArrowException, OSError, EOFError, zlib.error, zstandard.ZstdError) as fault:
-        raise _BrokenFileError(
-            Fault(
-                line=line,
-                problem=f"{'is the last row that can be read' if line else 'cannot be read'}: "
-                f"{str(fault).splitlines()[0]}",
-                rule="a .parquet file must be whole; upload it again",
-            )
-        ) from fault
+        for values in _parquet_rows(path):
+            line += 1
+            yield Row(values={name: _prune(value) for name, value in values.items()}, line=line)
+    # NB: dates beyond the year 9999 overflow, and text of other encodings is found here.
+    except (pyarrow.ArrowException, OSError, OverflowError, *FAULTS_OF_COMPRESSION) as fault:
+        raise BrokenFileError(_describe_parquet(fault, after=line)) from fault
+    except UnicodeDecodeError as fault:
+        problem = "is the last row before text that is not UTF-8" if line else "is not UTF-8"
+        rule = "text must be UTF-8; write the file anew"
+        raise BrokenFileError(Fault(line=line, problem=problem, rule=rule)) from fault
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    with open_bytes(path) as file:
+        source = path if path.suffix.lower() == ".parquet" else _load_packed(file)
+    table = pyarrow.parquet.ParquetFile(source, buffer_size=CHUNK_BYTES)
+    for number in range(table.num_row_groups):
+        group = table.metadata.row_group(number)
+        row_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
+        rows = min(max(1, PARQUET_BATCH_BYTES // row_bytes), PARQUET_BATCH_ROWS)
+        for batch in table.iter_batches(batch_size=rows, row_groups=[number]):
+            yield from batch.to_pylist()
+
+
+def _load_packed(file: BinaryIO) -> pyarrow.BufferReader:
+    content = file.read(MOST_PACKED_PARQUET_BYTES + 1)
+    if len(content) > MOST_PACKED_PARQUET_BYTES:
+        problem = f"holds more than {MOST_PACKED_PARQUET_BYTES >> 20} MiB of Parquet"
+        rule = "Parquet is compressed inside; upload the .parquet file itself"
+        raise BrokenFileError(Fault(line=0, problem=problem, rule=rule))
+    return pyarrow.BufferReader(content)
+
+
+def _describe_parquet(fault: Exception, *, after: int) -> Fault:
+    said = (str(fault).splitlines() or [type(fault).__name__])[0]
+    problem = "is the last row that can be read" if after else "cannot be read"
+    if isinstance(fault, OverflowError):
+        rule = "a date or duration is out of range; correct or drop its column"
+    else:
+        rule = "a .parquet file must be whole; upload it again"
+    return Fault(line=after, problem=f"{problem}: {said}", rule=rule)
 
 
 def _prune(value: object) -> object:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from finetune_api.plan import PlannedDataset
 from finetune_text.examples import Example
+from finetune_text.faults import Fault
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
 from finetune_text.reading import read_file
-from finetune_text.records import Fault
 from finetune_trainer.data_files import DataFile, FetchedDataset
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.text_faults import told_as_invalid_data
