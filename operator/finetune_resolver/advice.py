@@ -4,6 +4,8 @@ An ordered list of small advisors; each looks at one thing and may say one sente
 in it. Advice changes no value. Pure.
 """
 
+from itertools import chain
+
 from finetune_resolver import advice_languages as languages
 from finetune_resolver import advice_parameters as parameters
 from finetune_resolver.circumstances import Advisor, Circumstances
@@ -12,7 +14,7 @@ from finetune_resolver.resolution import Advice
 
 def advise(circumstances: Circumstances) -> tuple[Advice, ...]:
     """Return all advice, in the order of `ADVISORS`."""
-    return tuple(advice for advisor in ADVISORS for advice in advisor(circumstances))
+    return tuple(chain.from_iterable(advisor(circumstances) for advisor in ADVISORS))
 
 
 ADVISORS: tuple[Advisor, ...] = (

@@ -3,7 +3,7 @@
 Advisors as `advice` lists them; each looks at one thing and may say one sentence a language. Pure.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from finetune_resolver import measurement
 from finetune_resolver.circumstances import Circumstances
@@ -55,10 +55,8 @@ def catalogue_other_script(circumstances: Circumstances) -> Iterator[Advice]:
 def guide_label_disputed(circumstances: Circumstances) -> Iterator[Advice]:
     """Say where the guide's label, the user's and the evidence differ (C8, C25, C28)."""
     for known, traits in circumstances.members:
-        yield from _disputed(known, traits, axis="morphology", evidence=_morphology_evidence(known))
-        yield from _disputed(
-            known, traits, axis="resource_level", evidence=_resource_evidence(known)
-        )
+        yield from _disputed(known, traits, axis="morphology", evidence_of=_morphology_evidence)
+        yield from _disputed(known, traits, axis="resource_level", evidence_of=_resource_evidence)
 
 
 def _morphology_evidence(known: Known) -> tuple[str, str] | None:
@@ -77,19 +75,22 @@ def _resource_evidence(known: Known) -> tuple[str, str] | None:
 
 
 def _disputed(
-    known: Known, traits: TraitSet, *, axis: str, evidence: tuple[str, str] | None
+    known: Known,
+    traits: TraitSet,
+    *,
+    axis: str,
+    evidence_of: Callable[[Known], tuple[str, str] | None],
 ) -> Iterator[Advice]:
     label = getattr(known.labels, axis)
-    name = AXIS_NAMES[axis]
-    said = None
-    if label is not None:
-        said = _dispute(traits.get(axis), label=label, evidence=evidence)
+    if label is None:
+        return
+    said = _dispute(traits.get(axis), label=label, evidence=evidence_of(known))
     if said is not None:
         yield Advice(
             id="guide-label-disputed",
-            parameter=name,
+            parameter=AXIS_NAMES[axis],
             severity=Severity.INFO,
-            message=f"{name} of {known.found.tag} is {said}.",
+            message=f"{AXIS_NAMES[axis]} of {known.found.tag} is {said}.",
             reference=", ".join(known.labels.ids),
         )
 

@@ -86,7 +86,7 @@ def alpha_ratio_high(circumstances: Circumstances) -> Iterator[Advice]:
 def attention_only_targets(circumstances: Circumstances) -> Iterator[Advice]:
     """Say that the feed-forward layers stay as they are."""
     modules = circumstances.values["target_modules"]
-    if isinstance(modules, list) and not MLP_MODULES.intersection(map(str, modules)):
+    if isinstance(modules, list) and MLP_MODULES.isdisjoint(map(str, modules)):
         yield Advice(
             id="attention-only-targets",
             parameter="target_modules",

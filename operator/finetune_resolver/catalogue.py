@@ -100,7 +100,12 @@ class LanguageRow(_Row):
         )
 
 
-@dataclass(frozen=True, slots=True)
+NOTHING = LanguageRow(name="", script="")
+"""Of a language that has no row."""
+
+
+# Equal only to itself: `find` remembers one for each tag, and what is read of it can be remembered with it.
+@dataclass(frozen=True, slots=True, eq=False)
 class FoundLanguage:
     """What a tag resolved to."""
 
@@ -117,6 +122,16 @@ class FoundLanguage:
     """True where the row is of the same language in another script."""
     close: tuple[str, ...] = ()
     """Catalogue tags near a language that has no row."""
+
+    @property
+    def labels(self) -> GuideLabels:
+        """What the guide says of the language; nothing where it has no row."""
+        return self.row.guide if self.row else NOTHING.guide
+
+    @property
+    def facts(self) -> Facts:
+        """What databases say of the language; nothing where it has no row."""
+        return self.row.evidence.facts if self.row else NOTHING.evidence.facts
 
 
 @cache

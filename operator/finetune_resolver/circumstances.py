@@ -1,7 +1,7 @@
 """What advisors look at: a resolution on its way, before its warnings are known. Values only."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from finetune_api.resource import Method, Policy
 from finetune_resolver.facts import Facts
@@ -12,8 +12,8 @@ from finetune_resolver.steps import Values
 from finetune_resolver.trait import Axes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Circumstances:
+# A named tuple for the reason that `Trait` is one; always made with keywords.
+class Circumstances(NamedTuple):
     """What the advisors look at."""
 
     members: Members

@@ -8,7 +8,7 @@ import json
 from pydantic import JsonValue
 
 from finetune_api.resource import Policy
-from finetune_resolver import rules_default, rules_guide
+from finetune_resolver import rules_default, rules_evidence, rules_guide
 from finetune_resolver.facts import Facts
 from finetune_resolver.notes import NOTES, build_message
 from finetune_resolver.overrides import Overrides
@@ -29,8 +29,9 @@ def build_decisions(
     verdict: Verdict, *, other: Verdict, overrides: Overrides, facts: Facts, traits: TraitSet
 ) -> tuple[Decision, ...]:
     """Return one decision for each parameter that reaches the trainer."""
-    superseded = _superseded(verdict)
-    known = facts.traits()
+    superseded = SUPERSEDED.get(_trainer_alpha(verdict), ())
+    known = facts.traits() if verdict.policy is Policy.EVIDENCE else {}
+    values, theirs = verdict.values, other.values
     decisions = []
     for name, rule in verdict.rules.items():
         if name == rules_guide.TRAINER_ALPHA:
@@ -42,21 +43,22 @@ def build_decisions(
                 _override(rule, path=path, verdict=verdict, facts=facts, superseded=shown)
             )
             continue
-        alternative = None
         # Both policies share what the guide is silent on.
-        if name in rules_guide.GROUPS:
-            alternative = _alternative(name, values=verdict.values, other=other)
-        if isinstance(rule, EvidenceRule):
-            because = tuple(known[name] for name in rule.facts if name in known)
-            decision = _by_evidence(
-                rule, verdict=verdict, facts=facts, because=because, alternative=alternative
-            )
-        elif alternative is None and rule.id in UNCONDITIONAL:
+        alternative = None if values[name] == theirs[name] else _alternative(name, other=other)
+        if alternative is None and rule.id in UNCONDITIONAL:
             decision = UNCONDITIONAL[rule.id]
+        elif isinstance(rule, EvidenceRule):
+            decision = _by_evidence(
+                rule,
+                value=values[name],
+                message=_measured_message(rule, values=values, facts=facts),
+                because=tuple([known[fact] for fact in rule.facts if fact in known]),
+                alternative=alternative,
+            )
         else:
             decision = _by_rule(
                 rule,
-                values=verdict.values,
+                values=values,
                 traits=traits,
                 superseded=shown,
                 alternative=alternative,
@@ -77,44 +79,54 @@ def _by_rule(
 ) -> Decision:
     name = rule.parameter
     in_guide = name in rules_guide.GROUPS
+    # NB: by position, here and below: keywords take half as long again as all the rest of it.
     return Decision(
-        parameter=name,
-        value=values[name],
-        rule=rule.id,
-        guide_ids=rule.guide_ids,
-        source=DecisionSource.RULE if in_guide else DecisionSource.DEFAULT,
-        because=tuple(traits[axis] for axis in rule.axes if axis in traits),
-        message=build_message(rule.message, parameter=name, values=values, world=world),
-        superseded=superseded,
-        alternative=alternative,
+        name,
+        values[name],
+        rule.id,
+        DecisionSource.RULE if in_guide else DecisionSource.DEFAULT,
+        build_message(rule.message, parameter=name, values=values, world=world),
+        rule.guide_ids,
+        tuple([traits[axis] for axis in rule.axes if axis in traits]),
+        superseded,
+        alternative,
     )
 
 
 def _by_evidence(
     rule: EvidenceRule,
     *,
-    verdict: Verdict,
-    facts: Facts,
-    because: tuple[Trait, ...],
-    alternative: Alternative | None,
+    value: JsonValue,
+    message: str,
+    because: tuple[Trait, ...] = (),
+    alternative: Alternative | None = None,
 ) -> Decision:
-    name, values = rule.parameter, verdict.values
-    message = rule.message.format(facts=facts) if "{" in rule.message else rule.message
     return Decision(
-        parameter=name,
-        value=values[name],
-        rule=rule.id,
-        source=DecisionSource.MEASURED if because else DecisionSource.RULE,
-        because=because,
-        message=build_message(message, parameter=name, values=values, world=facts.world),
-        alternative=alternative,
-        reference=rule.reference,
+        rule.parameter,
+        value,
+        rule.id,
+        DecisionSource.MEASURED if because else DecisionSource.RULE,
+        message,
+        (),
+        because,
+        (),
+        alternative,
+        rule.reference,
     )
 
 
-def _is_unconditional(rule: Rule) -> bool:
-    """Whether a rule's decision is the same whatever the traits and the other values are."""
-    looks = bool(rule.axes or rule.copies)
+def _measured_message(rule: EvidenceRule, *, values: Values, facts: Facts) -> str:
+    """Return a rule's message with what was measured filled in."""
+    filled = rule.message.format(facts=facts) if "{" in rule.message else rule.message
+    return build_message(filled, parameter=rule.parameter, values=values, world=facts.world)
+
+
+def _is_unconditional(rule: AnyRule) -> bool:
+    """Whether a rule's decision is the same whatever is known and the other values are."""
+    if isinstance(rule, EvidenceRule):
+        looks = bool(rule.facts or rule.compute)
+    else:
+        looks = bool(rule.axes or rule.copies)
     return not looks and rule.parameter not in NOTES and not isinstance(rule.value, list)
 
 
@@ -122,6 +134,10 @@ def _is_unconditional(rule: Rule) -> bool:
 UNCONDITIONAL: dict[str, Decision] = {
     rule.id: _by_rule(rule, values={rule.parameter: rule.value}, traits={}, world=1)
     for rule in (*rules_guide.RULES, *rules_default.ALL_RULES, STEPS_INSTEAD)
+    if _is_unconditional(rule)
+} | {
+    rule.id: _by_evidence(rule, value=rule.value, message=rule.message)
+    for rule in rules_evidence.RULES
     if _is_unconditional(rule)
 }
 
@@ -147,7 +163,9 @@ def _override(
         source=DecisionSource.OVERRIDE,
         message=build_message(message, parameter=name, values=values, world=facts.world),
         superseded=superseded,
-        alternative=Alternative(verdict.policy, instead, rule.id, reference_of(rule)),
+        alternative=Alternative(
+            policy=verdict.policy, value=instead, rule=rule.id, reference=REFERENCES[rule.id]
+        ),
     )
 
 
@@ -163,24 +181,44 @@ def _decide(rule: AnyRule, *, facts: Facts, values: Values) -> JsonValue:
     return rule.decide(values)
 
 
-def _alternative(name: str, *, values: Values, other: Verdict) -> Alternative | None:
-    """Return the other policy's value where it differs."""
-    theirs = other.values[name]
-    if values[name] == theirs:
-        return None
-    rule = other.rules[name]
-    return Alternative(other.policy, theirs, rule.id, reference_of(rule))
+def _alternative(name: str, *, other: Verdict) -> Alternative:
+    """Return the other policy's value."""
+    rule = other.rules[name].id
+    return Alternative(other.policy, other.values[name], rule, REFERENCES[rule])
 
 
-def reference_of(rule: AnyRule) -> str:
+def _reference(rule: AnyRule) -> str:
     """Return what a rule rests on: its literature, or the guide's items."""
     return rule.reference if isinstance(rule, EvidenceRule) else ", ".join(rule.guide_ids)
 
 
-def _superseded(verdict: Verdict) -> tuple[Superseded, ...]:
-    """Return the trainer's view of alpha, where it differs from what reaches the adapter (C2)."""
+ALL_RULES: tuple[AnyRule, ...] = (
+    *rules_guide.RULES,
+    *rules_evidence.RULES,
+    *rules_default.ALL_RULES,
+    STEPS_INSTEAD,
+)
+REFERENCES: dict[str, str] = {rule.id: _reference(rule) for rule in ALL_RULES}
+"""Rule to what it rests on."""
+
+
+def _trainer_alpha(verdict: Verdict) -> str:
+    """Return the rule of the trainer's alpha, where it differs from what reaches the adapter (C2)."""
     rule = verdict.rules.get(rules_guide.TRAINER_ALPHA)
-    if not isinstance(rule, Rule) or rule.value == verdict.values["lora_alpha"]:
-        return ()
-    message = f"{rule.message}; only PEFT's alpha reaches the adapter, since Unsloth trains through PEFT (G-PF-6)."
-    return (Superseded(rule.value, rule.id, rule.guide_ids, message),)
+    differs = isinstance(rule, Rule) and rule.value != verdict.values["lora_alpha"]
+    return rule.id if rule is not None and differs else ""
+
+
+SUPERSEDED: dict[str, tuple[Superseded, ...]] = {
+    rule.id: (
+        Superseded(
+            rule.value,
+            rule.id,
+            rule.guide_ids,
+            f"{rule.message}; only PEFT's alpha reaches the adapter, since Unsloth trains through PEFT "
+            "(G-PF-6).",
+        ),
+    )
+    for rule in rules_guide.GROUPS[rules_guide.TRAINER_ALPHA]
+}
+"""The trainer's view of alpha, by its rule: shown beside PEFT's."""

@@ -7,13 +7,13 @@ Pure.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetune_api.quantity import parse_quantity
 from finetune_api.resource import LanguageFinetuneSpec, Method, TrainingStage
 from finetune_resolver.known import NAMES_REMEMBERED, Known
-from finetune_resolver.measurement import LanguageMeasurement, Measurements
+from finetune_resolver.measurement import Measurements
 from finetune_resolver.model_shape import ModelShape
 from finetune_resolver.steps import workers
 from finetune_resolver.trait import Trait, TraitSource
@@ -23,8 +23,8 @@ SIZE_IN_NAME = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
 SIZE_UNITS = {"m": 1_000_000, "b": 1_000_000_000}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+# A named tuple for the reason that `Trait` is one; always made with keywords.
+class Facts(NamedTuple):
     """Everything that policy Evidence looks at."""
 
     stage: TrainingStage
@@ -80,11 +80,9 @@ def gather_facts(
     spec: LanguageFinetuneSpec, *, measured: Measurements, known: Sequence[Known]
 ) -> Facts:
     """Return the facts of a resource; `known` is what is known of its languages."""
-    texts = [measured.language(index) for index in range(len(spec.languages))]
+    texts = [one.measured for one in known]
     name = spec.model.uri.lower().rstrip("/").rsplit("/", maxsplit=1)[-1]
     shape = measured.shape
-    lengths = [text.p99_tokens for text in texts]
-    known_lengths = [length for length in lengths if length is not None]
     return Facts(
         stage=spec.stage,
         method=spec.method,
@@ -94,12 +92,12 @@ def gather_facts(
         parameters=shape.parameters() if shape else size_in_name(name),
         has_gpu=spec.resources.gpus > 0,
         gpu_memory_bytes=_gpu_memory(spec, measured=measured),
-        examples=_total(texts, count=lambda text: text.trained_examples),
-        tokens=_total(texts, count=lambda text: text.supervised_tokens or text.tokens),
-        unique_tokens=_total(texts, count=lambda text: text.unique_tokens),
+        examples=_if_all_known([text.trained_examples for text in texts], fold=sum),
+        tokens=_if_all_known([text.supervised_tokens or text.tokens for text in texts], fold=sum),
+        unique_tokens=_if_all_known([text.unique_tokens for text in texts], fold=sum),
         context=shape.max_positions if shape else None,
-        english_tokens=_sum([one.english_tokens for one in known]),
-        p99_tokens=max(known_lengths) if len(known_lengths) == len(lengths) else None,
+        english_tokens=_if_all_known([one.english_tokens for one in known], fold=sum),
+        p99_tokens=_if_all_known([text.p99_tokens for text in texts], fold=max),
     )
 
 
@@ -114,16 +112,15 @@ def _gpu_memory(spec: LanguageFinetuneSpec, *, measured: Measurements) -> int | 
     if not spec.resources.gpus:
         return None
     declared = spec.resources.gpu_memory
-    return int(parse_quantity(declared)) if declared else measured.gpu_memory_bytes
+    return _bytes(declared) if declared else measured.gpu_memory_bytes
 
 
-def _total(
-    texts: list[LanguageMeasurement], *, count: Callable[[LanguageMeasurement], int | None]
-) -> int | None:
-    """Return the sum over all languages, or None where one was not measured."""
-    return _sum([count(text) for text in texts])
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def _bytes(quantity: str) -> int:
+    return int(parse_quantity(quantity))
 
 
-def _sum(counts: list[int | None]) -> int | None:
+def _if_all_known(counts: list[int | None], *, fold: Callable[[list[int]], int]) -> int | None:
+    """Return the sum or the largest over all languages, or None where one was not measured."""
     known = [number for number in counts if number is not None]
-    return sum(known) if len(known) == len(counts) else None
+    return fold(known) if len(known) == len(counts) else None

@@ -14,8 +14,8 @@ from finetune_api.resource import (
     TokenDensity,
 )
 from finetune_resolver.known import Known
-from finetune_resolver.trait import MorphologyKind, Trait, TraitSet, TraitSource, TraitValue
-from finetune_resolver.traits import corpus_trait
+from finetune_resolver.trait import MorphologyKind, Trait, TraitSet, TraitValue
+from finetune_resolver.traits import NO_CODE_SWITCHING, corpus_trait
 
 CAREFUL_FIRST: dict[str, tuple[TraitValue, ...]] = {
     "token_density": (TokenDensity.DENSE, TokenDensity.LIGHT),
@@ -98,4 +98,4 @@ def _fold_code_switching(members: Members) -> Trait:
     for known, traits in members:
         if known.declared.code_switching:
             return _named(traits["code_switching"], tag=known.found.tag)
-    return Trait("codeSwitching", value=False, source=TraitSource.DEFAULT)
+    return NO_CODE_SWITCHING

@@ -5,8 +5,8 @@ Values only, and the tokenizer family that a model's name tells.
 """
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from finetune_api.resource import Policy, TrainingStage, Traits
 from finetune_resolver.catalogue import FoundLanguage, GuideLabels
@@ -24,8 +24,8 @@ NAMES_REMEMBERED = 1024
 """Models whose name was searched. Users choose them, so the memory is bounded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+# A named tuple for the reason that `Trait` is one; always made with keywords.
+class Known(NamedTuple):
     """Everything known of one language of one resource."""
 
     declared: Traits
@@ -61,7 +61,7 @@ class Known:
     @property
     def labels(self) -> GuideLabels:
         """What the guide says of the language; nothing where it has no row."""
-        return self.found.row.guide if self.found.row else GuideLabels()
+        return self.found.labels
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)

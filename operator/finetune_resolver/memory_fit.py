@@ -5,6 +5,7 @@ the numbers in it. Pure.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from finetune_api.resource import GpuMemoryClass, Method
 from finetune_resolver.memory import (
@@ -203,6 +204,7 @@ def _caveat(shape: ModelShape) -> str:
     return caveat
 
 
+@lru_cache(maxsize=len(GPU_SIZES_GB))
 def _ceiling_text(gpu_memory_bytes: int) -> str:
     planned = MEMORY_CEILING * gpu_memory_bytes / GB
     return f"{planned:.1f} GB ({MEMORY_CEILING:.0%} of the GPU's {gpu_memory_bytes / GB:.1f})"

@@ -118,15 +118,23 @@ class ModelShape:
     not_counted: tuple[str, ...] = ()
     """Parts of the checkpoint that are no language model, such as a vision tower."""
 
-    @property
+    @cached_property
     def query_size(self) -> int:
         """Width of all queries of a token."""
         return self.attention_heads * self.head_size
 
-    @property
+    @cached_property
     def key_size(self) -> int:
         """Width of all keys of a token, and of all values."""
         return self.key_value_heads * self.head_size
+
+    # NB: a dataclass would hash its fifteen fields each time that a shape is looked up.
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.model_type, self.parameters(), self.layers))
 
     def parameters(self) -> int:
         """Return the number of weights; a tied head is counted once."""

@@ -37,8 +37,8 @@ class Superseded:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Alternative:
+# Named tuples for the reason that `Trait` is one; always made with keywords.
+class Alternative(NamedTuple):
     """What the policy would decide without the override, or what the other policy decides."""
 
     policy: Policy
@@ -48,7 +48,6 @@ class Alternative:
     """What it rests on."""
 
 
-# A named tuple for the reason that `Trait` is one; always made with keywords.
 class Decision(NamedTuple):
     """One resolved parameter, and why it has this value."""
 

@@ -5,8 +5,6 @@ the overrides → the method by memory → state the reasons → advise. Pure an
 gives the same resolution, and every parameter has exactly one decision.
 """
 
-from dataclasses import replace
-
 from finetune_api.resource import (
     GpuMemoryClass,
     LanguageFinetuneSpec,
@@ -27,7 +25,7 @@ from finetune_resolver.method import decide_method
 from finetune_resolver.overrides import Overrides, build_overrides
 from finetune_resolver.resolution import Resolution
 from finetune_resolver.steps import estimate_total_steps
-from finetune_resolver.trait import AXIS_NAMES, Trait, TraitSet, TraitSource, build_axes
+from finetune_resolver.trait import AXIS_NAMES, Axes, Trait, TraitSet, TraitSource, build_axes
 from finetune_resolver.traits import resolve_job_traits, resolve_language_traits, without_labels
 from finetune_resolver.verdict import Verdict, decide_by_evidence, decide_by_guide, decide_defaults
 from finetune_resolver.workload import decide_fitting_method, decide_nominal_class
@@ -54,21 +52,30 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
     overrides = build_overrides(spec.parameters, shape=measured.shape)
     defaults = decide_defaults(spec, overrides=overrides)
     traits = resolve_traits(spec, measured=measured, members=members)
-    guide = decide_by_guide(build_axes(traits), defaults=defaults, overrides=overrides)
+    axes = build_axes(traits)
+    guide = decide_by_guide(axes, defaults=defaults, overrides=overrides)
     memory = _memory_trait(spec, measured=measured, facts=facts, nominal=guide)
     if memory is not None:
         traits = traits | {"gpu_memory": memory}
     # Ample is what was decided with already.
     if memory is not None and memory.value is GpuMemoryClass.CONSTRAINED:
-        guide = decide_by_guide(build_axes(traits), defaults=defaults, overrides=overrides)
+        axes = build_axes(traits)
+        guide = decide_by_guide(axes, defaults=defaults, overrides=overrides)
     evidence = decide_by_evidence(facts, defaults=defaults, overrides=overrides)
     verdicts = (guide, evidence)
     if spec.policy is Policy.EVIDENCE:
         verdicts = (evidence, guide)
         members = _by_evidence(members)
         traits = fold_traits(members) | {axis: traits[axis] for axis in JOB_AXES}
+        axes = build_axes(traits)
     return _conclude(
-        spec, verdicts, members=members, traits=traits, facts=facts, overrides=overrides
+        spec,
+        verdicts,
+        members=members,
+        traits=traits,
+        axes=axes,
+        facts=facts,
+        overrides=overrides,
     )
 
 
@@ -82,6 +89,7 @@ def _conclude(
     *,
     members: Members,
     traits: TraitSet,
+    axes: Axes,
     facts: Facts,
     overrides: Overrides,
 ) -> Resolution:
@@ -92,7 +100,7 @@ def _conclude(
     method = decide_method(spec, facts=facts, fitting=fitting)
     circumstances = Circumstances(
         members=members,
-        axes=build_axes(traits),
+        axes=axes,
         values=chosen.values,
         overrides=frozenset(overrides),
         world=facts.world,
@@ -103,7 +111,7 @@ def _conclude(
     )
     return Resolution(
         traits=tuple(traits[axis] for axis in AXIS_NAMES if axis in traits),
-        axes=circumstances.axes,
+        axes=axes,
         decisions=build_decisions(
             chosen, other=other, overrides=overrides, facts=facts, traits=traits
         ),
@@ -132,7 +140,7 @@ def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Me
 
 
 def _by_evidence(members: Members) -> Members:
-    again = [(replace(known, policy=Policy.EVIDENCE), traits) for known, traits in members]
+    again = [(known._replace(policy=Policy.EVIDENCE), traits) for known, traits in members]
     return [(known, without_labels(known, traits)) for known, traits in again]
 
 

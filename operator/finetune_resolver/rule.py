@@ -90,22 +90,24 @@ def group_rules(rules: Iterable[R]) -> dict[str, tuple[R, ...]]:
 
 def match_rules(axes: Axes, *, groups: Mapping[str, tuple[Rule, ...]]) -> dict[str, Rule]:
     """Return the rule that decides each parameter: the first that matches."""
-    return {parameter: _first_match(rules, axes=axes) for parameter, rules in groups.items()}
-
-
-def _first_match(rules: tuple[Rule, ...], *, axes: Axes) -> Rule:
-    for rule in rules[:-1]:
-        if rule.when(axes):
-            return rule
-    # The last row matches always; a test asks it of every table.
-    return rules[-1]
+    matched = {}
+    for parameter, rules in groups.items():
+        # The last row matches always and is not asked; a test looks at every table.
+        matched[parameter] = rules[-1]
+        for rule in rules:
+            if rule.when is always:
+                break
+            if rule.when(axes):
+                matched[parameter] = rule
+                break
+    return matched
 
 
 def match_evidence(
     rules: tuple[EvidenceRule, ...], *, facts: Facts, values: Values
 ) -> EvidenceRule:
     """Return the first rule of a parameter that matches; the last one does always."""
-    for rule in rules[:-1]:
-        if rule.when(facts, values):
+    for rule in rules:
+        if rule.when is whatever_is_known or rule.when(facts, values):
             return rule
     return rules[-1]

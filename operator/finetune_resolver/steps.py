@@ -27,7 +27,8 @@ def number(values: Values, name: str) -> float:
 
 def count(values: Values, name: str) -> int:
     """Return a decided value that is a whole number."""
-    return int(number(values, name))
+    value = values[name]
+    return value if isinstance(value, int) else int(number(values, name))
 
 
 def workers(resources: Resources) -> int:

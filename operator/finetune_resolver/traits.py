@@ -8,6 +8,7 @@ Pure. It knows the catalogue's rows and the measurements as values, and no param
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from finetune_api.resource import (
     GpuMemoryClass,
@@ -20,6 +21,7 @@ from finetune_api.resource import (
     TrainingStage,
 )
 from finetune_resolver import measurement
+from finetune_resolver.catalogue import FIND_CACHE, FoundLanguage
 from finetune_resolver.known import Known
 from finetune_resolver.measurement import Measurements
 from finetune_resolver.trait import AXIS_NAMES, MorphologyKind, Trait, TraitSet, TraitSource
@@ -74,16 +76,14 @@ def _declared(axis: str) -> Source:
 
 
 def _guide(axis: str) -> Source:
-    name = AXIS_NAMES[axis]
+    @lru_cache(maxsize=FIND_CACHE)
+    def label(found: FoundLanguage) -> Trait | None:
+        labels = found.labels
+        value = getattr(labels, axis)
+        detail = f"guide's row {found.row_tag} ({', '.join(labels.ids)})"
+        return None if value is None else Trait(AXIS_NAMES[axis], value, TraitSource.GUIDE, detail)
 
-    def guide(known: Known) -> Trait | None:
-        value = getattr(known.labels, axis)
-        if value is None:
-            return None
-        detail = f"guide's row {known.found.row_tag} ({', '.join(known.labels.ids)})"
-        return Trait(name, value, TraitSource.GUIDE, detail)
-
-    return guide
+    return lambda known: label(known.found)
 
 
 # --- Measured on the job's own text -------------------------------------------------------------
@@ -143,33 +143,48 @@ def _measured_code_switching(known: Known) -> Trait | None:
 
 def evidence_density(known: Known) -> Trait | None:
     """Return the density counted for the base model's tokenizer family, where it is known."""
-    row = known.found.row
-    if row is None or known.family not in row.evidence.tokens:
+    return _counted_density(known.found, known.family)
+
+
+# What the catalogue tells of a language is the same for every resource that names it: read once.
+@lru_cache(maxsize=FIND_CACHE)
+def _counted_density(found: FoundLanguage, family: str) -> Trait | None:
+    if found.row is None or family not in found.row.evidence.tokens:
         return None
-    chars, premium = row.evidence.tokens[known.family]
+    chars, premium = found.row.evidence.tokens[family]
     # A printed 2.0 is rounded: it may lie on either side of the bound.
     if chars == measurement.DENSE_BELOW:
         return None
-    detail = f"{chars} characters a token with {known.family}'s tokenizer, {premium} times English's tokens"
+    detail = (
+        f"{chars} characters a token with {family}'s tokenizer, {premium} times English's tokens"
+    )
     return Trait("tokenDensity", density_of(chars), TraitSource.EVIDENCE, detail)
 
 
 def evidence_morphology(known: Known) -> Trait | None:
     """Return the morphology class of WALS' number of cases, where it is known."""
-    cases = known.found.row.evidence.facts.cases if known.found.row else None
+    return _morphology_by_cases(known.found)
+
+
+@lru_cache(maxsize=FIND_CACHE)
+def _morphology_by_cases(found: FoundLanguage) -> Trait | None:
+    cases = found.facts.cases
     if cases is None:
         return None
     complex_ = cases >= measurement.COMPLEX_FROM_CASES
     value = Morphology.COMPLEX if complex_ else Morphology.SIMPLE
-    text = known.found.row.evidence.facts.wals49_a if known.found.row else ""
-    return Trait(
-        "morphology", value, TraitSource.EVIDENCE, f"{text} cases (WALS 49A); weak evidence"
-    )
+    detail = f"{found.facts.wals49_a} cases (WALS 49A); weak evidence"
+    return Trait("morphology", value, TraitSource.EVIDENCE, detail)
 
 
 def evidence_resource_level(known: Known) -> Trait | None:
     """Return the resource level of the Joshi class; class 3 is neither."""
-    joshi = known.found.row.evidence.facts.joshi if known.found.row else None
+    return _level_of_class(known.found)
+
+
+@lru_cache(maxsize=FIND_CACHE)
+def _level_of_class(found: FoundLanguage) -> Trait | None:
+    joshi = found.facts.joshi
     if joshi is None or measurement.LOW_UP_TO_JOSHI < joshi < measurement.HIGH_FROM_JOSHI:
         return None
     low = joshi <= measurement.LOW_UP_TO_JOSHI
@@ -177,28 +192,30 @@ def evidence_resource_level(known: Known) -> Trait | None:
     return Trait("resourceLevel", value, TraitSource.EVIDENCE, f"resource class {joshi} of 0-5")
 
 
-def _word_order(known: Known) -> Trait | None:
-    order = known.found.row.evidence.facts.wals81_a if known.found.row else None
+@lru_cache(maxsize=FIND_CACHE)
+def _distance_by_word_order(found: FoundLanguage) -> Trait | None:
+    order = found.facts.wals81_a
     value = WORD_ORDER_DISTANCE.get(order or "")
     if value is None:
         return None
     return Trait("syntaxDistance", value, TraitSource.EVIDENCE, f"word order {order} (WALS 81A)")
 
 
-def _script_density(known: Known) -> Trait | None:
-    script = known.found.script
+@lru_cache(maxsize=FIND_CACHE)
+def _density_by_script(found: FoundLanguage) -> Trait | None:
+    script = found.script
     if not script:
         return None
     value = TokenDensity.LIGHT if script in LIGHT_SCRIPTS else TokenDensity.DENSE
     return Trait("tokenDensity", value, TraitSource.SCRIPT, f"script {script}")
 
 
-def _no_code_switching(_: Known) -> Trait:
-    return Trait("codeSwitching", value=False, source=TraitSource.DEFAULT)
+NO_CODE_SWITCHING = Trait("codeSwitching", value=False, source=TraitSource.DEFAULT)
 
 
-def _kind(known: Known) -> Trait | None:
-    script = known.found.script
+@lru_cache(maxsize=FIND_CACHE)
+def _kind_by_script(found: FoundLanguage) -> Trait | None:
+    script = found.script
     if not script:
         return None
     orthographic = script in ORTHOGRAPHIC_SCRIPTS
@@ -212,7 +229,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         _guide("token_density"),
         _measured_density,
         evidence_density,
-        _script_density,
+        lambda known: _density_by_script(known.found),
     ),
     "morphology": (
         _declared("morphology"),
@@ -220,7 +237,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         measured_morphology,
         evidence_morphology,
     ),
-    "morphology_kind": (_kind,),
+    "morphology_kind": (lambda known: _kind_by_script(known.found),),
     "corpus": (_declared("corpus"), _measured_corpus),
     "resource_level": (
         _declared("resource_level"),
@@ -228,27 +245,36 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         evidence_resource_level,
     ),
     "documents": (_declared("documents"),),
-    "syntax_distance": (_declared("syntax_distance"), _guide("syntax_distance"), _word_order),
-    "code_switching": (_declared("code_switching"), _measured_code_switching, _no_code_switching),
+    "syntax_distance": (
+        _declared("syntax_distance"),
+        _guide("syntax_distance"),
+        lambda known: _distance_by_word_order(known.found),
+    ),
+    "code_switching": (
+        _declared("code_switching"),
+        _measured_code_switching,
+        lambda _: NO_CODE_SWITCHING,
+    ),
 }
 """Each trait's sources, the first that knows decides."""
 
 
 def without_labels(known: Known, traits: TraitSet) -> TraitSet:
     """Return a language's traits where the guide's labels do not count: policy Evidence."""
-    return {
-        axis: again
-        for axis, trait in traits.items()
-        if (again := _without_label(known, axis=axis, trait=trait)) is not None
-    }
+    again: TraitSet = {}
+    for axis, trait in traits.items():
+        other: Trait | None = trait
+        if trait.source is TraitSource.GUIDE:
+            other = _second_best(known, axis=axis)
+        elif axis == "corpus" and trait.source is TraitSource.MEASURED:
+            other = _measured_corpus(known)
+        if other is not None:
+            again[axis] = other
+    return again
 
 
-def _without_label(known: Known, *, axis: str, trait: Trait) -> Trait | None:
-    if axis == "corpus" and trait.source is TraitSource.MEASURED:
-        return _measured_corpus(known)
-    if trait.source is not TraitSource.GUIDE:
-        return trait
-    # Nothing was declared, or the label would not count; the second source is the label itself.
+def _second_best(known: Known, *, axis: str) -> Trait | None:
+    """Return what is known without the guide's label: nothing was declared, or it would not count."""
     return next((found for source in SOURCES[axis][2:] if (found := source(known))), None)
 
 

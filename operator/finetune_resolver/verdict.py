@@ -6,6 +6,7 @@ Pure.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
@@ -25,6 +26,9 @@ STEPS_INSTEAD = Rule(
     value=0.0,
     message="Not in the guide: parameters.warmupSteps is set and decides the warm-up.",
 )
+
+AXES_REMEMBERED = 1024
+"""Combinations of traits whose rules are remembered; there are 78,732 in all."""
 
 IN_ORDER: Mapping[str, Any] = {
     name: None for name in rules_guide.GROUPS if name != rules_guide.TRAINER_ALPHA
@@ -61,7 +65,7 @@ def decide_values(rules: Mapping[str, Rule], *, overrides: Overrides) -> dict[st
 
 def decide_by_guide(axes: Axes, *, defaults: Verdict, overrides: Overrides) -> Verdict:
     """Return what the guide decides for these traits."""
-    rules = match_rules(axes, groups=rules_guide.GROUPS)
+    rules = _rules_of_guide(axes)
     values = decide_values(rules, overrides=overrides)
     return Verdict(
         policy=Policy.GUIDE,
@@ -70,13 +74,18 @@ def decide_by_guide(axes: Axes, *, defaults: Verdict, overrides: Overrides) -> V
     )
 
 
+# Traits are classes: few of their combinations are in use, and resources share them.
+@lru_cache(maxsize=AXES_REMEMBERED)
+def _rules_of_guide(axes: Axes) -> Mapping[str, Rule]:
+    return match_rules(axes, groups=rules_guide.GROUPS)
+
+
 def decide_by_evidence(facts: Facts, *, defaults: Verdict, overrides: Overrides) -> Verdict:
     """Return what measurements and published practice decide for these facts."""
     rules: dict[str, AnyRule] = {**IN_ORDER, **rules_evidence.BORROWED}
     values: dict[str, JsonValue] = {**IN_ORDER, **defaults.values}
     values |= decide_values(rules_evidence.BORROWED, overrides=overrides)
     for name, group in rules_evidence.GROUPS.items():
-        rule = match_evidence(group, facts=facts, values=values)
-        rules[name] = rule
+        rule = rules[name] = match_evidence(group, facts=facts, values=values)
         values[name] = overrides[name][1] if name in overrides else rule.decide(facts, values)
     return Verdict(policy=Policy.EVIDENCE, rules={**rules, **defaults.rules}, values=values)

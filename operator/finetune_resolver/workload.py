@@ -4,6 +4,8 @@ Between `memory_fit`, which decides by numbers, and `resolve`. Nothing is decide
 model's shape is unknown. Pure.
 """
 
+from functools import lru_cache
+
 from finetune_api.resource import Method, Optimizer
 from finetune_resolver.facts import Facts
 from finetune_resolver.memory import Workload
@@ -17,15 +19,32 @@ from finetune_resolver.memory_fit import (
 from finetune_resolver.model_shape import ALL_LINEAR
 from finetune_resolver.steps import Values, count, number
 
+WORKLOADS_REMEMBERED = 256
+"""Users choose ranks and modules, so the memory is bounded; a cluster has some dozens in use."""
+
 
 def build_workload(values: Values, *, method: Method) -> Workload:
     """Return what is trained, of decided parameters."""
-    return Workload(
+    return _workload(
         method=method,
         rank=count(values, "r"),
         modules=_modules(values),
-        optimizer=Optimizer(str(values["optimizer"])),
-        dropout=number(values, "lora_dropout") > 0,
+        optimizer=str(values["optimizer"]),
+        dropout=number(values, "lora_dropout"),
+    )
+
+
+# A resolution asks up to four times for the same two.
+@lru_cache(maxsize=WORKLOADS_REMEMBERED)
+def _workload(
+    *, method: Method, rank: int, modules: tuple[str, ...], optimizer: str, dropout: float
+) -> Workload:
+    return Workload(
+        method=method,
+        rank=rank,
+        modules=modules,
+        optimizer=Optimizer(optimizer),
+        dropout=dropout > 0,
     )
 
 
