@@ -168,6 +168,13 @@ class Mode(StrEnum):
     PLAN = "Plan"
 
 
+class DeadlinePolicy(StrEnum):
+    """What becomes of a run at its deadline."""
+
+    FAIL = "Fail"
+    PUBLISH_BEST = "PublishBest"
+
+
 class UpdatePolicy(StrEnum):
     """What a changed training field does once the Job exists."""
 

@@ -25,7 +25,7 @@ FROZEN: Final = (
     "image",
 )
 """Fields below `spec` that the Job was made from. The others may change at any time, and the Job
-follows: suspend, updatePolicy, backoffLimit, ttlSecondsAfterFinished, and activeDeadlineSeconds upwards."""
+follows: suspend, updatePolicy, deadlinePolicy, backoffLimit, ttlSecondsAfterFinished, and activeDeadlineSeconds upwards."""
 
 # NB: `?.` and `orValue` would be shorter, but they hide the bounds of the schema from the API
 # server's cost estimate, which then refuses the rules.

@@ -27,6 +27,8 @@ MESSAGE_LIMIT = 1024
 """Characters of a message at most; fewer where they need more bytes than the kubelet keeps."""
 MESSAGE_LIMITS = (MESSAGE_LIMIT, 512, 256, 64)
 """Tried one after the other: a character may need four bytes, and six where JSON escapes it."""
+PUBLISHED_AT_DEADLINE = "PublishedAtDeadline"
+"""Reason of a pod that published what a run had reached at its deadline."""
 NOTHING_FINISHED = "NothingFinished"
 """Reason of a pod that looked for finished work and found none."""
 CUT = "…"
@@ -121,8 +123,18 @@ class RunSummary(_Part):
     """Checkpoints that came whole to S3, of all attempts."""
     checkpoint_wait_seconds: float = 0.0
     """What the training waited for checkpoints, of `train_seconds`; their upload is beside it."""
+    deadline_seconds: int | None = None
+    """The deadline that ended the training before its last step; None where it came to its own end."""
     resumed_from_step: int | None = None
     """Step of the checkpoint from which the last attempt went on; None where it began at the start."""
+
+
+def describe_cut(summary: RunSummary, *, uri: str) -> str:
+    """Return what became of a run that its deadline ended, in one sentence."""
+    return (
+        f"The deadline of {summary.deadline_seconds} seconds ended the run after step {summary.steps:,} of "
+        f"{summary.total_steps:,}; its adapter of step {summary.published_step or summary.steps:,} is published at {uri}."
+    )
 
 
 class CorpusLanguage(_Part):

@@ -15,6 +15,7 @@ from finetune_api.choices import (
     Bias,
     Corpus,
     DatasetFormat,
+    DeadlinePolicy,
     Documents,
     EvalStrategy,
     GpuMemoryClass,
@@ -46,6 +47,7 @@ __all__ = [
     "Corpus",
     "Dataset",
     "DatasetFormat",
+    "DeadlinePolicy",
     "DnsName",
     "Documents",
     "EvalStrategy",
@@ -347,6 +349,8 @@ class LanguageFinetuneSpec(Part):
     """Whether a changed training field is refused or starts a new run once the Job exists."""
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
     """Longest time over all attempts."""
+    deadline_policy: DeadlinePolicy = DeadlinePolicy.FAIL
+    """Whether a run fails at its deadline, or ends with the best adapter that its checkpoints hold."""
     backoff_limit: int = Field(default=3, ge=0, le=20)
     """Attempts after the first, for ends that another attempt may cure."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=300, le=31_536_000)

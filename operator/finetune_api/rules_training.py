@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from finetune_api.quantity import parse_quantity
 from finetune_api.resource import (
+    DeadlinePolicy,
     EvalStrategy,
     LanguageFinetuneSpec,
     Method,
@@ -239,4 +240,18 @@ SCHEDULING: Final = (
     ),
 )
 
-TRAINING_RULES: Final = (*PARAMETERS, *METHOD, *RESOURCES, *SCHEDULING)
+DEADLINE: Final = (
+    Rule(
+        path="spec",
+        cel="self.?deadlinePolicy.orValue('Fail') == 'Fail' || has(self.activeDeadlineSeconds)",
+        message=(
+            "deadlinePolicy is PublishBest and there is no deadline; set activeDeadlineSeconds, or "
+            "leave deadlinePolicy out"
+        ),
+        check=lambda spec: (
+            spec.deadline_policy is DeadlinePolicy.FAIL or spec.active_deadline_seconds is not None
+        ),
+    ),
+)
+
+TRAINING_RULES: Final = (*PARAMETERS, *METHOD, *RESOURCES, *SCHEDULING, *DEADLINE)

@@ -66,6 +66,8 @@ MEASURE_COMMAND: Final = ("measure",)
 """Arguments of the trainer's container that make it measure instead of train."""
 PROBE_COMMAND: Final = ("probe",)
 """The same, that make it look for finished work of the plan and end."""
+PUBLISH_COMMAND: Final = ("publish",)
+"""The same, that make it publish what the newest checkpoint holds: the run's deadline is over."""
 CA_FILE: Final = "ca.crt"
 CA_PATH: Final = f"{PLAN_DIR}/{CA_FILE}"
 WORK_DIR: Final = "/work"
@@ -84,6 +86,8 @@ ENV_SERVER_CA: Final = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_SERVER_TOKEN: Final = "KUBEFLOW_TRAINER_SERVER_TOKEN"
 ENV_GRACE_SECONDS: Final = "FINETUNE_GRACE_SECONDS"
 """The pod's terminationGracePeriodSeconds: from SIGTERM on a step, a checkpoint and its upload have as long."""
+ENV_DEADLINE_SECONDS: Final = "FINETUNE_DEADLINE_SECONDS"
+"""The run's deadline, where a run that reaches it publishes its best: what such a run published then counts."""
 ENV_ATTEMPT: Final = "FINETUNE_ATTEMPT"
 ENV_PLAN_SHA256: Final = "FINETUNE_PLAN_SHA256"
 """SHA-256 of the bytes of plan.json, so that a replaced ConfigMap is noticed."""
@@ -155,6 +159,11 @@ ADAPTER_CONFIG_FILE: Final = "adapter_config.json"
 def run_prefix(namespace: str, name: str, run: int, plan_hash: str) -> str:
     """Return `<namespace>/<name>/runs/<run>-<planhash8>`, the folder of one run below `output.uri`."""
     return f"{namespace}/{name}/runs/{run}-{plan_hash[:8]}"
+
+
+def cut_short_folder(run_folder: str, step: int) -> str:
+    """Return the folder of a run that its deadline ended after `step` steps, beside that of a whole run."""
+    return f"{run_folder}-step-{step}"
 
 
 def checkpoints_prefix(namespace: str, name: str, plan_hash: str) -> str:

@@ -35,5 +35,6 @@ def _stretch(before: ActiveTime, *, job: ObservedJob, now: datetime) -> int:
     since = parse_time(before.since)
     if since is None:
         return 0
-    ended = (job.stopped if job.is_stopped else None) or job.end or now
+    given_up = job.failure.time if job.failure is not None else None
+    ended = (job.stopped if job.is_stopped else None) or job.end or given_up or now
     return max(int((ended - since).total_seconds()), 0)

@@ -4,7 +4,7 @@ Made of a plan by `decide` and its neighbours, read by `manifests` and `pods`. V
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from finetune_api import wire
@@ -41,6 +41,11 @@ class Assignment:
             reads=(plan.model.uri, *_texts(plan.datasets)),
             memory=memory,
         )
+
+    @classmethod
+    def to_publish(cls, plan: TrainingPlan, *, memory: str | None = None) -> Self:
+        """Return the assignment to publish what the newest checkpoint of the plan holds."""
+        return replace(cls.to_train(plan, memory=memory), arguments=wire.PUBLISH_COMMAND)
 
     @classmethod
     def to_measure(cls, plan: MeasurePlan) -> Self:

@@ -36,9 +36,16 @@ def plan_to_keep(situation: Situation, *, resource: LanguageFinetune) -> PlanSta
 def find_begun(situation: Situation, *, resource: LanguageFinetune) -> Proposal | None:
     """Return the plan that the run goes on with, or None where it has none or it cannot be read."""
     kept = plan_to_keep(situation, resource=resource)
-    if kept is None or not situation.observed.begun_plan:
+    if kept is None:
         return None
-    plan = _read(situation.observed.begun_plan, wanted=kept.hash)
+    return read_begun(situation, resource=resource, plan_hash=kept.hash)
+
+
+def read_begun(
+    situation: Situation, *, resource: LanguageFinetune, plan_hash: str
+) -> Proposal | None:
+    """Return the plan of this hash that was fetched, or None where it is not there or cannot be read."""
+    plan = _read(situation.observed.begun_plan or "", wanted=plan_hash)
     if plan is None:
         return None
     before = situation.before
@@ -49,8 +56,8 @@ def find_begun(situation: Situation, *, resource: LanguageFinetune) -> Proposal 
         plan=plan.model_copy(update={"identity": now}),
         parameters=tuple(before.parameters),
         warnings=tuple(before.warnings),
-        total_steps=kept.total_steps,
-        estimated_seconds=kept.estimated_seconds,
+        total_steps=before.plan.total_steps if before.plan else None,
+        estimated_seconds=before.plan.estimated_seconds if before.plan else None,
     )
 
 

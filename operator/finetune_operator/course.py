@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from finetune_api.outcome import Outcome
+from finetune_api.outcome import PUBLISHED_AT_DEADLINE, Outcome, describe_cut
 from finetune_operator import conditions as words
 from finetune_operator.conditions import Claim
 from finetune_operator.diagnosis import (
@@ -28,6 +28,7 @@ from finetune_operator.endings import (
     proved_outcome,
 )
 from finetune_operator.observation import ObservedCondition
+from finetune_operator.retries import AT_DEADLINE, CLOSING_DEADLINE_S
 from finetune_operator.run import COMPLETE, FAILED, PENDING, RUNNING, Course, Run, end_of
 from finetune_operator.suspension import decide_suspension
 from finetune_operator.waiting import (
@@ -58,13 +59,7 @@ def _succeeded(run: Run) -> Course | None:
     outcome = next((one for one in proofs if one is not None), None)
     if outcome is None or outcome.published is None:
         return None
-    where = outcome.published.uri
-    found = outcome.published.already_there
-    message = (
-        f"The adapter of this plan was found finished at {where}; nothing was trained again."
-        if found
-        else f"The adapter is published at {where}."
-    )
+    message = _published(outcome, where=outcome.published.uri)
     measured = Claim(
         words.CORPUS_MEASURED,
         "True",
@@ -85,10 +80,20 @@ def _succeeded(run: Run) -> Course | None:
     )
 
 
+def _published(outcome: Outcome, *, where: str) -> str:
+    if outcome.published is not None and outcome.published.already_there:
+        return f"The adapter of this plan was found finished at {where}; nothing was trained again."
+    if outcome.summary is not None and outcome.summary.deadline_seconds is not None:
+        return describe_cut(outcome.summary, uri=where)
+    return f"The adapter is published at {where}."
+
+
 def outcome_reason(outcome: Outcome) -> str:
     """Return the reason of Complete."""
-    already = outcome.published is not None and outcome.published.already_there
-    return "AlreadyDone" if already else "Done"
+    if outcome.published is not None and outcome.published.already_there:
+        return "AlreadyDone"
+    is_cut = outcome.summary is not None and outcome.summary.deadline_seconds is not None
+    return PUBLISHED_AT_DEADLINE if is_cut else "Done"
 
 
 def _ended_without_proof(run: Run) -> Course | None:
@@ -110,9 +115,20 @@ def _given_up(run: Run) -> Course | None:
         held = _hold_for_pods(run, end=failure)
         if held is not None:
             return held
-    return _fail(
-        diagnose_failed_job(run.job, failure=failure, ended=run.ended, deadline_s=run.deadline_s)
+    diagnosis = diagnose_failed_job(
+        run.job, failure=failure, ended=run.ended, deadline_s=run.deadline_s
     )
+    return _fail(_not_published(diagnosis) if run.job.attempt == AT_DEADLINE else diagnosis)
+
+
+def _not_published(diagnosis: Diagnosis) -> Diagnosis:
+    """Return why a run that reached its deadline ends without what it had by then."""
+    if diagnosis.reason == words.DEADLINE_EXCEEDED:
+        why = f"its best adapter was not published within {CLOSING_DEADLINE_S} seconds more."
+    else:
+        why = f"its best adapter could not be published: {diagnosis.message}"
+    message = f"The run reached its deadline, and {why} Its checkpoints are kept."
+    return replace(diagnosis, reason=words.DEADLINE_EXCEEDED, message=message)
 
 
 def _complete_without_proof(run: Run) -> Course | None:
@@ -213,7 +229,8 @@ def _training(run: Run) -> Course | None:
     pod = run.current
     if pod is None or pod.deleting or pod.trainer is None or pod.trainer.state != "running":
         return None
-    message = f"Pod {pod.name} trains on node {pod.node}."
+    doing = "publishes the best adapter until the run's deadline"
+    message = f"Pod {pod.name} {doing if run.job.attempt == AT_DEADLINE else 'trains'} on node {pod.node}."
     return Course(
         phase=RUNNING,
         message=message,

@@ -33,6 +33,7 @@ from finetune_operator.answering import (
     write,
 )
 from finetune_operator.begun import find_begun, plan_to_keep, warn_of_another_plan
+from finetune_operator.closing import decide_closing
 from finetune_operator.conditions import Claim, is_terminal
 from finetune_operator.context import DecisionContext
 from finetune_operator.course import decide_course
@@ -45,7 +46,7 @@ from finetune_operator.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.plan_mode import end_plan, ended_before_training
 from finetune_operator.probing import decide_probe
 from finetune_operator.recreation import await_older_runs, begin_next_run, is_outdated
-from finetune_operator.retries import WITH_MORE_MEMORY, excused_failures
+from finetune_operator.retries import AT_DEADLINE, WITH_MORE_MEMORY, excused_failures
 from finetune_operator.run import STALLED, Course, Run
 from finetune_operator.safekeeping import decide_annotation, find_checkpoint, steps_of
 from finetune_operator.situation import Situation
@@ -121,7 +122,7 @@ def _follow_job(situation: Situation) -> Actions | None:
         return None
     if not job.finished and is_outdated(situation):
         return begin_next_run(situation)
-    return _follow(situation, job=job)
+    return decide_closing(situation) or _follow(situation, job=job)
 
 
 STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
@@ -256,6 +257,8 @@ def _active_time(situation: Situation, *, job: ObservedJob) -> ActiveTime | None
     before = situation.before.active_time if situation.before.run == situation.run else None
     if before is None and deadline_of(situation.observed.body) is None:
         return None
+    if job.attempt == AT_DEADLINE:
+        return before  # it has a limit of its own
     return build_active_time(before, job=job, now=situation.now)
 
 
@@ -360,6 +363,9 @@ def _created(situation: Situation, *, job: ObservedJob, is_new: bool) -> Claim:
     earlier = find_condition(situation.before.conditions, words.JOB_CREATED)
     if job.attempt == WITH_MORE_MEMORY:
         message = f"Job {job.name} is created, with more memory than the attempt before it."
+        return Claim(words.JOB_CREATED, "True", words.CREATED, message)
+    if job.attempt == AT_DEADLINE:
+        message = f"Job {job.name} is created to publish the best adapter until the run's deadline."
         return Claim(words.JOB_CREATED, "True", words.CREATED, message)
     is_again = is_new and earlier is not None and earlier.status == "True"
     was_suspended = find_condition(situation.before.conditions, words.SUSPENDED) is not None

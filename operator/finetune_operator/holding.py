@@ -109,11 +109,16 @@ def hold_back(situation: Situation, *, proposal: Proposal) -> Actions:
     )
 
 
-def keep_known(situation: Situation, *, proposal: Proposal) -> tuple[tuple[Claim, ...], PlanReport]:
-    """Return what stays true of the run: its Job was created, and its fields stay frozen."""
+def keep_known(
+    situation: Situation, *, proposal: Proposal | None
+) -> tuple[tuple[Claim, ...], PlanReport]:
+    """Return what stays true of the run: its Job was created, and its fields stay frozen.
+
+    Without a `proposal` the run has a Job, whatever status says of it.
+    """
     before = situation.before
     created = find_condition(before.conditions, words.JOB_CREATED)
-    if created is not None and created.status == "True":
+    if proposal is None or (created is not None and created.status == "True"):
         kept = (
             find_condition(before.conditions, one)
             for one in (words.CORPUS_MEASURED, words.RESOLVED, words.JOB_CREATED)

@@ -13,6 +13,7 @@ from finetune_api.status import ActiveTime
 from finetune_operator.actions import Patch
 from finetune_operator.active_time import seconds_left
 from finetune_operator.observation import ObservedJob, RawObject
+from finetune_operator.retries import AT_DEADLINE
 
 RETRIES: Final = "backoffLimit"
 DEADLINE: Final = "activeDeadlineSeconds"
@@ -39,7 +40,8 @@ def decide_patches(
     spec = body.get("spec")
     wanted: dict[str, int | None] = {TTL: _whole(spec, TTL)}
     shown: dict[str, int | None] = {TTL: job.ttl_s}
-    if not job.finished:
+    # A Job that publishes at the deadline has limits of its own.
+    if not job.finished and job.attempt != AT_DEADLINE:
         retries, deadline_s = _whole(spec, RETRIES), _whole(spec, DEADLINE)
         whole = DEFAULT_RETRIES if retries is None else retries
         wanted |= {

@@ -18,7 +18,13 @@ from finetune_operator.context import DecisionContext
 from finetune_operator.limits import retries_left
 from finetune_operator.names import job_name, label_value, plan_name
 from finetune_operator.pods import build_pod, memory_limit, present, sha256
-from finetune_operator.retries import WITH_MORE_MEMORY, raise_memory
+from finetune_operator.retries import (
+    AT_DEADLINE,
+    CLOSING_DEADLINE_S,
+    CLOSING_TRIES,
+    WITH_MORE_MEMORY,
+    raise_memory,
+)
 from finetune_operator.safekeeping import NEVER
 
 MEASURE_TTL_S = 3600
@@ -51,6 +57,18 @@ def build_run(
         resource,
         assignment=Assignment.to_train(plan, memory=memory),
         attempt=attempt,
+        context=context,
+    )
+
+
+def build_closing(
+    resource: LanguageFinetune, *, plan: TrainingPlan, memory: str | None, context: DecisionContext
+) -> RunObjects:
+    """Return the ConfigMap and the Job that publish what a run had at its deadline."""
+    return build_objects(
+        resource,
+        assignment=Assignment.to_publish(plan, memory=memory),
+        attempt=AT_DEADLINE,
         context=context,
     )
 
@@ -149,6 +167,12 @@ def _job_limits(spec: LanguageFinetuneSpec, *, role: str, attempt: int) -> dict[
             "ttlSecondsAfterFinished": MEASURE_TTL_S,
         }
     trains = role == wire.ROLE_TRAIN
+    if trains and attempt == AT_DEADLINE:
+        return {
+            "backoffLimit": CLOSING_TRIES - 1,
+            "activeDeadlineSeconds": CLOSING_DEADLINE_S,
+            "ttlSecondsAfterFinished": spec.ttl_seconds_after_finished,
+        }
     return {
         "backoffLimit": retries_left(spec.backoff_limit, attempt=attempt if trains else 1),
         "activeDeadlineSeconds": spec.active_deadline_seconds,

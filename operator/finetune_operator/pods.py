@@ -11,6 +11,7 @@ from typing import Any
 from finetune_api import wire
 from finetune_api.resource import (
     ComputeResources,
+    DeadlinePolicy,
     LanguageFinetune,
     Scheduling,
     SecretRef,
@@ -143,6 +144,7 @@ def _environment(
             else {}
         ),
         wire.ENV_ATTEMPT: str(attempt),
+        **_deadline(resource),
         wire.ENV_GRACE_SECONDS: str(context.termination_grace_s),
         wire.ENV_PLAN_SHA256: sha256(assignment.plan_json),
         wire.ENV_IMAGE: image,
@@ -154,6 +156,14 @@ def _environment(
             "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}},
         },
     ]
+
+
+def _deadline(resource: LanguageFinetune) -> dict[str, str]:
+    """Return the deadline of a run that publishes at it; of another the trainer need not know."""
+    spec = resource.spec
+    if spec.deadline_policy is not DeadlinePolicy.PUBLISH_BEST:
+        return {}
+    return {wire.ENV_DEADLINE_SECONDS: str(spec.active_deadline_seconds)}
 
 
 def _status_server(

@@ -17,7 +17,12 @@ from finetune_operator.observation import ObservedJob, ObservedPod
 
 FIRST_ATTEMPT: Final = 1
 WITH_MORE_MEMORY: Final = 2
-"""The attempt that has more memory; there is no third."""
+"""The attempt that has more memory; there is no third of its kind."""
+AT_DEADLINE: Final = 3
+"""The attempt that trains no more and publishes what the run had at its deadline."""
+CLOSING_TRIES: Final = 3
+CLOSING_DEADLINE_S: Final = 3600
+"""That attempt's own: it fetches model and text again, and the adapter of hours is at stake. Assumption."""
 GROWTH: Final = 2
 """How much more. Assumption: a run that needs more than twice what it was given is told, not guessed."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 from pydantic import ValidationError
 
-from finetune_api.outcome import CorpusLanguage, Outcome, Published, RunSummary
+from finetune_api.outcome import CorpusLanguage, Outcome, Published, RunSummary, describe_cut
 from finetune_api.plan import TrainingPlan
 from finetune_api.status import (
     ActiveTime,
@@ -43,6 +43,8 @@ ATTEMPTS_LIMIT: Final = 10
 SENTENCE_LIMIT: Final = 4096
 ALL_LANGUAGES: Final = "*"
 ALL_PERCENT: Final = 100
+CUT_SHORT: Final = "published-at-deadline"
+"""Id of the warning that a run was not trained to its end."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,12 @@ def _with_outcome(status: LanguageFinetuneStatus, *, outcome: Outcome) -> Langua
         "parameters": with_observations(status.parameters, outcome=outcome),
         "output": _output(outcome.published) if outcome.published else None,
     }
+    if outcome.summary is not None and outcome.summary.deadline_seconds is not None:
+        where = outcome.published.uri if outcome.published else ""
+        cut = WarningStatus(
+            id=CUT_SHORT, severity="warn", message=describe_cut(outcome.summary, uri=where)
+        )
+        update["warnings"] = [*(one for one in status.warnings if one.id != CUT_SHORT), cut]
     if outcome.evaluation is not None:
         result = outcome.evaluation
         update["evaluation"] = [

@@ -26,6 +26,7 @@ QUIET: Final = frozenset(
         words.MEASURING,
         words.AWAITING_MEASUREMENT,
         words.PROBING,
+        words.PUBLISHING_BEST,
         words.RECREATING,
     }
 )
@@ -78,6 +79,7 @@ ANNOUNCED: Final = {
 """Warnings of the resolver that tell of a run that may be spent for nothing; the others wait in status."""
 OF_THE_RUN: Final = {
     "plan-not-kept": "PlanNotKept",
+    "published-at-deadline": "PublishedAtDeadline",
 }
 """Warnings of the operator's own, about what a run lost or could not do."""
 NORMAL: Final = {

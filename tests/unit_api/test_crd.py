@@ -20,6 +20,7 @@ MUTABLE = {
     "backoffLimit",
     "ttlSecondsAfterFinished",
     "activeDeadlineSeconds",
+    "deadlinePolicy",
 }
 
 

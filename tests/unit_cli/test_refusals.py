@@ -162,7 +162,7 @@ def test_an_argument_of_another_tool_is_refused_with_todays_field(name, remedy):
             (
                 "expected one of model, languages, multilingual, stage, method, policy, parameters, "
                 "resources, scheduling, output, checkpoints, mode, suspend, updatePolicy, "
-                "activeDeadlineSeconds, backoffLimit, ttlSecondsAfterFinished, image."
+                "activeDeadlineSeconds, deadlinePolicy, backoffLimit, ttlSecondsAfterFinished, image."
             ),
         ),
     ],

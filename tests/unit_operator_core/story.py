@@ -110,10 +110,19 @@ def build_observed(resource: Mapping[str, Any], seen: Mapping[str, Any]) -> Obse
             for pod in seen.get("strays", ())
         ),
         job_events=tuple(JobEvent.from_object(event) for event in seen.get("events", ())),
+        begun_plan=_begun_plan(seen),
         name_conflicts=tuple(seen.get("nameConflicts", ())),
         predecessors=tuple(seen.get("predecessors", ())),
         rejected=tuple(Rejection(**one) for one in seen.get("rejected", ())),
     )
+
+
+def _begun_plan(seen: Mapping[str, Any]) -> str | None:
+    """Return the plan that the shell fetched, of the case that made it."""
+    if "planOf" not in seen:
+        return None
+    config_map, _ = tell(seen["planOf"]).actions.creates
+    return str(config_map["data"]["plan.json"])
 
 
 def build_raw_job(special: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,8 +75,9 @@ def describe(told: Told) -> dict[str, Any]:
         "events": [f"{one.type} {one.reason}: {one.message}" for one in actions.events],
         "requeueAfterSeconds": actions.requeue_after_s,
         "needsJobEvents": actions.needs_job_events,
+        "needsBegunPlan": actions.needs_begun_plan,
     }
-    return {key: value for key, value in told_actions.items() if value not in (None, [], False)}
+    return {key: value for key, value in told_actions.items() if value not in (None, [], False, "")}
 
 
 def shortened(status: dict[str, Any], before: Any) -> dict[str, Any]:

@@ -37,7 +37,14 @@ class TinyTraining:
     token_budget: int = 10_000
     budget: Any = None
 
-    def train(self, *, stop_after: int = -1, at_evaluation: int = -1, resume: bool = False) -> Any:
+    def train(
+        self,
+        *,
+        stop_after: int = -1,
+        at_evaluation: int = -1,
+        resume: bool = False,
+        is_past_deadline: bool = False,
+    ) -> Any:
         """Train, until the pod is asked to go after a step or in an evaluation, each counted from 1.
 
         Returns:
@@ -67,6 +74,7 @@ class TinyTraining:
                 ),
                 metrics_path=self.folder / "metrics.jsonl",
                 find_snapshot=lambda state: self._load(state) if resume else None,
+                is_past_deadline=is_past_deadline,
             )
         except Interrupted as asked:
             return asked

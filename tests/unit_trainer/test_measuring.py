@@ -291,8 +291,8 @@ def test_an_unknown_command_is_refused_by_name(pod: MeasurePod) -> None:
     outcome = pod.start(pod.plan(), "meassure")
     assert (outcome.exit_code, outcome.reason) == (64, "CommandUnknown")
     assert outcome.message == (
-        "The trainer knows no command 'meassure': expected none, to train, 'measure' or 'probe';"
-        " operator and trainer must be of one release."
+        "The trainer knows no command 'meassure': expected none, to train, 'measure', 'probe'"
+        " or 'publish'; operator and trainer must be of one release."
     )
 
 

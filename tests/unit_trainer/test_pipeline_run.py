@@ -46,6 +46,7 @@ class Pod:
     bucket: Bucket
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
     def plan(self, **changes: Any) -> TrainingPlan:
         where = {
@@ -79,7 +80,7 @@ class Pod:
             "FINETUNE_IMAGE": "registry/trainer@sha256:1",
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "finetune_trainer"],
+            [sys.executable, "-m", "finetune_trainer", *self.arguments],
             env=os.environ | keys | places | self.environ | environ,
             stdout=subprocess.PIPE,
             stderr=(self.folder / "stderr.log").open("w"),

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_trainer.account import RunAccount
 from finetune_trainer.errors import NotFound, OutputUnwritable, PlanInvalid, TrainerError
 from finetune_trainer.publish import Manifest, OutputPlace, find_finished, publish
 from finetune_trainer.s3 import connect
@@ -85,6 +87,51 @@ def test_a_finished_run_is_found_by_its_plan_whatever_its_number(
     assert found is not None
     assert found.published == published.model_copy(update={"already_there": True})
     assert found.manifest.evaluation == account.evaluation
+
+
+def cut_at(step: int, *, deadline_s: int) -> RunAccount:
+    """Return the account of a run that its deadline ended after a step."""
+    account = build_account()
+    changes = {"steps": step, "published_step": step, "deadline_seconds": deadline_s}
+    return replace(account, summary=account.summary.model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "found_step"),
+    [(None, None), (60, 30), (90, 30), (100, 20), (101, None)],
+    ids=["none", "shorter", "the same", "longer than the last", "longer than all"],
+)
+def test_what_a_deadline_ended_counts_for_a_run_of_no_longer_a_deadline(
+    bucket: Bucket, files: list[Path], deadline_s: int | None, found_step: int | None
+) -> None:
+    for account in (cut_at(20, deadline_s=100), cut_at(30, deadline_s=90)):
+        place = place_in(bucket).cut_short(account.summary.steps)
+        publish(bucket.store, place, account, files=files)
+    found = find_finished(bucket.store, place_in(bucket), build_plan(), deadline_s=deadline_s)
+    assert (found.manifest.summary.steps if found else None) == found_step
+
+
+def test_a_whole_run_comes_before_what_a_deadline_ended(bucket: Bucket, files: list[Path]) -> None:
+    cut = cut_at(20, deadline_s=100)
+    publish(bucket.store, place_in(bucket).cut_short(20), cut, files=files)
+    whole = publish(bucket.store, place_in(bucket), build_account(), files=files)
+    found = find_finished(bucket.store, place_in(bucket), build_plan(), deadline_s=100)
+    assert found is not None
+    assert (found.published.uri, found.manifest.reason) == (whole.uri, "Done")
+
+
+def test_what_a_deadline_ended_has_a_folder_of_its_own_and_says_so(
+    bucket: Bucket, files: list[Path]
+) -> None:
+    account = cut_at(20, deadline_s=100)
+    published = publish(bucket.store, place_in(bucket).cut_short(20), account, files=files)
+    folder = f"adapters/ml/tiny/runs/1-{account.plan.hash[:8]}-step-20"
+    assert published.uri == f"s3://{bucket.name}/{folder}/"
+    manifest = read_json(bucket, f"{folder}/manifest.json")
+    assert (manifest["reason"], manifest["summary"]["deadlineSeconds"]) == (
+        "PublishedAtDeadline",
+        100,
+    )
 
 
 def count_reads(proxy: S3Proxy) -> int:

@@ -115,6 +115,40 @@ def test_a_training_that_was_over_goes_straight_to_its_end(model: Path, tmp_path
     assert_equal(training.train(resume=True), calm)
 
 
+def test_a_training_past_its_deadline_does_no_step_and_ends_with_its_best_state(
+    model: Path, tmp_path: Path
+) -> None:
+    training = build(model, tmp_path, changes=BEST, losses=[3.0, 2.0, 2.5, 2.6, 1.0, 0.5])
+    until_two, best = training.train(stop_after=2), training.kept
+    assert (isinstance(until_two, Interrupted), best) == (True, 2)
+    _, expected = training.train(resume=True, is_past_deadline=True)
+    training.train(stop_after=4)
+    result, state = training.train(resume=True, is_past_deadline=True)
+    assert (result.last.step, result.published_step, result.cut_short) == (4, 2, True)
+    assert (result.stopped_early, result.resumed_from_step) == (False, 4)
+    assert all(state[name].equal(value) for name, value in expected.items())
+
+
+def test_a_training_whose_last_evaluation_was_broken_off_gets_it_past_its_deadline(
+    model: Path, tmp_path: Path
+) -> None:
+    training = build(model, tmp_path, changes=BEST, losses=[3.0, 2.0, 2.5, 2.6, 1.0, 0.5])
+    training.train(at_evaluation=2)
+    result, _ = training.train(resume=True, is_past_deadline=True)
+    assert (result.last.step, result.best_step, result.cut_short) == (2, 2, True)
+
+
+def test_a_training_that_was_over_at_its_deadline_is_not_cut_short(
+    model: Path, tmp_path: Path
+) -> None:
+    training = build(model, tmp_path)
+    training.train(stop_after=6)
+    result, _ = training.train()
+    training._keep(6, result.capture)
+    again, _ = training.train(resume=True, is_past_deadline=True)
+    assert (again.last.step, again.cut_short) == (6, False)
+
+
 def test_a_snapshot_in_the_memory_of_the_one_before_holds_the_same(
     model: Path, tmp_path: Path
 ) -> None:

@@ -28,7 +28,9 @@ def step(number: int, **changes: Any) -> StepReport:
     return StepReport(**values | changes)
 
 
-def summarise(*history: StepReport, max_grad_norm: float = 1.0) -> RunSummary:
+def summarise(
+    *history: StepReport, max_grad_norm: float = 1.0, cut_short: bool = False
+) -> RunSummary:
     result: Any = SimpleNamespace(
         history=history,
         last=history[-1],
@@ -37,6 +39,7 @@ def summarise(*history: StepReport, max_grad_norm: float = 1.0) -> RunSummary:
         best_step=None,
         published_step=history[-1].step,
         stopped_early=True,
+        cut_short=cut_short,
         train_seconds=2.0,
         launch_halvings=1,
         peak_gpu_memory_bytes=None,
@@ -46,8 +49,18 @@ def summarise(*history: StepReport, max_grad_norm: float = 1.0) -> RunSummary:
     training: Any = SimpleNamespace(max_grad_norm=max_grad_norm)
     budget: Any = SimpleNamespace(tokens=512)
     return build_summary(
-        result, loaded, training=training, budget=budget, costs=Costs(saved=2, waited=0.25)
+        result,
+        loaded,
+        training=training,
+        budget=budget,
+        costs=Costs(saved=2, waited=0.25),
+        deadline_s=60,
     )
+
+
+def test_a_deadline_is_told_only_of_a_run_that_it_cut_short() -> None:
+    assert summarise(step(1)).deadline_seconds is None
+    assert summarise(step(1), cut_short=True).deadline_seconds == 60
 
 
 def test_a_trend_is_the_mean_of_the_first_and_the_last_tenth() -> None:

@@ -1,6 +1,7 @@
 """The entry point: one plan, one outcome, whatever happens.
 
-Without arguments it trains; `measure` measures instead, `probe` only looks for finished work.
+Without arguments it trains; `measure` measures instead, `probe` only looks for finished work, and
+`publish` publishes what the newest checkpoint holds.
 
 Sets up the log, the signal and the progress, runs the pipeline and writes the outcome to the
 termination message. The only place that catches everything: what escapes here is a bug of ours, and
@@ -101,18 +102,28 @@ def decide_task(arguments: Sequence[str], *, environ: Mapping[str, str]) -> Task
 
         to_measure = load_measure_plan(Path(named or wire.MEASURE_PATH), expected_sha256=expected)
         return Task(to_measure, lambda pod, told: measure(to_measure, pod=pod, progress=told))
-    if arguments and tuple(arguments) != wire.PROBE_COMMAND:
+    if arguments and tuple(arguments) not in (wire.PROBE_COMMAND, wire.PUBLISH_COMMAND):
         raise PlanInvalid(
             f"The trainer knows no command {' '.join(arguments)!r}: expected none, to train,"
-            f" {wire.MEASURE_COMMAND[0]!r} or {wire.PROBE_COMMAND[0]!r}; operator and trainer must be of one release.",
+            f" {wire.MEASURE_COMMAND[0]!r}, {wire.PROBE_COMMAND[0]!r} or {wire.PUBLISH_COMMAND[0]!r}; operator and trainer must be of one release.",
             reason="CommandUnknown",
         )
     to_train = load_plan(Path(named or wire.PLAN_PATH), expected_sha256=expected)
-    if arguments:
+    if tuple(arguments) == wire.PROBE_COMMAND:
         from finetune_trainer.probe import probe
 
         return Task(to_train, lambda pod, _: probe(to_train, pod=pod))
-    return Task(to_train, lambda pod, told: run(to_train, pod=pod, progress=told))
+    is_past = tuple(arguments) == wire.PUBLISH_COMMAND
+    if is_past and not environ.get(wire.ENV_DEADLINE_SECONDS):
+        raise PlanInvalid(
+            f"The command {wire.PUBLISH_COMMAND[0]!r} is about a run that its deadline ended, and"
+            f" {wire.ENV_DEADLINE_SECONDS} does not say which; operator and trainer must be of one release.",
+            reason="DeadlineUnknown",
+        )
+    return Task(
+        to_train,
+        lambda pod, told: run(to_train, pod=pod, progress=told, is_past_deadline=is_past),
+    )
 
 
 def conclude(

@@ -246,6 +246,10 @@ def _course(account: RunAccount) -> str:
         f" attention; {summary.trainable_parameters:,} parameters were trained."
     )
     sentences = [opening]
+    if summary.deadline_seconds is not None:
+        sentences.append(
+            f"Its deadline of {summary.deadline_seconds} seconds ended it before its last step."
+        )
     if summary.stopped_early:
         sentences.append("It stopped early.")
     if summary.best_eval_loss is not None:

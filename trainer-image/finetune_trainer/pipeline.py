@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api import wire
-from finetune_api.outcome import Outcome, Published, Stage
+from finetune_api.outcome import PUBLISHED_AT_DEADLINE, Outcome, Published, Stage, describe_cut
 from finetune_api.plan import TrainingPlan
 from finetune_api.resource import TrainingStage
 from finetune_api.wire import ExitCode
@@ -52,8 +52,12 @@ PATIENCE_S = 900.0
 hours is worth a quarter of an hour, and most failures of a store are over by then (assumption)."""
 
 
-def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
+def run(
+    plan: TrainingPlan, *, pod: Pod, progress: Progress, is_past_deadline: bool = False
+) -> Outcome:
     """Do what the plan says and return how it ended well.
+
+    A run that `is_past_deadline` does no further step: what its newest checkpoint holds is published.
 
     Raises:
         TrainerError: It ended otherwise.
@@ -62,7 +66,9 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
     environment.prepare_environment(plan.resources, work=pod.work, environ=pod.environ)
     environment.check_accelerators(plan.resources)
     output = connect_output(plan, pod)
-    if (finished := find_finished(output.store, output.place, plan)) is not None:
+    deadline_s = pod.deadline_s
+    finished = find_finished(output.store, output.place, plan, deadline_s=deadline_s)
+    if finished is not None:
         return build_already_done(plan, finished, stage=progress.stage)
     # A refused upload is told now, not after hours of training.
     output.store.check_writable(output.place.folder)
@@ -80,6 +86,7 @@ def run(plan: TrainingPlan, *, pod: Pod, progress: Progress) -> Outcome:
             prepared, pod, store=output.store, output=output.root, progress=progress
         ),
         folder=make_empty(pod.work / "adapter"),
+        is_past_deadline=is_past_deadline,
     )
     with training_run.kept_until_published(trained, goodbye=pod.goodbye):
         account, files = training_run.finish(trained, pod, progress=progress)
@@ -173,9 +180,12 @@ def publish_once(output: Output, account: RunAccount, *, files: Sequence[Path]) 
     Raises:
         ServiceUnavailable: The store did not answer, or refused a key that it accepted before.
     """
-    store, place = output.store, output.place
+    store, place, deadline_s = output.store, output.place, account.summary.deadline_seconds
+    if deadline_s is not None:
+        place = place.cut_short(account.summary.steps)
     try:
-        if (finished := find_finished(store, place, account.plan)) is not None:
+        finished = find_finished(store, place, account.plan, deadline_s=deadline_s)
+        if finished is not None:
             return build_already_done(account.plan, finished, stage=Stage.PUBLISH)
         return build_done(account, publish(store, place, account, files=files))
     except AccessDenied as refusal:
@@ -214,11 +224,15 @@ def build_already_done(plan: TrainingPlan, finished: Finished, *, stage: Stage) 
 
 def build_done(account: RunAccount, published: Published) -> Outcome:
     """Return the outcome of a run that trained and published."""
+    summary = account.summary
+    reason, message = "Done", f"Trained {summary.steps} steps; the adapter is at {published.uri}."
+    if summary.deadline_seconds is not None:
+        reason, message = PUBLISHED_AT_DEADLINE, describe_cut(summary, uri=published.uri)
     return Outcome(
         exit_code=ExitCode.DONE,
-        reason="Done",
+        reason=reason,
         stage=Stage.PUBLISH,
-        message=f"Trained {account.summary.steps} steps; the adapter is at {published.uri}.",
+        message=message,
         plan_hash=account.plan.hash,
         model_revision=account.model_revision,
         published=published,

@@ -4,6 +4,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune_api import wire
 from finetune_trainer.goodbye import Goodbye
 
 
@@ -16,3 +17,9 @@ class Pod:
     """Scratch space; everything that is written goes below it."""
     goodbye: Goodbye
     """Knows whether the pod was asked to go."""
+
+    @property
+    def deadline_s(self) -> int | None:
+        """The run's deadline in seconds, where it publishes what it has then."""
+        text = self.environ.get(wire.ENV_DEADLINE_SECONDS, "")
+        return int(text) if text.isdecimal() else None

@@ -19,7 +19,7 @@ def probe(plan: TrainingPlan, *, pod: Pod) -> Outcome:
         TrainerError: It cannot be seen: access, bucket or store.
     """
     output = connect_output(plan, pod)
-    finished = find_finished(output.store, output.place, plan)
+    finished = find_finished(output.store, output.place, plan, deadline_s=pod.deadline_s)
     if finished is not None:
         return build_already_done(plan, finished, stage=Stage.START)
     return Outcome(

@@ -9,8 +9,9 @@ old state or the new one.
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api import wire
-from finetune_api.outcome import CorpusLanguage, Evaluation, Published, RunSummary
+from finetune_api.outcome import (
+    PUBLISHED_AT_DEADLINE,
+    CorpusLanguage,
+    Evaluation,
+    Published,
+    RunSummary,
+)
 from finetune_api.plan import TrainingPlan
 from finetune_trainer.account import RunAccount
 from finetune_trainer.errors import OutputUnwritable, PlanInvalid, ServiceUnavailable
@@ -30,8 +37,12 @@ from finetune_trainer.s3_transfer import DownloadedFile, holds, upload
 MANIFEST_SCHEMA = 1
 REQUIRED = frozenset({wire.ADAPTER_FILE, wire.ADAPTER_CONFIG_FILE})
 """Without these there is no adapter, whatever a manifest says."""
-MOST_URI_BYTES = 990
-"""Of a run's folder: S3 keys end at 1024 bytes, and the longest file name is still to come."""
+MOST_URI_BYTES = 975
+"""Of a run's folder: S3 keys end at 1024 bytes; a step and the longest file name are still to come."""
+MANIFEST_KEY = re.compile(
+    rf"/runs/[0-9]+-(?P<plan>[0-9a-f]{{8}})(-step-(?P<step>[0-9]+))?/{re.escape(wire.MANIFEST_FILE)}"
+)
+"""Ends the key of a run's manifest; one that its deadline ended has its last step in it."""
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +55,8 @@ class Manifest(ManifestPart):
     namespace: str
     name: str
     run: int
+    reason: str = "Done"
+    """How the run came to publish: `Done`, or `PublishedAtDeadline` before its last step."""
     model: str
     """URI of the base model."""
     model_revision: str
@@ -102,6 +115,10 @@ class OutputPlace:
             )
         return place
 
+    def cut_short(self, step: int) -> "OutputPlace":
+        """Return the place of a run that its deadline ended: never in the way of the whole one."""
+        return replace(self, run_folder=wire.cut_short_folder(self.run_folder, step))
+
     @property
     def folder(self) -> S3Location:
         """The folder of this run."""
@@ -116,20 +133,30 @@ class Finished:
     manifest: Manifest
 
 
-def find_finished(store: S3Store, place: OutputPlace, plan: TrainingPlan) -> Finished | None:
+def find_finished(
+    store: S3Store, place: OutputPlace, plan: TrainingPlan, *, deadline_s: int | None = None
+) -> Finished | None:
     """Return what an earlier run of the same plan published whole, or None.
 
     The run may have had another number: a resource applied anew counts from 1 again. Its files are
     compared with the manifest: what was changed or lost since does not count.
+
+    Args:
+        store: Where to look.
+        place: The place of this run.
+        plan: What is trained.
+        deadline_s: The deadline of a run that publishes what it has then; what such a run of no
+            shorter a deadline published counts for it. None: only whole runs do.
     """
     runs = place.root.join("runs/")
-    ending = f"-{plan.hash[:8]}/{wire.MANIFEST_FILE}"
     keys = (stored.location.key for stored in store.list(runs))
-    for key in sorted(key for key in keys if key.endswith(ending)):
+    for key in _in_order(keys, plan_hash=plan.hash):
         location = S3Location(runs.bucket, key)
         read = store.read(location)
         manifest = _parse(read[0]) if read else None
         if read is None or manifest is None or manifest.plan_hash != plan.hash:
+            continue
+        if not _counts(manifest, deadline_s=deadline_s):
             continue
         folder = S3Location(runs.bucket, key.removesuffix(wire.MANIFEST_FILE))
         if _is_whole(store, folder, manifest):
@@ -138,6 +165,21 @@ def find_finished(store: S3Store, place: OutputPlace, plan: TrainingPlan) -> Fin
             published = _describe(location, manifest, content=content, already_there=True)
             return Finished(published, manifest)
     return None
+
+
+def _in_order(keys: Iterable[str], *, plan_hash: str) -> list[str]:
+    """Return the keys of the plan's manifests: whole runs first, then those that came farthest."""
+    found: list[tuple[int, str]] = []
+    for key in keys:
+        match = MANIFEST_KEY.search(key)
+        if match is not None and match.end() == len(key) and match["plan"] == plan_hash[:8]:
+            found.append((-int(match["step"]) if match["step"] else -(10**12), key))
+    return [key for _, key in sorted(found)]
+
+
+def _counts(manifest: Manifest, *, deadline_s: int | None) -> bool:
+    ended_at = manifest.summary.deadline_seconds
+    return ended_at is None or (deadline_s is not None and ended_at >= deadline_s)
 
 
 def publish(
@@ -176,6 +218,7 @@ def build_manifest(
         namespace=who.namespace,
         name=who.name,
         run=who.run,
+        reason="Done" if account.summary.deadline_seconds is None else PUBLISHED_AT_DEADLINE,
         model=account.plan.model.uri,
         model_revision=account.model_revision,
         datasets=tuple(

@@ -29,8 +29,19 @@ def build_summary(
     budget: "TokenBudget",
     costs: "Costs",
     predicted_peak_bytes: int | None = None,
+    deadline_s: int | None = None,
 ) -> RunSummary:
-    """Return the figures of a run; `predicted_peak_bytes` is what the runtime expected of the GPU."""
+    """Return the figures of a run.
+
+    Args:
+        result: What the loop did.
+        loaded: The model.
+        training: What the plan asked for.
+        budget: What a launch held.
+        costs: What checkpoints took.
+        predicted_peak_bytes: What the runtime expected of the GPU.
+        deadline_s: The run's deadline; it counts where the training was cut short.
+    """
     last, history = result.last, result.history
     tenth = -(-len(history) // TREND_SHARE)
     evaluated = [report.step for report in history if report.eval_loss is not None]
@@ -61,6 +72,7 @@ def build_summary(
         eval_steps=evaluated[0] if evaluated else None,
         checkpoints=costs.saved,
         checkpoint_wait_seconds=round(costs.waited, 4),
+        deadline_seconds=deadline_s if result.cut_short else None,
         resumed_from_step=result.resumed_from_step,
     )
 

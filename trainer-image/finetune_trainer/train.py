@@ -55,6 +55,8 @@ class TrainResult:
     """The step whose state the model holds."""
     keep: Keep
     stopped_early: bool
+    cut_short: bool
+    """Whether steps are left that nobody does any more."""
     train_seconds: float
     launch_halvings: int
     """How often GPU memory ran out and the launches were halved."""
@@ -113,10 +115,12 @@ def train(
     hooks: Hooks,
     metrics_path: Path,
     find_snapshot: Callable[[TrainingState], Snapshot | None] = lambda _: None,
+    is_past_deadline: bool = False,
 ) -> TrainResult:
     """Train the adapter and leave in the model the state that is to be published.
 
-    `find_snapshot` returns what to go on from, None meaning the beginning.
+    `find_snapshot` returns what to go on from, None meaning the beginning. A training that
+    `is_past_deadline` does no further step, and ends with the state that it would publish then.
 
     Raises:
         NotFinite: Loss or gradient became NaN or infinite; nothing may be published.
@@ -141,7 +145,7 @@ def train(
     with metrics_path.open("w", buffering=1, encoding="utf-8") as metrics:
         metrics.writelines(report.to_line() for report in course.history)
         try:
-            loop.run(metrics)
+            loop.run(metrics, has_time=not is_past_deadline)
         except BrokenOff as asked:
             raise loop.build_interruption() from asked
     return loop.conclude(resumed_from_step=None if snapshot is None else snapshot.step)
@@ -168,15 +172,15 @@ class Loop:
         )
         self._started = time.monotonic()
 
-    def run(self, metrics: TextIO) -> None:
-        """Do all steps that are left.
+    def run(self, metrics: TextIO, *, has_time: bool = True) -> None:
+        """Do all steps that are left; without time only what follows a step that is done.
 
         Raises:
             BrokenOff: The pod must go; the state is that after the last whole step.
         """
         if self._course.pending is not None:
             self._settle(self._course.pending, metrics)
-        while not self._course.is_over:
+        while has_time and not self._course.is_over:
             if self._hooks.is_stopping():
                 raise BrokenOff
             self._course.pending = self._do_step(self._course.steps)
@@ -202,6 +206,7 @@ class Loop:
             published_step=published,
             keep=course.schedule.keep,
             stopped_early=course.stopping.is_over and last < course.schedule.total_steps,
+            cut_short=not course.is_over,
             train_seconds=seconds,
             launch_halvings=self._state.budget.halvings,
             peak_gpu_memory_bytes=_measure_peak(loaded.device),

@@ -27,6 +27,7 @@ from finetune_trainer.errors import (
     BrokenOff,
     Interrupted,
     NotFinite,
+    NotFound,
     OutputUnwritable,
     ServiceUnavailable,
 )
@@ -101,9 +102,17 @@ def build_checkpoints(
 
 
 def train_adapter(
-    prepared: Prepared, pod: Pod, *, progress: Progress, checkpoints: Checkpoints, folder: Path
+    prepared: Prepared,
+    pod: Pod,
+    *,
+    progress: Progress,
+    checkpoints: Checkpoints,
+    folder: Path,
+    is_past_deadline: bool = False,
 ) -> Trained:
     """Load the model, train it from its newest checkpoint or from the start, and return it.
+
+    Where the run `is_past_deadline`, what the checkpoint holds is what is returned.
 
     Raises:
         TrainerError: The run ended here.
@@ -112,7 +121,9 @@ def train_adapter(
     progress.enter(Stage.MODEL)
     loaded = model.load(plan, folder=prepared.base.path)
     chosen = choose(plan, loaded, corpus.train, environ=pod.environ)
-    running = Running(prepared, pod, progress, chosen, checkpoints)
+    running = Running(
+        prepared, pod, progress, chosen, checkpoints, is_past_deadline=is_past_deadline
+    )
     result = train(
         chosen.loaded,
         corpus.train,
@@ -122,6 +133,7 @@ def train_adapter(
         hooks=running.build_hooks(),
         metrics_path=folder / METRICS_FILE,
         find_snapshot=running.begin,
+        is_past_deadline=is_past_deadline,
     )
     return Trained(prepared, chosen, running.before, result, checkpoints, folder)
 
@@ -136,12 +148,15 @@ class Running:
         progress: Progress,
         chosen: Chosen,
         checkpoints: Checkpoints,
+        *,
+        is_past_deadline: bool = False,
     ) -> None:
         self._prepared = prepared
         self._goodbye = pod.goodbye
         self._progress = progress
         self._chosen = chosen
         self._checkpoints = checkpoints
+        self._is_past_deadline = is_past_deadline
         self.before = NOTHING_HELD_OUT
         """The base model's evaluation, made before the first step or told by a checkpoint."""
 
@@ -163,6 +178,13 @@ class Running:
         if snapshot is not None:
             self.before = HeldOutLoss(**snapshot.told[BASE])
             progress.resume(checkpoints.newest)
+        elif self._is_past_deadline:
+            raise NotFound(
+                "The run is over its deadline and no checkpoint of it can be used, so there is nothing"
+                " to publish: apply it again with a longer activeDeadlineSeconds, or with"
+                " checkpoints.everySteps set lower.",
+                reason="NothingToPublish",
+            )
         else:
             self.before = evaluate_base(
                 self._chosen.loaded,
@@ -217,7 +239,7 @@ def finish(
     )
     check_finite(after, whose="the trained model")
     progress.enter(Stage.EXPORT)
-    account = build_account(trained, after, environ=pod.environ)
+    account = build_account(trained, after, environ=pod.environ, deadline_s=pod.deadline_s)
     prepared = trained.prepared
     files = export(
         trained.chosen.loaded,
@@ -254,10 +276,23 @@ def kept_until_published(trained: Trained, *, goodbye: Goodbye) -> Iterator[None
 
 
 def build_account(
-    trained: Trained, after: HeldOutLoss, *, environ: Mapping[str, str]
+    trained: Trained,
+    after: HeldOutLoss,
+    *,
+    environ: Mapping[str, str],
+    deadline_s: int | None = None,
 ) -> RunAccount:
     """Return everything that is published of a run beside its weights."""
     prepared, chosen, result = trained.prepared, trained.chosen, trained.result
+    summary = build_summary(
+        result,
+        chosen.loaded,
+        training=prepared.plan.training,
+        budget=chosen.budget,
+        costs=trained.checkpoints.costs,
+        predicted_peak_bytes=chosen.runtime.launching.predicted_peak_bytes,
+        deadline_s=deadline_s,
+    )
     return RunAccount(
         plan=prepared.plan,
         base_name=prepared.base.public_id,
@@ -266,14 +301,7 @@ def build_account(
         corpus=prepared.corpus.corpus,
         warnings=prepared.warnings,
         evaluation=build_evaluation(trained.before, after),
-        summary=build_summary(
-            result,
-            chosen.loaded,
-            training=prepared.plan.training,
-            budget=chosen.budget,
-            costs=trained.checkpoints.costs,
-            predicted_peak_bytes=chosen.runtime.launching.predicted_peak_bytes,
-        ),
+        summary=summary,
         history=result.history,
         environment=environment.describe_environment(environ)
         | {"runtime": chosen.runtime.describe()},

@@ -1,0 +1,104 @@
+"""`deadlinePolicy: PublishBest`: a run that reached its deadline ends with the best that it saved.
+
+The Job controller ends the Job at the deadline, and its pod leaves a checkpoint as for any other stop.
+One more Job, attempt 3, then takes the newest checkpoint and publishes the adapter that the run would
+publish if it had ended there; it does no step. So a pod that hangs at its deadline, or was lost with its
+node, costs no more than a checkpoint's interval. Without a checkpoint the run fails as ever. Pure.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from finetune_api.resource import DeadlinePolicy
+from finetune_api.status import CheckpointStatus
+from finetune_operator import conditions as words
+from finetune_operator.actions import Actions
+from finetune_operator.active_time import build_active_time
+from finetune_operator.admission import Proposal, Refusal
+from finetune_operator.answering import ACCEPTED, build_report, why_not_created, write
+from finetune_operator.begun import read_begun
+from finetune_operator.conditions import Claim
+from finetune_operator.holding import keep_known
+from finetune_operator.limits import deadline_of
+from finetune_operator.manifests import build_closing
+from finetune_operator.observation import ObservedJob, RawObject
+from finetune_operator.retries import AT_DEADLINE, WITH_MORE_MEMORY
+from finetune_operator.run import PENDING
+from finetune_operator.safekeeping import describe_place, find_checkpoint, steps_of
+from finetune_operator.situation import Situation
+from finetune_operator.status import build_attempts
+
+
+def publishes_best(body: RawObject) -> bool:
+    """Return whether the resource wants the best published at its deadline, however broken the rest is."""
+    spec = body.get("spec")
+    asked = isinstance(spec, Mapping) and spec.get("deadlinePolicy") == DeadlinePolicy.PUBLISH_BEST
+    return asked and deadline_of(body) is not None
+
+
+def decide_closing(situation: Situation) -> Actions | None:
+    """Return how a run that reached its deadline is brought to an end, or None where it just fails."""
+    job, admitted = situation.job, situation.admitted
+    if job is None or not _is_over_deadline(situation, job=job) or isinstance(admitted, Refusal):
+        return None
+    stopping = sorted(pod.name for pod in situation.training_pods if not pod.ended)
+    if stopping:
+        why = f"Pod {', '.join(stopping)} is told to stop, because the run's deadline is reached; then the best adapter is published."
+        return _report(situation, job=job, reason=words.POD_STOPPING, message=why)
+    # Asked once the pod has ended: its last word names the checkpoint that it saved while it stopped.
+    saved = find_checkpoint(situation.before, pods=situation.training_pods, run=situation.run)
+    if saved is None:
+        return None
+    if situation.observed.begun_plan is None:
+        waiting = _report(situation, job=job, reason=words.PUBLISHING_BEST, message=_told(saved))
+        return replace(waiting, needs_begun_plan=job.plan_config_map)
+    begun = read_begun(situation, resource=admitted.resource, plan_hash=job.plan_hash)
+    return None if begun is None else _create(situation, job=job, begun=begun, saved=saved)
+
+
+def _is_over_deadline(situation: Situation, *, job: ObservedJob) -> bool:
+    failure = job.failure
+    if failure is None or failure.reason != words.DEADLINE_EXCEEDED or job.attempt == AT_DEADLINE:
+        return False
+    return publishes_best(situation.observed.body)
+
+
+def _create(
+    situation: Situation, *, job: ObservedJob, begun: Proposal, saved: CheckpointStatus
+) -> Actions:
+    why = why_not_created(situation)
+    if why is not None:
+        refused = _report(situation, job=job, reason=why.reason, message=why.message)
+        return replace(refused, requeue_after_s=why.retry_s)
+    # What the attempt with more memory needed, publishing needs as well.
+    memory = job.memory_limit if job.attempt == WITH_MORE_MEMORY else None
+    objects = build_closing(
+        begun.resource, plan=begun.plan, memory=memory, context=situation.context
+    )
+    place = describe_place(saved, total_steps=steps_of(situation.before, run=situation.run))
+    message = f"The run reached its deadline {place}; Job {objects.job['metadata']['name']} publishes the best adapter until then."
+    said = _report(situation, job=job, reason=words.PUBLISHING_BEST, message=message)
+    return replace(said, creates=(objects.config_map, objects.job))
+
+
+def _told(saved: CheckpointStatus) -> str:
+    return f"The run reached its deadline; what it saved at step {saved.step:,} is published."
+
+
+def _report(situation: Situation, *, job: ObservedJob, reason: str, message: str) -> Actions:
+    claims, plan = keep_known(situation, proposal=None)
+    report = build_report(
+        situation,
+        phase=PENDING,
+        message=message,
+        claims=(
+            ACCEPTED,
+            *claims,
+            Claim(words.RUNNING, "False", reason, message),
+            Claim(words.RECONCILING, "True", reason, message),
+        ),
+        plan=plan,
+        active=build_active_time(situation.before.active_time, job=job, now=situation.now),
+        attempts=build_attempts(situation.training_pods, job=job, failed=words.DEADLINE_EXCEEDED),
+    )
+    return write(situation, report=report)
