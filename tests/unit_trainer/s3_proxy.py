@@ -29,6 +29,13 @@ class Behaviour:
     """So many writes are done, and their answer is lost."""
     forget_uploads: int = 0
     """So many uploads are said to be stored and are not."""
+    hang_method: str = ""
+    """Requests of this method get no answer, and their connection stays open."""
+    hang_key: str = ""
+    """Only those whose path holds this."""
+    may_answer: threading.Event = field(default_factory=threading.Event)
+    """Lets go of what hangs, unanswered."""
+    on_hang: Callable[[], None] = lambda: None
     no_conditions: bool = False
     """Conditional writes are answered 501, as old stores do."""
     ignore_range: bool = False
@@ -56,6 +63,7 @@ class S3Proxy:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
+        self.behaviour.may_answer.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -69,6 +77,11 @@ class _Handler(BaseHTTPRequestHandler):
         behaviour, length = self.behaviour, int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         behaviour.seen.append((self.command, self.headers.get("Range", "")))
+        if behaviour.hang_method == self.command and behaviour.hang_key in self.path:
+            behaviour.on_hang()
+            behaviour.may_answer.wait()
+            self.close_connection = True
+            return None
         conditional = "If-None-Match" in self.headers or "If-Match" in self.headers
         if behaviour.busy and behaviour.busy_method in ("", self.command):
             behaviour.busy -= 1

@@ -1,10 +1,12 @@
 """How long a pod that is asked to go may still work, and that no wait outlasts it."""
 
+import threading
+
 import pytest
 
 from finetune_api.outcome import Stage
 from finetune_trainer.checkpoint_costs import Costs
-from finetune_trainer.errors import Interrupted
+from finetune_trainer.errors import Interrupted, ServiceUnavailable
 from finetune_trainer.goodbye import Goodbye, read_grace
 
 
@@ -73,6 +75,43 @@ def test_a_wait_for_a_service_ends_when_the_pod_is_asked_to_go() -> None:
         "The pod was asked to go in the stage Publish while it waited for a service that did not"
         " answer."
     )
+
+
+def in_publishing(clock: Clock) -> Goodbye:
+    return Goodbye(lambda: Stage.PUBLISH, leave=lambda _: None, grace_s=60.0, clock=clock)
+
+
+def test_work_that_asks_nobody_for_the_time_is_finished_where_there_is_time() -> None:
+    clock = Clock()
+    goodbye = in_publishing(clock)
+    goodbye.hear(15, None)
+    clock.now += 30
+    assert goodbye.finish_in_time(lambda: "published", reserve_s=20.0) == "published"
+
+
+def test_work_that_would_leave_no_time_to_save_is_left_behind() -> None:
+    clock, hangs = Clock(), threading.Event()
+    goodbye = in_publishing(clock)
+
+    def hang() -> None:
+        goodbye.hear(15, None)
+        clock.now += 36
+        hangs.wait()
+
+    with pytest.raises(Interrupted) as caught:
+        goodbye.finish_in_time(hang, reserve_s=20.0)
+    hangs.set()
+    assert caught.value.message == (
+        "The pod was asked to go, and the stage Publish was not over in its grace period."
+    )
+
+
+def test_what_work_raises_is_raised() -> None:
+    def fail() -> None:
+        raise ServiceUnavailable("The store is away.")
+
+    with pytest.raises(ServiceUnavailable):
+        in_publishing(Clock()).finish_in_time(fail, reserve_s=None)
 
 
 def test_a_grace_period_that_is_too_short_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

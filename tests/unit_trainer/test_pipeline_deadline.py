@@ -11,8 +11,8 @@ from finetune_api.outcome import Outcome
 from finetune_api.plan import TrainingPlan
 from tests.unit_trainer.conftest import make_bucket
 from tests.unit_trainer.seaweed import SeaweedFS
-from tests.unit_trainer.test_pipeline_run import Pod, fill
 from tests.unit_trainer.tiny import write_model
+from tests.unit_trainer.trainer_pod import Pod, fill
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 pytest.importorskip("torch")

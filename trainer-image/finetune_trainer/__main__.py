@@ -77,7 +77,7 @@ def main() -> int:
     if outcome.exit_code == wire.ExitCode.DONE:
         progress.finish()
     write_outcome(outcome, environ)
-    progress.close()
+    progress.close(is_hurried=goodbye.is_asked())
     return outcome.exit_code
 
 

@@ -7,7 +7,9 @@ training on the loop, the evaluation and every wait for a store ask here and end
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
+from typing import TypeVar
 
 from finetune_api import wire
 from finetune_api.outcome import Stage
@@ -20,6 +22,7 @@ FAREWELL_S = 5.0
 NAP_S = 0.25
 """Longest sleep in one piece."""
 Leave = Callable[[Interrupted], None]
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,31 @@ class Goodbye:
         if left is None or self._grace_s is None:
             return True
         return left > (self._grace_s / 2 if seconds is None else seconds)
+
+    def finish_in_time(self, work: Callable[[], T], *, reserve_s: float | None) -> T:
+        """Return what the work returns; where only the time to save is left, leave it behind.
+
+        What is left behind goes on in its thread until the process ends, so at no moment may it stand
+        half done where somebody trusts it.
+
+        Args:
+            work: Asks nobody for the time, such as a request to a store that hangs.
+            reserve_s: Seconds to keep for saving; None keeps half of the grace period.
+
+        Raises:
+            Interrupted: The pod was asked to go, and the work took too long.
+        """
+        pool = ThreadPoolExecutor(1, thread_name_prefix="unhurried")
+        result = pool.submit(work)
+        # Nobody waits for its threads: a process that must go ends by `os._exit`.
+        pool.shutdown(wait=False)
+        while not wait([result], timeout=NAP_S).done:
+            if self.is_asked() and not self.has_time_beside(reserve_s):
+                raise Interrupted(
+                    f"The pod was asked to go, and the stage {self._stage().value} was not over in"
+                    " its grace period."
+                )
+        return result.result()
 
     def compare_needed(self, seconds: int) -> None:
         """Tell once where the pod's grace period is shorter than what saving was measured to take."""

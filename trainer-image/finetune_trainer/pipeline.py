@@ -91,7 +91,11 @@ def run(
     with training_run.kept_until_published(trained, goodbye=pod.goodbye):
         account, files = training_run.finish(trained, pod, progress=progress)
         progress.enter(Stage.PUBLISH)
-        return publish_once(output.with_patience(pod.goodbye), account, files=files)
+        # A store may hang in the middle of an answer: what was trained is then saved while there is time.
+        return pod.goodbye.finish_in_time(
+            lambda: publish_once(output.with_patience(pod.goodbye), account, files=files),
+            reserve_s=trained.reserve_s,
+        )
 
 
 @dataclass(frozen=True)

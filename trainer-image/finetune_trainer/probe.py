@@ -1,7 +1,8 @@
 """Looks for finished work of a plan, and does nothing else: the answer to a pod that has no GPU.
 
 Started by `__main__` instead of the pipeline. It needs the output's keys alone: no model, no text, no
-torch. What it finds is verified as a run would verify it, by reading every file that the manifest lists.
+torch. What it finds is verified as a run would verify it: by the store's word for every file that the
+manifest lists, and by reading those that have another name there than when they were published.
 """
 
 from finetune_api.outcome import NOTHING_FINISHED, Outcome, Stage

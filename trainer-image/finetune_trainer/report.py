@@ -24,6 +24,10 @@ from finetune_trainer.steps import StepReport
 
 TIMEOUT_S = 5.0
 """Longest wait for the server, as Kubeflow's own callback has it."""
+CLOSING_S = TIMEOUT_S + 1
+"""Longest wait for the last report, and the one before it that may be under way."""
+HURRIED_S = 2.0
+"""The same where the pod must go: shorter than what is kept for its farewell."""
 INTERVAL_S = 2.0
 """Between two reports of one stage: a person sees no more, and a thousand pods make 500 a second."""
 SMOOTHING = 0.2
@@ -112,12 +116,12 @@ class Pusher:
             self._is_urgent = self._is_urgent or urgent
             self._changed.notify()
 
-    def close(self) -> None:
-        """Send what still waits and stop; waits no longer than one request may take."""
+    def close(self, *, within_s: float = CLOSING_S) -> None:
+        """Send what still waits and stop; waits no longer than `within_s` seconds."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join(TIMEOUT_S + 1)
+        self._thread.join(within_s)
 
     def _run(self) -> None:
         sent_at = -self._interval_s
@@ -212,10 +216,10 @@ class Progress:
         """Tell that everything is done: 100 percent is said only here."""
         self._push(percent=100, remaining_s=0, urgent=True)
 
-    def close(self) -> None:
-        """Send what still waits."""
+    def close(self, *, is_hurried: bool = False) -> None:
+        """Send what still waits; where the pod is killed soon, only a server that answers hears it."""
         if self._pusher is not None:
-            self._pusher.close()
+            self._pusher.close(within_s=HURRIED_S if is_hurried else CLOSING_S)
 
     def _log_step(self, report: StepReport, *, now: float) -> None:
         """Log the first, the last, each evaluated one, and in between no more than people read."""

@@ -75,6 +75,11 @@ class Trained:
     folder: Path
     """What is published; metrics.jsonl is in it."""
 
+    @property
+    def reserve_s(self) -> float | None:
+        """Seconds that saving takes where the pod must go before this is published."""
+        return self.checkpoints.reserve_for(self.result.last.step)
+
 
 def build_checkpoints(
     prepared: Prepared, pod: Pod, *, store: S3Store, output: S3Location, progress: Progress
