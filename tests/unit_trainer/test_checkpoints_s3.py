@@ -348,6 +348,31 @@ def test_a_pod_that_must_go_says_what_it_could_save(
     assert saver.checkpoints.keep_last(9, taking(9), within_s=WHOLE) == 4
 
 
+def test_a_checkpoint_that_is_under_way_is_waited_for_and_not_begun_again(
+    bucket: Bucket, proxied: Bucket, proxy: S3Proxy, tmp_path: Path
+) -> None:
+    saver = Saver(places_in(proxied, tmp_path))
+
+    def hang_once() -> None:
+        proxy.behaviour.hang_method = ""
+        threading.Timer(0.5, proxy.behaviour.may_answer.set).start()
+
+    proxy.behaviour.on_hang = hang_once
+    proxy.behaviour.hang_method, proxy.behaviour.hang_key = "PUT", "adapter.safetensors"
+    saver.checkpoints.offer(7, taking(7))
+    assert saver.checkpoints.keep_last(7, taking(7), within_s=WHOLE) == 7
+    assert [saved.step for saved in saver.told] == [7]
+    assert len([key for key in keys(bucket) if key.endswith("adapter.safetensors")]) == 1
+
+
+def test_what_is_in_s3_needs_no_time_to_be_saved(bucket: Bucket, tmp_path: Path) -> None:
+    saver = Saver(places_in(bucket, tmp_path))
+    assert saver.checkpoints.reserve_for(3) is None
+    saver.save(3)
+    assert saver.checkpoints.reserve_for(3) == 0.0
+    assert saver.checkpoints.reserve_for(4) == saver.checkpoints.reserve_s
+
+
 def test_two_pods_that_write_the_same_step_never_share_a_file(
     bucket: Bucket, tmp_path: Path, forget: Callable[[], None]
 ) -> None:

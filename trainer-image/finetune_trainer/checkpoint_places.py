@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from finetune_api import wire
@@ -180,13 +181,16 @@ class CheckpointPlaces:
             )
         return SavedCheckpoint(step=manifest.step, uri=f"{place.uri}/", time=manifest.created_at)
 
-    def prune(self, *, keep: int) -> None:
-        """Leave the newest `keep` whole checkpoints in S3 and the newest one on the disk.
+    def prune(self, *, newest: int, keep: int) -> None:
+        """Leave the newest `keep` whole checkpoints of this run in S3, and the newest one on the disk.
 
-        What is older than those goes, whole or torn; the manifest first, so that nothing half deleted
-        looks whole.
+        They are counted from step `newest` down, which was just written: what stands above it was
+        passed over, such as those of a text that has changed since, and must not push out what is
+        resumed from. What is older than the oldest of them goes, whole or torn; the manifest first,
+        so that nothing half deleted looks whole.
         """
-        kept = self._list_remote()[:keep]
+        own = (step for step in self._list_remote() if step <= newest and self.describe(step))
+        kept = list(islice(own, keep))
         if len(kept) == keep:
             oldest = kept[-1]
             stale = [
@@ -198,5 +202,6 @@ class CheckpointPlaces:
             self.store.delete(
                 sorted(stale, key=lambda each: not each.key.endswith(f"/{wire.MANIFEST_FILE}"))
             )
-        for step in self._list_local()[1:]:
-            shutil.rmtree(self.local / folder_name(step), ignore_errors=True)
+        for step in self._list_local():
+            if step < newest:
+                shutil.rmtree(self.local / folder_name(step), ignore_errors=True)

@@ -29,10 +29,10 @@ class _Save:
     """One checkpoint under way."""
 
     snapshot: Snapshot
-    is_whole: threading.Event = field(default_factory=threading.Event)
-    """Set when it stands in S3."""
+    is_decided: threading.Event = field(default_factory=threading.Event)
+    """Set when it stands in S3, and when it is known that it will not."""
     is_over: threading.Event = field(default_factory=threading.Event)
-    """Set when nothing more will happen, well or badly."""
+    """Set when nothing more will happen: older ones are removed too."""
 
 
 class Checkpoints:
@@ -104,11 +104,16 @@ class Checkpoints:
         Returns:
             The step of the newest checkpoint in S3, or None where there is none.
         """
-        if self.newest is None or self.newest.step < step:
-            # NB: beside one that may still be under way, whose upload may hang.
-            save = self._begin(capture)
-            save.is_over.wait(within_s)
-            if not save.is_whole.is_set():
+        if not self._has(step):
+            started = self._clock()
+            if (under_way := self._under_way) is not None and under_way.snapshot.step == step:
+                # Half of it may be there already; a second one would begin from nothing.
+                under_way.is_decided.wait(within_s)
+            left = within_s if within_s is None else within_s - (self._clock() - started)
+            if not self._has(step) and (left is None or left > 0):
+                # NB: beside one that may still be under way, whose upload may hang.
+                self._begin(capture).is_decided.wait(left)
+            if not self._has(step):
                 log.warning("The last checkpoint did not come to S3", extra={"step": step})
         return None if self.newest is None else self.newest.step
 
@@ -132,6 +137,14 @@ class Checkpoints:
     def reserve_s(self) -> float | None:
         """Seconds that a checkpoint needs, as measured; None before the first."""
         return GRACE_MARGIN * self.costs.longest_save if self.costs.longest_save else None
+
+    def reserve_for(self, step: int) -> float | None:
+        """Return the seconds that `keep_last` needs after so many steps: none where S3 has them all."""
+        return 0.0 if self._has(step) else self.reserve_s
+
+    def _has(self, step: int) -> bool:
+        """Whether so many steps are safe in S3."""
+        return self.newest is not None and self.newest.step >= step
 
     def _is_due(self, step: int) -> bool:
         plan = self._plan
@@ -160,32 +173,35 @@ class Checkpoints:
         return save
 
     def _save(self, save: _Save, started: float) -> None:
+        step = save.snapshot.step
         try:
-            self._bring(save, started=started)
+            self._bring(save.snapshot, started=started)
+            save.is_decided.set()
+            self._places.prune(newest=step, keep=self._plan.keep)
         except (TrainerError, OSError) as fault:
             log.warning(
-                "A checkpoint failed; the training goes on and the next one tries again",
-                extra={"step": save.snapshot.step, "fault": str(fault)},
+                "Older checkpoints could not be removed; the next one tries again"
+                if save.is_decided.is_set()
+                else "A checkpoint failed; the training goes on and the next one tries again",
+                extra={"step": step, "fault": str(fault)},
             )
         finally:
+            save.is_decided.set()
             save.is_over.set()
 
-    def _bring(self, save: _Save, *, started: float) -> None:
-        manifest = self._write(save.snapshot)
-        saved = self._places.upload(manifest)
+    def _bring(self, snapshot: Snapshot, *, started: float) -> None:
+        saved = self._places.upload(self._write(snapshot))
         seconds = self._clock() - started
         with self._lock:
             self.costs.saved += 1
             self.costs.longest_save = max(self.costs.longest_save, seconds)
             if self.newest is None or self.newest.step < saved.step:
                 self.newest = saved
-        save.is_whole.set()
         log.info(
             "A checkpoint is whole",
             extra={"step": saved.step, "uri": saved.uri, "seconds": round(seconds, 3)},
         )
         self._tell(saved, self.costs.grace_needed)
-        self._places.prune(keep=self._plan.keep)
 
     def _write(self, snapshot: Snapshot) -> CheckpointManifest:
         places = self._places
