@@ -208,6 +208,8 @@ class CheckpointStatus(StatusPart):
     """Where it is."""
     time: Word
     """When the state was taken; a pod that is killed loses what came after it."""
+    grace_seconds: int | None = None
+    """Seconds that a pod needs from SIGTERM on to save, as measured; the run's next Job gets as many."""
 
 
 class ProgressStatus(StatusPart):

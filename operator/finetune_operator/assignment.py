@@ -28,9 +28,13 @@ class Assignment:
     """What the trainer's program is started with."""
     memory: str | None = None
     """Main memory, where another attempt gets more than the resource says."""
+    grace_s: int | None = None
+    """Grace period in seconds that the run's earlier pods measured to be needed; None where none did."""
 
     @classmethod
-    def to_train(cls, plan: TrainingPlan, *, memory: str | None = None) -> Self:
+    def to_train(
+        cls, plan: TrainingPlan, *, memory: str | None = None, grace_s: int | None = None
+    ) -> Self:
         """Return the assignment to train as the plan says."""
         return cls(
             role=wire.ROLE_TRAIN,
@@ -40,6 +44,7 @@ class Assignment:
             plan_hash=plan.hash,
             reads=(plan.model.uri, *_texts(plan.datasets)),
             memory=memory,
+            grace_s=grace_s,
         )
 
     @classmethod

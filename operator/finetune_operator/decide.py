@@ -48,7 +48,12 @@ from finetune_operator.probing import decide_probe
 from finetune_operator.recreation import await_older_runs, begin_next_run, is_outdated
 from finetune_operator.retries import AT_DEADLINE, WITH_MORE_MEMORY, excused_failures
 from finetune_operator.run import STALLED, Course, Run
-from finetune_operator.safekeeping import decide_annotation, find_checkpoint, steps_of
+from finetune_operator.safekeeping import (
+    decide_annotation,
+    decide_grace,
+    find_checkpoint,
+    steps_of,
+)
 from finetune_operator.situation import Situation
 from finetune_operator.status import (
     PlanReport,
@@ -195,6 +200,9 @@ def _begin(situation: Situation, *, proposal: Proposal) -> Actions:
         plan=proposal.plan,
         attempt=situation.next_attempt,
         context=situation.context,
+        grace_s=decide_grace(
+            find_checkpoint(situation.before, pods=situation.training_pods, run=situation.run)
+        ),
     )
     # The status is the one that the created Job will give, so that it need not be written twice.
     followed = _follow(situation, job=ObservedJob.from_object(objects.job), is_new=True)

@@ -48,14 +48,18 @@ def build_run(
     plan: TrainingPlan,
     attempt: int,
     context: DecisionContext,
+    grace_s: int | None = None,
 ) -> RunObjects:
-    """Return the ConfigMap and the Job of one attempt to train."""
+    """Return the ConfigMap and the Job of one attempt to train.
+
+    `grace_s` is the grace period in seconds that earlier pods of the run measured to be needed.
+    """
     memory = None
     if attempt == WITH_MORE_MEMORY:
         memory = raise_memory(memory_limit(resource, context=context), most=context.memory_ceiling)
     return build_objects(
         resource,
-        assignment=Assignment.to_train(plan, memory=memory),
+        assignment=Assignment.to_train(plan, memory=memory, grace_s=grace_s),
         attempt=attempt,
         context=context,
     )

@@ -42,7 +42,7 @@ def build_pod(
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": context.termination_grace_s,
+        "terminationGracePeriodSeconds": grace_of(assignment, context=context),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,
@@ -145,7 +145,7 @@ def _environment(
         ),
         wire.ENV_ATTEMPT: str(attempt),
         **_deadline(resource),
-        wire.ENV_GRACE_SECONDS: str(context.termination_grace_s),
+        wire.ENV_GRACE_SECONDS: str(grace_of(assignment, context=context)),
         wire.ENV_PLAN_SHA256: sha256(assignment.plan_json),
         wire.ENV_IMAGE: image,
     }
@@ -164,6 +164,11 @@ def _deadline(resource: LanguageFinetune) -> dict[str, str]:
     if spec.deadline_policy is not DeadlinePolicy.PUBLISH_BEST:
         return {}
     return {wire.ENV_DEADLINE_SECONDS: str(spec.active_deadline_seconds)}
+
+
+def grace_of(assignment: Assignment, *, context: DecisionContext) -> int:
+    """Return the seconds between SIGTERM and SIGKILL: the administrator's, or what is known to be needed."""
+    return max(context.termination_grace_s, assignment.grace_s or 0)
 
 
 def _status_server(

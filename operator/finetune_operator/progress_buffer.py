@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from finetune_api import progress
-from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.progress import TrainerStatus
 from finetune_api.status import CheckpointStatus, ProgressStatus
 from finetune_operator.store import Key
@@ -133,13 +132,18 @@ def build_progress(report: TrainerStatus, *, run: int, time: str) -> ProgressSta
         eta_seconds=report.estimated_remaining_seconds,
         stage=report.metric(progress.STAGE),
         updated_at=time,
-        checkpoint=_checkpoint(report.checkpoint),
+        checkpoint=_checkpoint(report),
         run=run,
     )
 
 
-def _checkpoint(saved: SavedCheckpoint | None) -> CheckpointStatus | None:
-    return CheckpointStatus(step=saved.step, uri=saved.uri, time=saved.time) if saved else None
+def _checkpoint(report: TrainerStatus) -> CheckpointStatus | None:
+    saved = report.checkpoint
+    if saved is None:
+        return None
+    return CheckpointStatus(
+        step=saved.step, uri=saved.uri, time=saved.time, grace_seconds=report.grace_seconds_needed
+    )
 
 
 def with_known(status: ProgressStatus, *, before: ProgressStatus) -> ProgressStatus:

@@ -16,6 +16,8 @@ from finetune_operator.observation import ObservedJob, ObservedPod
 
 NEVER: Final = "never"
 """The annotation of a run that has no checkpoint yet."""
+LONGEST_GRACE_S: Final = 3600
+"""More is not asked for: drains of managed clusters wait no longer than an hour for a pod."""
 
 
 def find_checkpoint(
@@ -27,8 +29,20 @@ def find_checkpoint(
         told.append(before.checkpoint)
     if before.progress is not None and before.progress.run == run:
         told.append(before.progress.checkpoint)
-    known = (one for one in told if one is not None)
-    return max(known, key=lambda one: (one.step, one.time), default=None)
+    known = [one for one in told if one is not None]
+    newest = max(known, key=lambda one: (one.step, one.time), default=None)
+    if newest is None:
+        return None
+    # A pod that has only resumed knows the checkpoint and has measured nothing yet.
+    measured = (one.grace_seconds for one in known if one.grace_seconds is not None)
+    return newest.model_copy(update={"grace_seconds": max(measured, default=None)})
+
+
+def decide_grace(checkpoint: CheckpointStatus | None) -> int | None:
+    """Return the grace period in seconds that a run's next pods need, or None where nobody measured it."""
+    if checkpoint is None or checkpoint.grace_seconds is None:
+        return None
+    return min(checkpoint.grace_seconds, LONGEST_GRACE_S)
 
 
 def decide_annotation(job: ObservedJob, *, checkpoint: CheckpointStatus | None) -> Patch | None:
@@ -70,4 +84,9 @@ def _left(pod: ObservedPod) -> CheckpointStatus | None:
     if outcome is None or outcome.checkpoint is None:
         return None
     saved = outcome.checkpoint
-    return CheckpointStatus(step=saved.step, uri=saved.uri, time=saved.time)
+    return CheckpointStatus(
+        step=saved.step,
+        uri=saved.uri,
+        time=saved.time,
+        grace_seconds=outcome.grace_seconds_needed,
+    )

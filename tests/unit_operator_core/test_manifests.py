@@ -67,6 +67,19 @@ def test_a_default_never_contradicts_what_is_declared(
     assert container["resources"] == expected
 
 
+def test_a_pod_is_given_the_time_that_the_run_is_known_to_need_or_the_administrators() -> None:
+    proposal = propose(resource(), run=1)
+    assert isinstance(proposal, Proposal)
+    for measured, expected in ((None, 300), (200, 300), (480, 480)):
+        run = build_run(
+            resource(), plan=proposal.plan, attempt=1, context=CONTEXT, grace_s=measured
+        )
+        pod = run.job["spec"]["template"]["spec"]
+        told = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        assert pod["terminationGracePeriodSeconds"] == expected
+        assert told["FINETUNE_GRACE_SECONDS"] == str(expected)
+
+
 def test_registry_credentials_are_named() -> None:
     assert pod_of(LIMITS_ONLY)["imagePullSecrets"] == [{"name": "registry"}]
 

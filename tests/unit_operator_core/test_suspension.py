@@ -1,5 +1,6 @@
 """Suspension and checkpoints: single decisions that no golden case tells."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,8 @@ from finetune_operator.actions import Actions, Patch, merge_patches
 from finetune_operator.decide import decide
 from finetune_operator.holding import decide_hold, is_held
 from finetune_operator.observation import Observed, ObservedJob
-from finetune_operator.safekeeping import describe_place, find_checkpoint, steps_of
-from tests.unit_operator_core.story import CASES, CONTEXT, START, build_raw_job, read_yaml
+from finetune_operator.safekeeping import decide_grace, describe_place, find_checkpoint, steps_of
+from tests.unit_operator_core.story import CASES, CONTEXT, START, build_raw_job, read_yaml, tell
 
 BODY = read_yaml(CASES / "new/resource.yaml")
 SUSPENDED = BODY | {"spec": BODY["spec"] | {"suspend": True}}
@@ -85,6 +86,30 @@ def test_the_newest_checkpoint_of_the_run_counts_whoever_told_of_it() -> None:
         run=1, checkpoint=saved(200), progress=ProgressStatus(run=1, checkpoint=saved(300))
     )
     assert find_checkpoint(before, pods=(), run=1) == saved(300)
+
+
+def needing(step: int, grace_s: int | None) -> CheckpointStatus:
+    return saved(step).model_copy(update={"grace_seconds": grace_s})
+
+
+def test_the_longest_grace_that_was_measured_stays_known() -> None:
+    resumed = ProgressStatus(run=1, checkpoint=needing(300, None))
+    before = LanguageFinetuneStatus(run=1, checkpoint=needing(200, 480), progress=resumed)
+    assert find_checkpoint(before, pods=(), run=1) == needing(300, 480)
+
+
+def test_no_grace_period_is_longer_than_a_drain_waits() -> None:
+    assert decide_grace(needing(200, 480)) == 480
+    assert decide_grace(needing(200, 100_000)) == 3600
+    assert (decide_grace(needing(200, None)), decide_grace(None)) == (None, None)
+
+
+def test_a_job_that_is_made_again_gives_its_pods_the_time_that_was_measured() -> None:
+    shown = needing(200, 480).model_dump(by_alias=True)
+    status = json.loads(json.dumps(tell("running").actions.status)) | {"checkpoint": shown}
+    again = decide(Observed(body=BODY | {"status": status}), now=START, context=CONTEXT)
+    _, made = again.creates
+    assert made["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 480
 
 
 def test_a_checkpoint_of_an_earlier_run_is_forgotten() -> None:
