@@ -1,6 +1,6 @@
 """Many small runs on the lab while pods, operator, S3 and node agent are killed at random.
 
-    python -m tests.bench.soak [--runs 50] [--at-once 3] [--seed 1] [--out FOLDER]
+    python -m tests.bench.soak [--runs 50] [--at-once 6] [--seed 1] [--out FOLDER]
 
 Needs the lab and both images of this checkout on its node. A few calm runs come first; every disturbed
 run of the same seed must end Complete with their weights, never have two pods at once, and do again no
@@ -10,36 +10,31 @@ where that is not so. `soak_record` holds what is computed.
 
 import argparse
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.bench.soak_kills import Kills
 from tests.bench.soak_record import (
+    Away,
     RunVerdict,
     Sightings,
     build_table,
-    count_lost,
     find_failures,
+    list_losses,
     read_story,
 )
-from tests.cluster import lab as whole_lab
 from tests.cluster.fixtures import S3, Lab
 from tests.cluster.lab import check_health
 from tests.cluster.layout import Layout
-from tests.cluster.record import load_record
 from tests.cluster.s3 import ENDPOINT, load_keys
 from tests.cluster.tools import command_folders
 from tests.e2e.product import (
@@ -50,26 +45,21 @@ from tests.e2e.product import (
     build_client,
     chats,
     install,
-    restart_operator,
     truths,
 )
 from tests.e2e.tiny_model import write_tiny_model
 
 SEEDS = 3
 """Different trainings; each has one calm run."""
-STEPS = 150
-EVERY_STEPS = 10
-MOST_LOST = 3 * EVERY_STEPS
-"""An interval, and the steps done while a checkpoint was on its way to a store that was away."""
-PAUSES_S = (5.0, 20.0)
-"""Between two kills."""
-OUTAGE_S = (3.0, 15.0)
-"""How long S3 or the node agent is away."""
+STEPS = 800
+"""Half a minute, about as long as a pod takes to come to its first step."""
+EVERY_STEPS = 40
+"""A second and a half; an upload takes a fifth of one."""
+MOST_LOST = 2 * EVERY_STEPS
+"""An interval, and the steps done while a checkpoint is on its way: at most as many on this machine."""
 LOOK_S = 5.0
 LONGEST_S = 1200.0
 """Of one run, from its creation: longer is a failure of its own."""
-POD_LOGS = Path("/var/log/pods")
-"""The node is this very host."""
 BUCKETS = ("e2e-models", "e2e-corpora", "e2e-adapters")
 
 
@@ -78,6 +68,8 @@ class Watcher:
     """Follows the pods of a namespace, and holds their logs open so that they outlive them."""
 
     lab: Lab
+    pod_logs: Path
+    """Of the kubelet: the node is this very host."""
     namespace: str
     sightings: Sightings = field(default_factory=Sightings)
     logs: dict[str, TextIO] = field(default_factory=dict)
@@ -103,68 +95,13 @@ class Watcher:
         what = ["get", "pods", "-n", self.namespace, "--watch", "--output-watch-events", "-o=json"]
         self.process = subprocess.Popen([*command, *what], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        decoder, text = json.JSONDecoder(), ""
+        self.sightings.forget_running()
         for line in self.process.stdout:
-            text += line
-            # kubectl indents: only the end of an event stands at the left edge.
-            if line.startswith("}"):
-                event, _ = decoder.raw_decode(text)
-                text = ""
-                yield event
+            yield json.loads(line)
 
     def _hold_log(self, namespace: str, pod: str, uid: str) -> None:
-        for path in POD_LOGS.glob(f"{namespace}_{pod}_{uid}/trainer/0.log"):
+        for path in self.pod_logs.glob(f"{namespace}_{pod}_{uid}/trainer/0.log"):
             self.logs[pod] = path.open(encoding="utf-8", errors="replace")
-
-
-@dataclass
-class Disturber:
-    """Kills something every few seconds."""
-
-    product: Product
-    layout: Layout
-    namespace: str
-    watcher: Watcher
-    draw: random.Random
-    kills: Counter[str] = field(default_factory=Counter)
-    is_over: threading.Event = field(default_factory=threading.Event)
-
-    def disturb(self) -> None:
-        """Go on until `is_over`; runs in a thread. Whatever was killed is there again at the end."""
-        kinds: dict[str, Callable[[], bool]] = {
-            "pod asked to go": partial(self._delete_pod),
-            "pod killed": partial(self._delete_pod, "--grace-period=1"),
-            "operator": self._restart_operator,
-            "S3": partial(self._kill, "s3"),
-            "node agent": partial(self._kill, "kubelet"),
-        }
-        while not self.is_over.wait(self.draw.uniform(*PAUSES_S)):
-            kind = self.draw.choice(sorted(kinds))
-            if kinds[kind]():
-                self.kills[kind] += 1
-
-    def _restart_operator(self) -> bool:
-        restart_operator(self.product)
-        return True
-
-    def _delete_pod(self, *options: str) -> bool:
-        running = self.watcher.sightings.running.values()
-        pods = sorted(pod for each in running for pod in each)
-        if not pods:
-            return False
-        pod = self.draw.choice(pods)
-        where = ("-n", self.namespace, "--wait=false", "--ignore-not-found")
-        self.product.lab.kubectl("delete", "pod", pod, *where, *options)
-        return True
-
-    def _kill(self, name: str) -> bool:
-        process = load_record(self.layout.record).process(name)
-        if process is None:
-            return False
-        os.kill(process.pid, signal.SIGKILL)
-        time.sleep(self.draw.uniform(*OUTAGE_S))
-        whole_lab.up(self.layout, control_plane_only=False)
-        return True
 
 
 @dataclass
@@ -210,7 +147,7 @@ class Soak:
                 "maxSteps": STEPS,
                 "learningRate": 0.001,
                 "seed": seed_of(name),
-                "evalSteps": 25,
+                "evalSteps": 100,
                 "evalStrategy": "Steps",
                 "saveStrategy": "Best",
                 "lora": {"dropout": 0.1},
@@ -283,22 +220,26 @@ def fill(product: Product) -> None:
     product.put_rows("soak/train.jsonl", rows)
 
 
-def judge(soak: Soak, watcher: Watcher) -> list[RunVerdict]:
-    """Return the verdict of each disturbed run."""
+def judge(soak: Soak, watcher: Watcher, *, outages: list[Away], logs: Path) -> list[RunVerdict]:
+    """Return the verdict of each disturbed run; `outages` are S3's, `logs` keeps what pods said."""
+    logs.mkdir(exist_ok=True)
     calm = {seed_of(name): soak.weights(name) for name in soak.ended if name.startswith("calm-")}
     verdicts = []
     for name, resource in soak.ended.items():
         if name.startswith("calm-"):
             continue
         pods = watcher.sightings.pods.get(name, [])
-        stories = [read_story(watcher.logs[pod]) for pod in pods if pod in watcher.logs]
+        told = {pod: watcher.logs[pod].readlines() for pod in pods if pod in watcher.logs}
+        for pod, lines in told.items():
+            (logs / f"{pod}.log").write_text("".join(lines))
+        stories = [read_story(lines) for lines in told.values()]
         verdicts.append(
             RunVerdict(
                 name=name,
                 ended=describe_end(resource),
                 pods=len(pods),
                 most_at_once=watcher.sightings.most.get(name, 0),
-                steps_lost=count_lost(stories),
+                losses=tuple(list_losses(stories, outages=outages)),
                 is_equal=soak.weights(name) == calm[seed_of(name)] != "",
             )
         )
@@ -309,7 +250,7 @@ def main() -> int:
     """Run the soak; return 0 where nothing was lost."""
     parser = argparse.ArgumentParser(description="Many small runs, and kills at random.")
     parser.add_argument("--runs", type=int, default=50)
-    parser.add_argument("--at-once", type=int, default=3)
+    parser.add_argument("--at-once", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1, help="of the kills")
     parser.add_argument("--out", type=Path, default=Path("soak"))
     options = parser.parse_args()
@@ -317,32 +258,36 @@ def main() -> int:
 
     product, layout = connect()
     fill(product)
-    install(product.lab, trainer_env={})
+    # One thread each: many pods share few cores, and what they compute is the same either way.
+    install(product.lab, trainer_env={"OMP_NUM_THREADS": "1"})
     namespace = f"soak-{int(time.time())}"
     product.lab.kubectl("create", "namespace", namespace)
     product.create_secret(namespace)
-    watcher = Watcher(product.lab, namespace)
-    disturber = Disturber(product, layout, namespace, watcher, random.Random(options.seed))
+    watcher = Watcher(product.lab, layout.pod_logs, namespace)
+    kills = Kills(product, layout, namespace, watcher.sightings)
+    killers = kills.build_killers(seed=options.seed)
     soak = Soak(product, namespace, at_once=options.at_once)
     threading.Thread(target=watcher.watch, daemon=True).start()
     soak.run([f"calm-{seed}" for seed in range(SEEDS)])
 
     started = time.monotonic()
-    disturbing = threading.Thread(target=disturber.disturb, daemon=True)
-    disturbing.start()
+    for killer in killers:
+        killer.start()
     soak.run([f"run-{number}-{number % SEEDS}" for number in range(options.runs)])
-    went_on = disturbing.is_alive()
-    disturber.is_over.set()
-    disturbing.join()
+    went_on = [killer.stop() for killer in killers]
     watcher.stop()
 
-    runs = judge(soak, watcher)
+    runs = judge(soak, watcher, outages=kills.outages, logs=options.out / "logs")
     failures = find_failures(runs, most_lost=MOST_LOST)
-    if not went_on:
+    unread = [
+        pod for pods in watcher.sightings.pods.values() for pod in pods if pod not in watcher.logs
+    ]
+    failures += [f"the log of {pod} was not found" for pod in unread]
+    if not all(went_on):
         failures.append("the kills ended before the runs did: what they killed did not come back")
     table = build_table(
         runs,
-        kills=dict(disturber.kills),
+        kills=kills.counts(),
         seconds=time.monotonic() - started,
         every_steps=EVERY_STEPS,
     )

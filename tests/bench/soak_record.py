@@ -6,7 +6,8 @@ Steps are the trainer's; a pod is running while its container is, by its status 
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 GOES_ON = "The training goes on from a checkpoint"
@@ -18,8 +19,8 @@ WHOLE = "A checkpoint is whole"
 class Sightings:
     """Which pods of which resource were seen running, and how many at once."""
 
-    running: dict[str, set[str]] = field(default_factory=dict)
-    """Resource to the pods that run now."""
+    running: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Resource to the pods that run now, each with its uid."""
     pods: dict[str, list[str]] = field(default_factory=dict)
     """Resource to all its pods that ever ran, in order."""
     most: dict[str, int] = field(default_factory=dict)
@@ -30,17 +31,29 @@ class Sightings:
         pod = event["object"]
         name, meta = pod["metadata"]["name"], pod["metadata"]
         resource = meta.get("annotations", {}).get("langops.dev/finetune", "")
-        now = self.running.setdefault(resource, set())
+        now = self.running.setdefault(resource, {})
         if event["type"] == "DELETED" or not is_container_running(pod):
-            now.discard(name)
+            now.pop(name, None)
             return None
-        now.add(name)
+        now[name] = meta["uid"]
         self.most[resource] = max(self.most.get(resource, 0), len(now))
         seen = self.pods.setdefault(resource, [])
         if name in seen:
             return None
         seen.append(name)
         return meta["namespace"], name, meta["uid"]
+
+    def forget_running(self) -> None:
+        """Begin anew: a watch first tells of all pods that there are."""
+        self.running.clear()
+
+    def running_now(self) -> list[tuple[str, str, str]]:
+        """Return resource, name and uid of every pod that runs, in order."""
+        return sorted(
+            (resource, pod, uid)
+            for resource, pods in list(self.running.items())
+            for pod, uid in list(pods.items())
+        )
 
 
 def is_container_running(pod: dict[str, Any]) -> bool:
@@ -51,17 +64,22 @@ def is_container_running(pod: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class PodStory:
-    """What the log of one pod tells."""
+    """What the log of one pod tells of its training."""
 
     resumed_at: int
     """Step of the checkpoint from which it went on; 0 from the start."""
     reached: int
-    """The last step that it told of."""
+    """The last step that it told of; 0 where it never came to train."""
+    whole: int = 0
+    """The newest checkpoint that it told to be whole."""
+    safe_until: datetime | None = None
+    """When it told so, or else when its training began."""
+    last_word: datetime | None = None
 
 
 def read_story(lines: Iterable[str]) -> PodStory:
     """Return what a pod's log tells; lines are containerd's, ours begin at their first brace."""
-    resumed = reached = 0
+    story = PodStory(0, 0)
     for line in lines:
         start = line.find("{")
         try:
@@ -69,17 +87,64 @@ def read_story(lines: Iterable[str]) -> PodStory:
         except ValueError:
             # The last line of a pod that was killed may be cut.
             continue
-        if told.get("message") == GOES_ON:
-            resumed = told["step"]
-        if told.get("message") in (STEP, WHOLE, GOES_ON):
-            reached = max(reached, told["step"])
-    return PodStory(resumed, reached)
+        story = _with_line(story, told)
+    return story
 
 
-def count_lost(stories: Sequence[PodStory]) -> int:
-    """Return the most steps that a pod had done and its successor did again."""
-    pairs = itertools.pairwise(stories)
-    return max((max(0, before.reached - after.resumed_at) for before, after in pairs), default=0)
+def _with_line(story: PodStory, told: dict[str, Any]) -> PodStory:
+    message, time = told.get("message"), datetime.fromisoformat(told["time"])
+    story = replace(story, last_word=time)
+    if message not in (STEP, WHOLE, GOES_ON):
+        return story
+    step = told["step"]
+    story = replace(story, reached=max(story.reached, step), safe_until=story.safe_until or time)
+    if message == GOES_ON:
+        return replace(story, resumed_at=step)
+    if message == WHOLE:
+        return replace(story, whole=max(story.whole, step), safe_until=time)
+    return story
+
+
+@dataclass(frozen=True)
+class Away:
+    """A time in which the store did not answer."""
+
+    began: datetime
+    ended: datetime
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the end of one pod cost."""
+
+    steps: int
+    """Done by it, and again by its successor."""
+    is_without_store: bool
+    """Whether the store was away while they were done, so that nobody could have saved them."""
+    is_set_back: bool
+    """Whether the successor went on from an older checkpoint than the newest whole one."""
+
+
+def list_losses(stories: Sequence[PodStory], *, outages: Sequence[Away]) -> list[Loss]:
+    """Return what each pod but the last lost, of those that came to train."""
+    trained = [story for story in stories if story.reached]
+    losses, whole = [], 0
+    for before, after in itertools.pairwise(trained):
+        whole = max(whole, before.whole)
+        losses.append(
+            Loss(
+                steps=max(0, before.reached - after.resumed_at),
+                is_without_store=any(_overlaps(before, away) for away in outages),
+                is_set_back=after.resumed_at < whole,
+            )
+        )
+    return losses
+
+
+def _overlaps(story: PodStory, away: Away) -> bool:
+    if story.safe_until is None or story.last_word is None:
+        return False
+    return away.began <= story.last_word and away.ended >= story.safe_until
 
 
 @dataclass(frozen=True)
@@ -91,9 +156,14 @@ class RunVerdict:
     """Complete, or what it was instead."""
     pods: int
     most_at_once: int
-    steps_lost: int
+    losses: tuple[Loss, ...]
     is_equal: bool
     """Whether its weights are those of the calm run."""
+
+    def most_lost(self, *, is_without_store: bool) -> int:
+        """Return the most steps that one end cost, with the store there or away."""
+        found = (each for each in self.losses if each.is_without_store == is_without_store)
+        return max((each.steps for each in found), default=0)
 
 
 def find_failures(runs: Sequence[RunVerdict], *, most_lost: int) -> list[str]:
@@ -101,18 +171,24 @@ def find_failures(runs: Sequence[RunVerdict], *, most_lost: int) -> list[str]:
 
     Args:
         runs: All runs.
-        most_lost: Steps that a kill may cost: a checkpoint's interval, and those while it is uploaded.
+        most_lost: Steps that a kill may cost where the store is there: a checkpoint's interval, and
+            those that are done while it is uploaded.
     """
     failures = []
     for run in runs:
+        lost = run.most_lost(is_without_store=False)
         if run.ended != "Complete":
             failures.append(f"{run.name} ended {run.ended}")
         elif not run.is_equal:
             failures.append(f"{run.name} has other weights than the calm run")
         if run.most_at_once > 1:
             failures.append(f"{run.name} had {run.most_at_once} pods at once")
-        if run.steps_lost > most_lost:
-            failures.append(f"{run.name} lost {run.steps_lost} steps, allowed {most_lost}")
+        if lost > most_lost:
+            failures.append(f"{run.name} lost {lost} steps, allowed {most_lost}")
+        if any(each.is_set_back for each in run.losses):
+            failures.append(
+                f"{run.name} went on from an older checkpoint than its newest whole one"
+            )
     return failures
 
 
@@ -120,14 +196,22 @@ def build_table(
     runs: Sequence[RunVerdict], *, kills: dict[str, int], seconds: float, every_steps: int
 ) -> str:
     """Return the summary as Markdown."""
+    losses = [loss for run in runs for loss in run.losses]
     rows = {
         "runs": len(runs),
         "Complete": sum(run.ended == "Complete" for run in runs),
         "weights equal to the calm run's": sum(run.is_equal for run in runs),
         "pods": sum(run.pods for run in runs),
         "most pods of one resource at once": max((run.most_at_once for run in runs), default=0),
+        "trainings that ended before their time": len(losses),
+        "of them with a successor that did not take the newest whole checkpoint": sum(
+            loss.is_set_back for loss in losses
+        ),
         f"most steps done again (a checkpoint every {every_steps})": max(
-            (run.steps_lost for run in runs), default=0
+            (run.most_lost(is_without_store=False) for run in runs), default=0
+        ),
+        "the same where S3 was away": max(
+            (run.most_lost(is_without_store=True) for run in runs), default=0
         ),
         **{f"kills: {kind}": count for kind, count in sorted(kills.items())},
         "minutes": round(seconds / 60, 1),

@@ -65,6 +65,11 @@ class Layout:
         return self.state / "logs"
 
     @property
+    def pod_logs(self) -> Path:
+        """What containers print, in a folder for each pod: NAMESPACE_NAME_UID."""
+        return self.state / "pod-logs"
+
+    @property
     def keys(self) -> Path:
         return self.state / "keys"
 

@@ -162,7 +162,7 @@ def build_kubelet_configuration(layout: Layout) -> dict[str, object]:
         "failCgroupV1": False,
         "failSwapOn": False,
         "containerRuntimeEndpoint": f"unix://{layout.containerd_socket}",
-        "podLogsDir": str(layout.state / "pod-logs"),
+        "podLogsDir": str(layout.pod_logs),
         "clusterDNS": [DNS_SERVICE_ADDRESS],
         "clusterDomain": "cluster.local",
         "enforceNodeAllocatable": [],

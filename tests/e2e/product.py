@@ -1,6 +1,8 @@
 """The installed product on the lab: chart, buckets, a tiny model, and short ways to use them."""
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from typing import Any
 import boto3
 
 from tests.cluster.fixtures import S3, Lab
-from tests.cluster.images import image_id
+from tests.cluster.images import full_name, image_id
 
 RELEASE = "language-finetune"
 SYSTEM_NAMESPACE = "language-finetune-system"
@@ -180,7 +182,7 @@ def install(lab: Lab, *, trainer_env: dict[str, str]) -> None:
         f"--set-string=image.repository={operator_image}",
         "--set-string=image.tag=dev",
         # An image of the same tag may be new.
-        f"--set-string=podAnnotations.image-id={image_id(operator_image)}",
+        f"--set-string=podAnnotations.image-id={image_id(full_name(operator_image))}",
         f"--set-string=trainer.image.repository={trainer_image}",
         "--set-string=trainer.image.tag=dev",
         f"--set-json=trainer.env={json.dumps(trainer_env)}",
@@ -244,6 +246,19 @@ def restart_operator(product: Product) -> None:
     pods = ("pods", "-l", f"app.kubernetes.io/name={RELEASE}", "--grace-period=0", "--force")
     product.lab.kubectl("delete", *pods, *where)
     product.lab.kubectl("rollout", "status", f"deployment/{RELEASE}", *where, "--timeout=90s")
+
+
+def kill_trainer(pod_uid: str) -> bool:
+    """Kill the trainer of a pod as a kernel does: the node is this very host. Return whether it ran."""
+    mark, was_there = f"FINETUNE_POD_UID={pod_uid}".encode(), False
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environ.read_bytes().split(b"\0"):
+                os.kill(int(environ.parent.name), signal.SIGKILL)
+                was_there = True
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended while it was looked at, or is this machine's own
+    return was_there
 
 
 def _audit_events(file: Path) -> Iterator[JsonObject]:

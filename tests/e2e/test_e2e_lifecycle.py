@@ -1,14 +1,19 @@
 """Nothing is lost: runs are suspended, drained, stopped by deadlines and restored, on the real kubelet."""
 
 import json
-import os
-import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.product import Finetune, JsonObject, Product, chats, condition, truths
+from tests.e2e.product import (
+    Finetune,
+    JsonObject,
+    Product,
+    chats,
+    condition,
+    kill_trainer,
+    truths,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -147,7 +152,8 @@ def test_a_deadline_ends_a_run_and_its_ended_job_may_go(product: Product, namesp
 def test_a_killed_pod_is_tried_again_and_counted(product: Product, namespace: str) -> None:
     saved = start(product, namespace, "killed", backoffLimit=1)
 
-    _kill_trainer(product, namespace)
+    (pod,) = [one for one in product.pods(namespace) if one["status"]["phase"] == "Running"]
+    kill_trainer(pod["metadata"]["uid"])
     done = product.wait_end(namespace, "killed")
 
     assert "Complete" in truths(done), done["status"]["message"]
@@ -213,18 +219,6 @@ def test_a_restored_resource_is_complete_without_a_pod_that_has_a_gpu(
     assert again["status"]["output"] == done["status"]["output"]
     assert [job["metadata"]["name"] for job in product.jobs(namespace)] == ["restored-1-probe-1"]
     assert all("nvidia.com/gpu" not in json.dumps(pod["spec"]) for pod in product.pods(namespace))
-
-
-def _kill_trainer(product: Product, namespace: str) -> None:
-    """Kill the trainer's process as a kernel does: the node is this very host."""
-    (pod,) = [one for one in product.pods(namespace) if one["status"]["phase"] == "Running"]
-    mark = f"FINETUNE_POD_UID={pod['metadata']['uid']}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mark in environ.read_bytes().split(b"\0"):
-                os.kill(int(environ.parent.name), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it ended while it was looked at, or is this machine's own
 
 
 def _resumed_from(product: Product, namespace: str) -> int:
