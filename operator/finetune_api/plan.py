@@ -139,6 +139,14 @@ class TrainingParameters(PlanPart):
         """Sequences of one optimizer step on one device."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
+    def over(self, devices: int) -> Self:
+        """Return the same training as one device does it: the micro-steps of all, one after the other.
+
+        Its steps hold the same sequences, and loss and gradient are the same sums.
+        """
+        steps = self.gradient_accumulation_steps * devices
+        return self.model_copy(update={"gradient_accumulation_steps": steps})
+
 
 class LoraPlan(PlanPart):
     """The adapter's shape, in PEFT's terms."""
@@ -155,12 +163,18 @@ class LoraPlan(PlanPart):
 
 
 class PlannedResources(PlanPart):
-    """What the pod has. Not part of the hash."""
+    """What the pod has. In the hash only their number of devices counts, as part of the batch."""
 
     gpus: int = Field(ge=0)
     """GPUs of each node; 0 trains on CPU."""
     nodes: int = Field(default=1, ge=1)
     gpu_memory_bytes: int | None = None
+    """Of each GPU."""
+
+    @property
+    def devices(self) -> int:
+        """Devices that each do the plan's micro-steps of one optimizer step: all GPUs, or the CPU."""
+        return max(1, self.gpus) * self.nodes
 
 
 class PlannedOutput(PlanPart):
@@ -219,6 +233,11 @@ class TrainingPlan(PlanPart):
     hash: str = ""
     """`plan_hash` of this plan; the trainer refuses a plan whose hash is another."""
 
+    @property
+    def whole_training(self) -> TrainingParameters:
+        """The training with the sequences of all devices in a step: its mathematics, on any hardware."""
+        return self.training.over(self.resources.devices)
+
     def with_hash(self) -> Self:
         """Return the plan with `hash` filled in."""
         return self.model_copy(update={"hash": plan_hash(self)})
@@ -237,7 +256,8 @@ def plan_hash(plan: TrainingPlan) -> str:
     """Return the SHA-256, in hex, over what determines the adapter and nothing else.
 
     Names, uid, run, resources, scheduling, output, checkpoints, credentials and the wording of reasons do not
-    count: a resource that is deleted and applied again finds its finished work.
+    count: a resource that is deleted and applied again finds its finished work. Two devices with two
+    micro-steps each make the same adapter as one with four, so only the whole step counts.
     """
     determines = {
         "schema": SCHEMA_VERSION,
@@ -247,7 +267,7 @@ def plan_hash(plan: TrainingPlan) -> str:
         ],
         "stage": plan.stage.value,
         "method": plan.method.value,
-        "training": plan.training.model_dump(mode="json"),
+        "training": plan.whole_training.model_dump(mode="json"),
         "lora": plan.lora.model_dump(mode="json"),
     }
     return hashlib.sha256(canonical_json(determines).encode()).hexdigest()

@@ -107,7 +107,7 @@ def propose(
     memory = resolution.predicted_memory
     plan = build_plan(resource, resolution=resolution, run=run)
     speed = _tokens_per_second(spec, shape=measured.shape if measured is not None else None)
-    sequences = (resolution.total_steps or 0) * plan.training.sequences_per_step
+    sequences = (resolution.total_steps or 0) * plan.whole_training.sequences_per_step
     return Proposal(
         resource=resource,
         plan=plan,

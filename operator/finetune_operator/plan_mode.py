@@ -57,7 +57,7 @@ def ended_before_training(situation: Situation) -> bool:
 
 def _message(proposal: Proposal) -> str:
     plan, steps = proposal.plan, proposal.total_steps
-    batch = plan.training.sequences_per_step * max(plan.resources.gpus, 1) * plan.resources.nodes
+    batch = plan.whole_training.sequences_per_step
     said = [f"The plan is ready: {plan.method.value}"]
     if steps is not None:
         said.append(f"{steps:,} steps of {batch} sequences")

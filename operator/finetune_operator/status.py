@@ -195,12 +195,11 @@ def build_plan_status(
     estimated_seconds: int | None,
 ) -> PlanStatus:
     """Return the plan in short; steps are known once the examples are counted."""
-    devices = max(plan.resources.gpus, 1) * plan.resources.nodes
     return PlanStatus(
         hash=plan.hash,
         policy=plan.policy.value,
         method=plan.method.value,
-        effective_batch=plan.training.sequences_per_step * devices,
+        effective_batch=plan.whole_training.sequences_per_step,
         total_steps=total_steps,
         estimated_seconds=estimated_seconds,
         spec_hash=spec_hash,

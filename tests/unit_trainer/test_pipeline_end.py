@@ -203,9 +203,9 @@ def test_what_is_no_plan_is_refused_with_its_place(content: bytes, where: str) -
             {"method": "QLoRA"}, "method QLoRA without a GPU (LoRA is)", id="qlora on cpu"
         ),
         pytest.param(
-            {"resources__gpus": 2},
-            "1 nodes with 2 GPUs each (one node with one GPU or none is)",
-            id="gpus",
+            {"resources__gpus": 2, "resources__nodes": 2},
+            "2 nodes (one with any number of GPUs is)",
+            id="nodes",
         ),
         pytest.param(
             {"output__formats": ["Adapter", "GGUF"]}, "output format GGUF (Adapter is)", id="format"

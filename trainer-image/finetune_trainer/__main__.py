@@ -1,7 +1,8 @@
 """The entry point: one plan, one outcome, whatever happens.
 
 Without arguments it trains; `measure` measures instead, `probe` only looks for finished work, and
-`publish` publishes what the newest checkpoint holds.
+`publish` publishes what the newest checkpoint holds. `worker` is a rank but the first: the launcher of
+rank 0 starts it.
 
 Sets up the log, the signal and the progress, runs the pipeline and writes the outcome to the
 termination message. The only place that catches everything: what escapes here is a bug of ours, and
@@ -23,12 +24,16 @@ from finetune_api.measure_plan import MeasurePlan
 from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import TrainingPlan
 from finetune_trainer import logs
-from finetune_trainer.errors import Interrupted, PlanInvalid, TrainerError
+from finetune_trainer.errors import PlanInvalid, TrainerError
+from finetune_trainer.launcher import WORKER_COMMAND
 from finetune_trainer.goodbye import Goodbye, read_grace
 from finetune_trainer.pipeline import run
 from finetune_trainer.plan_check import load_measure_plan, load_plan
 from finetune_trainer.pod import Pod
 from finetune_trainer.report import Progress, Pusher, find_server
+
+TRAINING_COMMANDS = (wire.PROBE_COMMAND, wire.PUBLISH_COMMAND, WORKER_COMMAND)
+"""Arguments beside none whose plan is a training plan."""
 
 log = logging.getLogger("finetune_trainer")
 
@@ -41,7 +46,7 @@ def main() -> int:
     progress = Progress(Pusher(server.send) if server else None)
     plan_hash = ""
 
-    def leave(asked: Interrupted) -> None:
+    def leave(asked: TrainerError) -> None:
         # NB: no exception, because libraries swallow those and a thread pool first waits for its
         # downloads, which may take longer than the pod is given.
         write_outcome(
@@ -102,13 +107,17 @@ def decide_task(arguments: Sequence[str], *, environ: Mapping[str, str]) -> Task
 
         to_measure = load_measure_plan(Path(named or wire.MEASURE_PATH), expected_sha256=expected)
         return Task(to_measure, lambda pod, told: measure(to_measure, pod=pod, progress=told))
-    if arguments and tuple(arguments) not in (wire.PROBE_COMMAND, wire.PUBLISH_COMMAND):
+    if arguments and tuple(arguments) not in TRAINING_COMMANDS:
         raise PlanInvalid(
             f"The trainer knows no command {' '.join(arguments)!r}: expected none, to train,"
             f" {wire.MEASURE_COMMAND[0]!r}, {wire.PROBE_COMMAND[0]!r} or {wire.PUBLISH_COMMAND[0]!r}; operator and trainer must be of one release.",
             reason="CommandUnknown",
         )
     to_train = load_plan(Path(named or wire.PLAN_PATH), expected_sha256=expected)
+    if tuple(arguments) == WORKER_COMMAND:
+        from finetune_trainer.worker import run_worker
+
+        return Task(to_train, lambda pod, _: run_worker(to_train, pod=pod))
     if tuple(arguments) == wire.PROBE_COMMAND:
         from finetune_trainer.probe import probe
 

@@ -21,6 +21,7 @@ from finetune_trainer.fused.restrictions import find_obstacles, head_size_of
 from finetune_trainer.launches import Layout, TokenBudget, Tokens
 from finetune_trainer.network import Engine, LoadedModel, PlainEngine
 from finetune_trainer.order import DataOrder
+from finetune_trainer.process_group import SINGLE, ProcessGroup
 from finetune_trainer.runtime import (
     ActivationCost,
     Choice,
@@ -36,12 +37,16 @@ from finetune_trainer.runtime import (
     decide_unknown_launching,
     estimate_fused_cost,
     estimate_unsloth_cost,
+    explain_world_size,
     read_forced,
 )
 from finetune_trainer.schedule import build_schedule
+from finetune_trainer.sharding import count_largest_shard
 
 REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 """What a model's forward raises that was not made for packed rows."""
+SUMMED_BYTES = 4
+"""Of a trained weight whose gradient is summed over ranks: the flat copy in fp32."""
 LARGEST_ATTENTION_ERROR = 0.01
 """Relative, of output and gradients. In bf16 0.002 to 0.003 (measured on one H100)."""
 
@@ -63,8 +68,9 @@ def choose(
     rows: Sequence[Tokens],
     *,
     environ: Mapping[str, str],
+    group: ProcessGroup = SINGLE,
 ) -> Chosen:
-    """Return the model with the fastest engine that computes the same as its own path.
+    """Return the model with the fastest engine that computes the same as its own path, the same on every rank.
 
     Raises:
         PlanInvalid: The environment forces what does not exist.
@@ -78,16 +84,16 @@ def choose(
     )
     choice = decide_engine(obstacles=obstacles, on_gpu=on_gpu, forced=forced.engine)
     if choice.value == EngineName.FUSED:
-        engine, choices = _try_fused(loaded, rows, choice)
+        engine, choices = _try_fused(loaded, rows, choice, group=group)
     else:
-        engine, choices = _build_plain(loaded, rows, choice)
-    launching = _decide_launching(plan, loaded, rows, engine=engine, forced=forced)
+        engine, choices = _build_plain(loaded, rows, choice, group=group)
+    launching = _decide_launching(plan, loaded, rows, engine=engine, forced=forced, group=group)
     _keep_layers(loaded, engine, launching)
     runtime = Runtime(
         engine=EngineName(engine.name),
         layout=engine.layout,
         launching=launching,
-        choices=(*choices, *launching.choices),
+        choices=(*choices, *launching.choices, *explain_world_size(group.world_size)),
     )
     for each in runtime.choices:
         log.info(each.reason, extra={"choice": each.name, "value": each.value})
@@ -113,19 +119,28 @@ def _read_forced(environ: Mapping[str, str]) -> Forced:
 
 
 def _try_fused(
-    loaded: LoadedModel, rows: Sequence[Tokens], choice: Choice
+    loaded: LoadedModel, rows: Sequence[Tokens], choice: Choice, *, group: ProcessGroup
 ) -> tuple[Engine, tuple[Choice, ...]]:
     """Return the fused engine where its gradients are the model's own, else what Unsloth has."""
+    engine, told = _build_fused(loaded, rows)
+    if group.all_reduce_min(engine is not None) and engine is not None:
+        checked = Choice("startUpCheck", "passed", f"The fused stack may train: {told}.")
+        return engine, (choice, checked)
+    if engine is not None:
+        engine.release()
+        told = "it cannot run on another GPU of the pod, whose log says why"
+    reason = f"Unsloth's own path runs instead of the fused stack: {told}."
+    log.warning(reason)
+    return _build_plain(loaded, rows, Choice("engine", EngineName.UNSLOTH, reason), group=group)
+
+
+def _build_fused(loaded: LoadedModel, rows: Sequence[Tokens]) -> tuple[FusedEngine | None, str]:
+    """Return the fused engine, None where it may not train, and what was found of it."""
     try:
         engine = FusedEngine(loaded.network, device=loaded.device)
     except torch.OutOfMemoryError:
         # Weights that were stacked already are views, which the model's own path reads as well.
-        reason = (
-            "Unsloth's own path runs instead of the fused stack: the GPU's memory does not hold the"
-            " stacked weights beside the model's."
-        )
-        log.warning(reason)
-        return _build_plain(loaded, rows, Choice("engine", EngineName.UNSLOTH, reason))
+        return None, "the GPU's memory does not hold the stacked weights beside the model's"
     try:
         told, passes = _check_fused(loaded, engine, rows)
     except find_kernel_faults(loaded.device) as fault:
@@ -133,12 +148,9 @@ def _try_fused(
         told = f"it fails on this machine ({_first_line(fault)})"
         passes = False
     if passes:
-        checked = Choice("startUpCheck", "passed", f"The fused stack may train: {told}.")
-        return engine, (choice, checked)
+        return engine, told
     engine.release()
-    reason = f"Unsloth's own path runs instead of the fused stack: {told}."
-    log.warning(reason)
-    return _build_plain(loaded, rows, Choice("engine", EngineName.UNSLOTH, reason))
+    return None, told
 
 
 def _check_fused(
@@ -159,7 +171,7 @@ def _check_fused(
 
 
 def _build_plain(
-    loaded: LoadedModel, rows: Sequence[Tokens], choice: Choice
+    loaded: LoadedModel, rows: Sequence[Tokens], choice: Choice, *, group: ProcessGroup
 ) -> tuple[Engine, tuple[Choice, ...]]:
     """Return Unsloth's path, on packed rows where those give the same gradients."""
     padded = PlainEngine(loaded.network, loaded.device, loaded.dtype)
@@ -176,7 +188,7 @@ def _build_plain(
         passes = False
     else:
         told, passes = f"on packed rows {comparison}", comparison.passes
-    if passes:
+    if group.all_reduce_min(passes):
         reason = f"Sequences lie end to end without padding: {told}."
         return packed, (choice, Choice("layout", Layout.PACKED, reason))
     reason = f"Sequences are padded: {told}."
@@ -204,6 +216,7 @@ def _decide_launching(
     *,
     engine: Engine,
     forced: Forced,
+    group: ProcessGroup,
 ) -> Launching:
     training = plan.training
     micro_batch = training.per_device_train_batch_size * training.max_seq_length
@@ -216,14 +229,16 @@ def _decide_launching(
     gc.collect()
     torch.cuda.empty_cache()
     room = Room(
-        free_bytes=torch.cuda.mem_get_info(loaded.device)[0],
+        free_bytes=group.all_reduce_min(torch.cuda.mem_get_info(loaded.device)[0]),
         used_bytes=torch.cuda.memory_allocated(loaded.device),
         longest=max(lengths),
-        step_tokens=count_largest_step(training, lengths),
+        step_tokens=count_largest_step(plan.whole_training, lengths, world_size=group.world_size),
         can_recompute=training.gradient_checkpointing,
     )
     return decide_launching(
-        _estimate_cost(plan, loaded, widths, engine=engine),
+        _estimate_cost(plan, loaded, widths, engine=engine).beside(
+            SUMMED_BYTES * loaded.trainable_parameters if group.world_size > 1 else 0
+        ),
         room,
         layers=widths.layers,
         partial=isinstance(engine, FusedEngine),
@@ -231,13 +246,18 @@ def _decide_launching(
     )
 
 
-def count_largest_step(training: TrainingParameters, lengths: Sequence[int]) -> int:
-    """Return the tokens of the largest step that the run will do; its order is known beforehand."""
+def count_largest_step(
+    training: TrainingParameters, lengths: Sequence[int], *, world_size: int = 1
+) -> int:
+    """Return the tokens that a rank computes in the largest step; the order is known beforehand."""
     order = DataOrder(
         rows=len(lengths), sequences_per_step=training.sequences_per_step, seed=training.seed
     )
     steps = build_schedule(training, rows=len(lengths), held_out=0).total_steps
-    return max(sum(lengths[row] for row in order.rows_of(step)) for step in range(steps))
+    return max(
+        count_largest_shard([lengths[row] for row in order.rows_of(step)], world_size=world_size)
+        for step in range(steps)
+    )
 
 
 def _estimate_cost(

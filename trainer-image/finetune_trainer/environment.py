@@ -65,7 +65,17 @@ def prepare_environment(
     else:
         # A pod that lost its GPU would otherwise train on the CPU, a thousand times slower.
         environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
+        # GPUs are counted without being touched, so that each rank can still be given one.
+        environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        # The ranks of one pod meet on the loopback address, whatever the pod's name resolves to.
+        environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         environ.pop("UNSLOTH_FORCE_CPU", None)
+
+
+def separate_compiling(environ: MutableMapping[str, str], *, rank: int) -> None:
+    """Give a rank a folder of its own for what Unsloth writes and imports: it locks nothing."""
+    environ["UNSLOTH_COMPILE_LOCATION"] += f"-{rank}"
 
 
 def go_offline(
@@ -115,14 +125,14 @@ def count_cpus(cpu_max: Path = CPU_MAX) -> int:
     return max(1, min(cores, -(-int(quota) // int(period))))
 
 
-def describe_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    """Return what the adapter was made with: versions, image and device."""
+def describe_environment(environ: Mapping[str, str], *, world_size: int = 1) -> dict[str, object]:
+    """Return what the adapter was made with: versions, image and the devices of all ranks."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "image": environ.get(wire.ENV_IMAGE, ""),
         "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
-        "device": _describe_device(),
+        "device": _describe_device(world_size),
     }
 
 
@@ -133,8 +143,8 @@ def _version(name: str) -> str:
         return ""
 
 
-def _describe_device() -> str:
+def _describe_device(world_size: int) -> str:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+        return f"{world_size} x {torch.cuda.get_device_name(0)}"
     return f"CPU, {count_cpus()} cores"

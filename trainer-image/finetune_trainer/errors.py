@@ -7,6 +7,7 @@
     ├── OutOfGpuMemory       67  even the smallest launch does not fit
     ├── NotFinite            68  loss or gradient became NaN or infinite
     ├── ServiceUnavailable   69  S3 or a hub did not answer; another attempt may succeed
+    ├── RankLost          70  one of several ranks died without a word
     ├── OutputUnwritable     73  the output refuses what it should hold
     ├── Interrupted          75  stopped after a checkpoint; the next attempt resumes
     ├── AccessDenied         77  credentials were refused
@@ -74,6 +75,12 @@ class ServiceUnavailable(TrainerError):
     """A service of the cluster or the internet did not answer; a retry may help."""
 
     exit_code = ExitCode.SERVICE_UNAVAILABLE
+
+
+class RankLost(TrainerError):
+    """A rank's process died, of memory or of a fault of its GPU; another attempt goes on."""
+
+    exit_code = ExitCode.BUG
 
 
 class OutputUnwritable(TrainerError):

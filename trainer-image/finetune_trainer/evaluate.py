@@ -10,9 +10,11 @@ from typing import Protocol
 
 import torch
 
+from finetune_trainer.commands import Evaluate
 from finetune_trainer.held_out import HeldOutLoss
 from finetune_trainer.launches import TokenBudget, Tokens, count_supervised, launches, retry_smaller
 from finetune_trainer.network import LoadedModel
+from finetune_trainer.process_group import SINGLE, ProcessGroup
 
 SEQUENCES_AT_ONCE = 64
 """Held-out sequences sorted and launched together: enough for little padding."""
@@ -31,6 +33,7 @@ def evaluate(
     examples: Sequence[HeldOut],
     *,
     budget: TokenBudget,
+    group: ProcessGroup = SINGLE,
     check: Callable[[], None] = lambda: None,
 ) -> HeldOutLoss:
     """Return the loss of the model as it is now; `check` is called before each launch.
@@ -38,12 +41,38 @@ def evaluate(
     Raises:
         OutOfGpuMemory: Memory runs out with one sequence a launch.
     """
+    group.command(Evaluate(base=False))
+    return _evaluate(loaded, examples, budget=budget, group=group, check=check)
+
+
+def evaluate_base(
+    loaded: LoadedModel,
+    examples: Sequence[HeldOut],
+    *,
+    budget: TokenBudget,
+    group: ProcessGroup = SINGLE,
+) -> HeldOutLoss:
+    """Return the loss of the base model. Before training: trained biases cannot be switched off."""
+    group.command(Evaluate(base=True))
+    with loaded.engine.base_only():
+        return _evaluate(loaded, examples, budget=budget, group=group, check=lambda: None)
+
+
+def _evaluate(
+    loaded: LoadedModel,
+    examples: Sequence[HeldOut],
+    *,
+    budget: TokenBudget,
+    group: ProcessGroup,
+    check: Callable[[], None],
+) -> HeldOutLoss:
     was_training = loaded.network.training
     loaded.network.eval()
     nats = 0.0
     try:
-        for first in range(0, len(examples), SEQUENCES_AT_ONCE):
-            part = examples[first : first + SEQUENCES_AT_ONCE]
+        mine = group.shard(examples)
+        for first in range(0, len(mine), SEQUENCES_AT_ONCE):
+            part = mine[first : first + SEQUENCES_AT_ONCE]
             nats += retry_smaller(
                 partial(_sum_nats, loaded, part, check=check),
                 budget=budget,
@@ -54,19 +83,11 @@ def evaluate(
     finally:
         loaded.network.train(was_training)
     return HeldOutLoss(
-        nats=nats,
+        nats=group.all_reduce_sum(nats),
         tokens=sum(count_supervised(example) for example in examples),
         bytes=sum(example.supervised_bytes for example in examples),
         examples=len(examples),
     )
-
-
-def evaluate_base(
-    loaded: LoadedModel, examples: Sequence[HeldOut], *, budget: TokenBudget
-) -> HeldOutLoss:
-    """Return the loss of the base model. Before training: trained biases cannot be switched off."""
-    with loaded.engine.base_only():
-        return evaluate(loaded, examples, budget=budget)
 
 
 def _sum_nats(

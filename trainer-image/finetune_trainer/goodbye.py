@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from finetune_api import wire
 from finetune_api.outcome import Stage
-from finetune_trainer.errors import Interrupted
+from finetune_trainer.errors import Interrupted, TrainerError
 
 ENDS_BY_ITSELF = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT, Stage.PUBLISH)
 """Stages in which a signal only raises a flag: a step is finished, an upload is not cut in half."""
@@ -21,7 +21,7 @@ FAREWELL_S = 5.0
 """Seconds at the end of the grace period for the outcome and the last report."""
 NAP_S = 0.25
 """Longest sleep in one piece."""
-Leave = Callable[[Interrupted], None]
+Leave = Callable[[TrainerError], None]
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class Goodbye:
         nap: Callable[[float], None] = time.sleep,
     ) -> None:
         self._stage = stage
-        self._leave = leave
+        self.leave = leave
+        """Ends the process at once, whatever its threads wait for."""
         self._grace_s = grace_s
         self._clock = clock
         self._nap = nap
@@ -65,7 +66,7 @@ class Goodbye:
         stage = self._stage()
         log.warning("The pod is asked to go", extra={"signal": number, "stage": stage.value})
         if stage not in ENDS_BY_ITSELF:
-            self._leave(
+            self.leave(
                 Interrupted(
                     f"The pod was asked to go in the stage {stage.value}, before the first step: the"
                     " next attempt starts again."

@@ -33,6 +33,26 @@ class JsonLines(logging.Formatter):
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+class Ranked(JsonLines):
+    """The lines of a worker: each says its rank."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self._rank = rank
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line with the rank."""
+        record.rank = self._rank
+        return super().format(record)
+
+
+def configure_worker(*, rank: int) -> None:
+    """Mark the lines of this worker, and leave out what rank 0 says as well."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Ranked(rank))
+    logging.getLogger("finetune_trainer").setLevel(logging.WARNING)
+
+
 def configure(stream: TextIO) -> None:
     """Send our records to `stream`; whatever else prints goes to standard error."""
     handler = logging.StreamHandler(stream)

@@ -18,10 +18,12 @@ import torch
 
 from finetune_api.plan import TrainingParameters
 from finetune_api.resource import Optimizer
+from finetune_trainer.commands import DoStep
 from finetune_trainer.errors import NotFinite, OutOfGpuMemory, PlanInvalid
 from finetune_trainer.host_copies import Copy, copy_fresh
 from finetune_trainer.launches import TokenBudget, Tokens, launches, retry_smaller
 from finetune_trainer.network import LoadedModel, StatefulEngine
+from finetune_trainer.process_group import SINGLE, ProcessGroup
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -74,6 +76,7 @@ class Stepper:
         *,
         training: TrainingParameters,
         budget: TokenBudget,
+        group: ProcessGroup = SINGLE,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._device = loaded.device
@@ -83,6 +86,8 @@ class Stepper:
         self._max_norm = training.max_grad_norm or inf
         self._seed = training.seed
         self._budget = budget
+        self._group = group
+        """Each rank does its shard of the step, then all do the same update."""
         self._check = check
         """Called before each launch; what it raises leaves weights and optimizer as they were."""
         self._loss_scale = FIRST_LOSS_SCALE if loaded.dtype == torch.float16 else 1.0
@@ -103,15 +108,19 @@ class Stepper:
             OutOfGpuMemory: One sequence does not fit, or the optimizer's state does not.
             BrokenOff: The pod must go before the step can be over; it was not done.
         """
+        self._group.command(DoStep(step=step, learning_rate=learning_rate))
+        mine = self._group.shard(batch)
         while True:
             loss, launched = retry_smaller(
-                partial(self._accumulate, batch, step=step, supervised=supervised),
+                partial(self._accumulate, mine, step=step, supervised=supervised),
                 budget=self._budget,
-                sequences=batch,
+                sequences=mine,
                 layout=self._engine.layout,
                 what="training",
             )
+            self._group.sync_budget(self._budget)
             with _told_when_full():
+                loss = self._group.all_reduce_gradients(loss, self._parameters)
                 found = self._update(loss, self._clip(), learning_rate=learning_rate)
             if isfinite(found.norm) or not isfinite(found.loss) or self._loss_scale == 1.0:
                 break
@@ -152,9 +161,9 @@ class Stepper:
     def _accumulate(
         self, batch: Sequence[Tokens], *, step: int, supervised: int, token_budget: int
     ) -> tuple[torch.Tensor, int]:
-        """Leave the gradient of the whole batch in the parameters; return loss and launches."""
+        """Leave the gradient of these sequences in the parameters; return loss and launches."""
         self._optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(mix_seed(self._seed, step))
+        torch.manual_seed(mix_seed(self._seed, step, rank=self._group.rank))
         total, launched = torch.zeros((), device=self._device), 0
         for launch in launches(batch, token_budget=token_budget, layout=self._engine.layout):
             self._check()
@@ -195,9 +204,10 @@ class Stepper:
         return (parameter for parameter in self._parameters if parameter.grad is not None)
 
 
-def mix_seed(seed: int, step: int) -> int:
-    """Return the seed of one step's dropout, below 2^63."""
-    digest = hashlib.blake2b(f"{seed}:{step}".encode(), digest_size=8).digest()
+def mix_seed(seed: int, step: int, *, rank: int = 0) -> int:
+    """Return the seed of one step's dropout on one rank, below 2^63."""
+    drawn = f"{seed}:{step}:{rank}" if rank else f"{seed}:{step}"
+    digest = hashlib.blake2b(drawn.encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
 

@@ -16,7 +16,7 @@ from finetune_api.outcome import PUBLISHED_AT_DEADLINE, Outcome, Published, Stag
 from finetune_api.plan import TrainingPlan
 from finetune_api.resource import TrainingStage
 from finetune_api.wire import ExitCode
-from finetune_trainer import environment
+from finetune_trainer import environment, launcher
 from finetune_trainer.account import DatasetIdentity, RunAccount
 from finetune_trainer.credentials import load_credentials
 from finetune_trainer.data_files import FetchedDataset
@@ -73,29 +73,32 @@ def run(
     # A refused upload is told now, not after hours of training.
     output.store.check_writable(output.place.folder)
 
-    prepared = prepare(plan, pod, progress=progress)
+    # On several GPUs the other ranks load their libraries while this one fetches and reads.
+    with launcher.launched(plan, pod) as workers:
+        prepared = prepare(plan, pod, progress=progress)
 
-    # Late: torch takes seconds to load, and a fault of the text is told without it.
-    from finetune_trainer import training_run
+        # Late: torch takes seconds to load, and a fault of the text is told without it.
+        from finetune_trainer import training_run
 
-    trained = training_run.train_adapter(
-        prepared,
-        pod,
-        progress=progress,
-        checkpoints=training_run.build_checkpoints(
-            prepared, pod, store=output.store, output=output.root, progress=progress
-        ),
-        folder=make_empty(pod.work / "adapter"),
-        is_past_deadline=is_past_deadline,
-    )
-    with training_run.kept_until_published(trained, goodbye=pod.goodbye):
-        account, files = training_run.finish(trained, pod, progress=progress)
-        progress.enter(Stage.PUBLISH)
-        # A store may hang in the middle of an answer: what was trained is then saved while there is time.
-        return pod.goodbye.finish_in_time(
-            lambda: publish_once(output.with_patience(pod.goodbye), account, files=files),
-            reserve_s=trained.reserve_s,
+        trained = training_run.train_adapter(
+            prepared,
+            pod,
+            progress=progress,
+            checkpoints=training_run.build_checkpoints(
+                prepared, pod, store=output.store, output=output.root, progress=progress
+            ),
+            folder=make_empty(pod.work / "adapter"),
+            workers=workers,
+            is_past_deadline=is_past_deadline,
         )
+        with training_run.kept_until_published(trained, goodbye=pod.goodbye):
+            account, files = training_run.finish(trained, pod, progress=progress)
+            progress.enter(Stage.PUBLISH)
+            # A store may hang in the middle of an answer: what was trained is then saved while there is time.
+            return pod.goodbye.finish_in_time(
+                lambda: publish_once(output.with_patience(pod.goodbye), account, files=files),
+                reserve_s=trained.reserve_s,
+            )
 
 
 @dataclass(frozen=True)

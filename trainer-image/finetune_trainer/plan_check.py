@@ -133,11 +133,8 @@ def _find_unsupported(plan: TrainingPlan) -> Iterator[str]:
         yield f"method {plan.method.value} (LoRA and QLoRA are)"
     if plan.method is Method.QLORA and plan.resources.gpus == 0:
         yield "method QLoRA without a GPU (LoRA is)"
-    if plan.resources.gpus > 1 or plan.resources.nodes > 1:
-        yield (
-            f"{plan.resources.nodes} nodes with {plan.resources.gpus} GPUs each (one node with one GPU"
-            " or none is)"
-        )
+    if plan.resources.nodes > 1:
+        yield f"{plan.resources.nodes} nodes (one with any number of GPUs is)"
     others = [each.value for each in plan.output.formats if each is not OutputFormat.ADAPTER]
     if others:
         yield f"output format {', '.join(others)} (Adapter is)"

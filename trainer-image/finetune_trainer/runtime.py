@@ -6,7 +6,7 @@ the same under every decision: a step holds the plan's sequences and divides by 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from finetune_trainer.launches import Layout
@@ -78,6 +78,10 @@ class ActivationCost:
     """A token, however many layers are kept."""
     fixed: float
     """However many tokens: optimizer, gradients, logits."""
+
+    def beside(self, more_bytes: int) -> "ActivationCost":
+        """Return the cost with something else that is there all the time."""
+        return replace(self, fixed=self.fixed + more_bytes)
 
     def estimate(self, *, tokens: int, layers_kept: int, layers: int) -> float:
         """Return the bytes of a launch."""
@@ -283,6 +287,17 @@ def decide_launching(
             Choice("layersKept", kept, _explain_layers(kept, layers, needed, free)),
         ),
     )
+
+
+def explain_world_size(count: int) -> tuple[Choice, ...]:
+    """Return what is said of several ranks; nothing of one."""
+    if count == 1:
+        return ()
+    reason = (
+        f"{count} ranks train together, one a GPU: each computes a shard of every step, of like many"
+        " tokens, and all do the same update with the sum of their gradients."
+    )
+    return (Choice("worldSize", count, reason),)
 
 
 def decide_cpu_launching(*, micro_batch_tokens: int, forced: Forced) -> Launching:

@@ -24,6 +24,7 @@ from finetune_trainer.launches import TokenBudget, Tokens, count_supervised
 from finetune_trainer.network import LoadedModel
 from finetune_trainer.optimizer import Stepper
 from finetune_trainer.order import DataOrder
+from finetune_trainer.process_group import SINGLE, ProcessGroup
 from finetune_trainer.schedule import Keep, build_schedule
 from finetune_trainer.selection import EarlyStopping, Selection
 from finetune_trainer.snapshot import Capture, Snapshot, TrainingState
@@ -114,6 +115,7 @@ def train(
     budget: TokenBudget,
     hooks: Hooks,
     metrics_path: Path,
+    group: ProcessGroup = SINGLE,
     find_snapshot: Callable[[TrainingState], Snapshot | None] = lambda _: None,
     is_past_deadline: bool = False,
 ) -> TrainResult:
@@ -133,11 +135,12 @@ def train(
         Selection(keep=schedule.keep),
         EarlyStopping(patience=training.early_stopping_patience),
     )
-    stepper = Stepper(loaded, training=training, budget=budget, check=hooks.check)
+    stepper = Stepper(loaded, training=training, budget=budget, group=group, check=hooks.check)
     state = TrainingState(loaded, stepper, course, budget, rows=len(rows))
     snapshot = find_snapshot(state)
     if snapshot is not None:
         state.restore(snapshot)
+        group.send_state(snapshot)
         log.info("The training goes on from a checkpoint", extra={"step": snapshot.step})
     loop = Loop(state, rows, training=training, hooks=hooks)
     loaded.network.train()

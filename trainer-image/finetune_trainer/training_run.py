@@ -17,7 +17,9 @@ from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.outcome import Evaluation, Stage
 from finetune_api.plan import TrainingPlan
 from finetune_text.stops import Stop
-from finetune_trainer import environment, model
+
+# Unsloth before everything that imports transformers.
+from finetune_trainer import environment, rank_zero
 from finetune_trainer.account import DatasetIdentity, RunAccount
 from finetune_trainer.checkpoint_files import Origin
 from finetune_trainer.checkpoint_places import CheckpointPlaces
@@ -36,7 +38,9 @@ from finetune_trainer.export import export
 from finetune_trainer.fetch import FetchedModel
 from finetune_trainer.goodbye import Goodbye
 from finetune_trainer.held_out import HeldOutLoss
+from finetune_trainer.launcher import Workers
 from finetune_trainer.pod import Pod
+from finetune_trainer.process_group import ProcessGroup
 from finetune_trainer.report import Progress
 from finetune_trainer.run_summary import build_summary
 from finetune_trainer.s3 import S3Store
@@ -69,6 +73,7 @@ class Trained:
 
     prepared: Prepared
     chosen: Chosen
+    group: ProcessGroup
     before: HeldOutLoss
     result: TrainResult
     checkpoints: Checkpoints
@@ -113,34 +118,45 @@ def train_adapter(
     progress: Progress,
     checkpoints: Checkpoints,
     folder: Path,
+    workers: Workers | None = None,
     is_past_deadline: bool = False,
 ) -> Trained:
     """Load the model, train it from its newest checkpoint or from the start, and return it.
 
-    Where the run `is_past_deadline`, what the checkpoint holds is what is returned.
+    `workers` are the other ranks, None where there is one. Where the run `is_past_deadline`, what the
+    checkpoint holds is what is returned.
 
     Raises:
         TrainerError: The run ended here.
     """
     plan, corpus = prepared.plan, prepared.corpus
     progress.enter(Stage.MODEL)
-    loaded = model.load(plan, folder=prepared.base.path)
-    chosen = choose(plan, loaded, corpus.train, environ=pod.environ)
+    loaded, group = rank_zero.load_on_all_ranks(
+        plan, workers, folder=prepared.base.path, corpus=corpus, work=pod.work
+    )
+    chosen = choose(plan, loaded, corpus.train, environ=pod.environ, group=group)
     running = Running(
-        prepared, pod, progress, chosen, checkpoints, is_past_deadline=is_past_deadline
+        prepared,
+        pod,
+        progress,
+        chosen,
+        checkpoints,
+        group=group,
+        is_past_deadline=is_past_deadline,
     )
     result = train(
         chosen.loaded,
         corpus.train,
-        training=plan.training,
+        training=plan.whole_training,
         held_out=len(corpus.validation),
         budget=chosen.budget,
         hooks=running.build_hooks(),
         metrics_path=folder / METRICS_FILE,
+        group=group,
         find_snapshot=running.begin,
         is_past_deadline=is_past_deadline,
     )
-    return Trained(prepared, chosen, running.before, result, checkpoints, folder)
+    return Trained(prepared, chosen, group, running.before, result, checkpoints, folder)
 
 
 class Running:
@@ -154,12 +170,14 @@ class Running:
         chosen: Chosen,
         checkpoints: Checkpoints,
         *,
+        group: ProcessGroup,
         is_past_deadline: bool = False,
     ) -> None:
         self._prepared = prepared
         self._goodbye = pod.goodbye
         self._progress = progress
         self._chosen = chosen
+        self._group = group
         self._checkpoints = checkpoints
         self._is_past_deadline = is_past_deadline
         self.before = NOTHING_HELD_OUT
@@ -168,7 +186,9 @@ class Running:
     def build_hooks(self) -> Hooks:
         """Return the answers."""
         return Hooks(
-            evaluate=partial(measure, self._prepared, self._chosen, goodbye=self._goodbye),
+            evaluate=partial(
+                measure, self._prepared, self._chosen, group=self._group, goodbye=self._goodbye
+            ),
             report=self._report,
             is_stopping=self._goodbye.is_asked,
             check=self._check_step,
@@ -195,6 +215,7 @@ class Running:
                 self._chosen.loaded,
                 self._prepared.corpus.validation,
                 budget=self._chosen.budget,
+                group=self._group,
             )
             check_finite(self.before, whose=f"the base model {self._prepared.base.public_id}")
         checkpoints.told = {BASE: asdict(self.before)}
@@ -214,7 +235,9 @@ class Running:
         return self._checkpoints.keep_last(step, capture, within_s=self._goodbye.seconds_left())
 
 
-def measure(prepared: Prepared, chosen: Chosen, *, goodbye: Goodbye) -> HeldOutLoss:
+def measure(
+    prepared: Prepared, chosen: Chosen, *, group: ProcessGroup, goodbye: Goodbye
+) -> HeldOutLoss:
     """Return what the held-out part shows of the model as it is now.
 
     Raises:
@@ -225,7 +248,13 @@ def measure(prepared: Prepared, chosen: Chosen, *, goodbye: Goodbye) -> HeldOutL
         if goodbye.is_asked():
             raise BrokenOff
 
-    return evaluate(chosen.loaded, prepared.corpus.validation, budget=chosen.budget, check=check)
+    return evaluate(
+        chosen.loaded,
+        prepared.corpus.validation,
+        budget=chosen.budget,
+        group=group,
+        check=check,
+    )
 
 
 def finish(
@@ -240,7 +269,7 @@ def finish(
     progress.enter(Stage.EVALUATE)
     # The weights are those of that step, so the number is too.
     after = trained.result.published_evaluation or measure(
-        trained.prepared, trained.chosen, goodbye=pod.goodbye
+        trained.prepared, trained.chosen, group=trained.group, goodbye=pod.goodbye
     )
     check_finite(after, whose="the trained model")
     progress.enter(Stage.EXPORT)
@@ -292,7 +321,7 @@ def build_account(
     summary = build_summary(
         result,
         chosen.loaded,
-        training=prepared.plan.training,
+        training=prepared.plan.whole_training,
         budget=chosen.budget,
         costs=trained.checkpoints.costs,
         predicted_peak_bytes=chosen.runtime.launching.predicted_peak_bytes,
@@ -308,7 +337,7 @@ def build_account(
         evaluation=build_evaluation(trained.before, after),
         summary=summary,
         history=result.history,
-        environment=environment.describe_environment(environ)
+        environment=environment.describe_environment(environ, world_size=trained.group.world_size)
         | {"runtime": chosen.runtime.describe()},
     )
 

@@ -1,0 +1,65 @@
+"""Rank 0's half of forming the process group: the model loaded on every rank, and the ranks joined.
+
+Used by `training_run`; the other half is `worker_training`. With one rank it only loads the model.
+"""
+
+from pathlib import Path
+
+from finetune_api.plan import TrainingPlan
+
+# Unsloth before everything that imports transformers.
+from finetune_trainer import model
+from finetune_trainer.commands import Begin, LoadState
+from finetune_trainer.distributed import DistributedGroup, join, open_rendezvous
+from finetune_trainer.launcher import WORKERS_FOLDER, Workers
+from finetune_trainer.network import LoadedModel
+from finetune_trainer.process_group import SINGLE, ProcessGroup
+from finetune_trainer.snapshot import Snapshot
+from finetune_trainer.tokenization import TokenizedCorpus
+from finetune_trainer.worker_files import write_corpus, write_state
+
+
+def load_on_all_ranks(
+    plan: TrainingPlan,
+    workers: Workers | None,
+    *,
+    folder: Path,
+    corpus: TokenizedCorpus,
+    work: Path,
+) -> tuple[LoadedModel, ProcessGroup]:
+    """Load the model from `folder` on every rank; return this rank's, and the group of all.
+
+    `workers` are the other ranks, None where there is one; they find the corpus below `work`.
+
+    Raises:
+        TrainerError: It cannot be loaded, here or on another rank.
+    """
+    if workers is None:
+        return model.load(plan, folder=folder), SINGLE
+    files = work / WORKERS_FOLDER
+    write_corpus(files, train=corpus.train, held_out=corpus.validation)
+    rendezvous = open_rendezvous(workers.world_size)
+    # All ranks load at once: what one reads from the disk the others find in memory.
+    workers.command(Begin(model=str(folder), corpus=str(files), port=rendezvous.port))
+    loaded = model.load(plan, folder=folder)
+    join(
+        rendezvous,
+        rank=0,
+        world_size=workers.world_size,
+        device=loaded.device,
+        explain=workers.explain,
+    )
+
+    def send_state(snapshot: Snapshot) -> None:
+        write_state(snapshot, files)
+        workers.command(LoadState(folder=str(files)))
+
+    group = DistributedGroup(
+        rank=0,
+        world_size=workers.world_size,
+        command=workers.command,
+        send_state=send_state,
+        explain=workers.explain,
+    )
+    group.broadcast_parameters(loaded.trainable())
+    return loaded, group
