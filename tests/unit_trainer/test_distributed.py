@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.sharding import count_largest_shard, shard_by_tokens
 from tests.unit_trainer.tiny import build_rows
 
 pytestmark = pytest.mark.torch
-pytest.importorskip("torch")
+sharding = pytest.importorskip("finetune_trainer.sharding")
 WHO = ("rank 0", "rank 1", "one rank alone")
 
 
@@ -79,17 +78,19 @@ def test_numbers_and_weights_become_the_same_everywhere(seen: dict[str, Any]) ->
 
 def test_shares_hold_every_sequence_once_and_like_many_tokens() -> None:
     rows = build_rows(33)
-    shares = shard_by_tokens(rows, world_size=4)
+    shares = sharding.shard_by_tokens(rows, world_size=4)
     assert sorted(map(id, rows)) == sorted(id(row) for share in shares for row in share)
     tokens = [sum(len(row.input_ids) for row in share) for share in shares]
     assert max(tokens) - min(tokens) <= min(len(row.input_ids) for row in rows)
-    assert max(tokens) == count_largest_shard([len(row.input_ids) for row in rows], world_size=4)
+    assert max(tokens) == sharding.count_largest_shard(
+        [len(row.input_ids) for row in rows], world_size=4
+    )
 
 
 def test_with_fewer_sequences_than_ranks_some_have_nothing() -> None:
-    shares = shard_by_tokens(build_rows(2), world_size=3)
+    shares = sharding.shard_by_tokens(build_rows(2), world_size=3)
     assert [len(share) for share in shares] == [1, 1, 0]
 
 
 def test_one_part_is_the_whole_step() -> None:
-    assert count_largest_shard([3, 5, 9], world_size=1) == 17
+    assert sharding.count_largest_shard([3, 5, 9], world_size=1) == 17
