@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from finetune_api.outcome import Outcome
-from finetune_api.plan import TrainingPlan
 from finetune_trainer.publish import OutputPlace, publish
 from tests.unit_trainer.conftest import make_bucket
 from tests.unit_trainer.seaweed import SECRET_KEY, SeaweedFS
 from tests.unit_trainer.test_export_folder import build_account
 from tests.unit_trainer.tiny import write_model
-from tests.unit_trainer.trainer_pod import LONG, Pod, chats, fill, outcome_of, wait_for
+from tests.unit_trainer.trainer_pod import LONG, Pod, adapter_of, chats, fill, outcome_of, wait_for
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 pytest.importorskip("torch")
@@ -126,13 +125,6 @@ def test_a_run_that_diverges_publishes_nothing(pod: Pod) -> None:
     outcome, _ = pod.run(pod.plan(training__learning_rate=1e30, training__max_steps=20))
     assert (outcome.exit_code, outcome.reason) == (68, "LossNotFinite"), outcome.message
     assert pod.published() == {}
-
-
-def adapter_of(pod: Pod, plan: TrainingPlan) -> bytes:
-    key = f"adapters/ml/tiny/runs/1-{plan.hash[:8]}/adapter_model.safetensors"
-    read = pod.bucket.store.read(pod.bucket.at(key))
-    assert read is not None
-    return read[0]
 
 
 def test_a_pod_that_is_asked_to_go_or_killed_costs_no_step_that_was_saved(

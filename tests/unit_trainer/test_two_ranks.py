@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit_trainer.conftest import make_bucket
 from tests.unit_trainer.seaweed import SeaweedFS
-from tests.unit_trainer.test_pipeline_run import Pod, adapter_of, fill, outcome_of, wait_for
 from tests.unit_trainer.tiny import write_model
+from tests.unit_trainer.trainer_pod import Pod, adapter_of, fill, outcome_of, wait_for
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 torch = pytest.importorskip("torch")

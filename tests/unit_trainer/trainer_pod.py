@@ -119,3 +119,10 @@ def outcome_of(pod: Pod) -> Outcome:
     outcome = Outcome.from_termination_message((pod.folder / "outcome.json").read_text())
     assert outcome is not None
     return outcome
+
+
+def adapter_of(pod: Pod, plan: TrainingPlan) -> bytes:
+    key = f"adapters/ml/tiny/runs/1-{plan.hash[:8]}/adapter_model.safetensors"
+    read = pod.bucket.store.read(pod.bucket.at(key))
+    assert read is not None
+    return read[0]
