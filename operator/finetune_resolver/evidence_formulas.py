@@ -38,8 +38,13 @@ ALL_LINEAR_MODULES: JsonValue = [
     *("q_proj", "k_proj", "v_proj", "o_proj"),
     *("gate_proj", "up_proj", "down_proj"),
 ]
-FEW_EXAMPLES, DROPOUT_UP_TO_PARAMETERS = 1_000, 13_000_000_000
+FEW_EXAMPLES, DROPOUT_UP_TO_SIZE = 1_000, 13e9
 """QLoRA's appendix found dropout useful at 7B and 13B and not at 33B; 1,000 is an assumption."""
+MORE_THAN_NAMED = 1.07
+"""A model may hold more weights than its name says: Qwen3-4B has 4.02 billion, Llama-2-13b 13.02 and
+StarCoder2-15B 15.96. Without it a model would change its class once its config.json is read."""
+RSLORA_SCALE = 2
+"""Scale of the update under rsLoRA, the one that twice the rank gives without it (assumption)."""
 FEWEST_VISITS, MOST_VISITS, MOST_EPOCHS, USUAL_EPOCHS = 100, 25_000, 25, 3
 """Examples seen over all epochs: at least, at most; epochs: at most, usually (OpenAI cookbook)."""
 
@@ -148,10 +153,20 @@ def alpha(_: Facts, values: Values) -> int:
     return 2 * rank if rank <= DOUBLED_UP_TO_RANK else rank
 
 
+def uses_rslora(_: Facts, values: Values) -> bool:
+    """Whether PEFT divides alpha by the root of the rank."""
+    return values["use_rslora"] is True
+
+
+def rslora_alpha(_: Facts, values: Values) -> int:
+    """Return the alpha whose quotient by the root of the rank is the usual scale (F16)."""
+    return max(1, round(RSLORA_SCALE * math.sqrt(count(values, "r"))))
+
+
 def overfits(facts: Facts, _: Values) -> bool:
     """Whether so few examples train a model small enough that dropout was found useful."""
     few = facts.examples is not None and facts.examples < FEW_EXAMPLES
-    return few and facts.parameters is not None and facts.parameters <= DROPOUT_UP_TO_PARAMETERS
+    return few and _is_sold_as_up_to(DROPOUT_UP_TO_SIZE, facts=facts)
 
 
 # --- Learning rate ------------------------------------------------------------------------------
@@ -168,9 +183,13 @@ def is_in_sweep(facts: Facts, _: Values) -> bool:
     return rate_of_model(facts.model_name) is not None
 
 
-def has_up_to(parameters: float) -> Callable[[Facts, Values], bool]:
-    """Return the question whether the model has at most so many weights."""
-    return lambda facts, _: facts.parameters is not None and facts.parameters <= parameters
+def is_sold_as_up_to(size: float) -> Callable[[Facts, Values], bool]:
+    """Return the question whether the model is of a size, as models are named, or smaller."""
+    return lambda facts, _: _is_sold_as_up_to(size, facts=facts)
+
+
+def _is_sold_as_up_to(size: float, *, facts: Facts) -> bool:
+    return facts.parameters is not None and facts.parameters <= MORE_THAN_NAMED * size
 
 
 def knows_size(facts: Facts, _: Values) -> bool:

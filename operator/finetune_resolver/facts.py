@@ -93,7 +93,7 @@ def gather_facts(
         has_gpu=spec.resources.gpus > 0,
         gpu_memory_bytes=_gpu_memory(spec, measured=measured),
         examples=_if_all_known([text.trained_examples for text in texts], fold=sum),
-        tokens=_if_all_known([text.supervised_tokens or text.tokens for text in texts], fold=sum),
+        tokens=_if_all_known([text.learned_tokens for text in texts], fold=sum),
         unique_tokens=_if_all_known([text.unique_tokens for text in texts], fold=sum),
         context=shape.max_positions if shape else None,
         english_tokens=_if_all_known([one.english_tokens for one in known], fold=sum),

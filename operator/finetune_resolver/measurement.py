@@ -74,6 +74,11 @@ class LanguageMeasurement:
         """Examples without those that are held out."""
         return None if self.examples is None else max(0, self.examples - self.held_out)
 
+    @property
+    def learned_tokens(self) -> int | None:
+        """Tokens that carry loss; without a count of them, all."""
+        return self.tokens if self.supervised_tokens is None else self.supervised_tokens
+
     def size(self, stage: TrainingStage) -> int | None:
         """Return what `CORPUS_BOUNDS` counts at this stage."""
         return self.examples if stage is TrainingStage.INSTRUCTION else self.unique_tokens

@@ -48,8 +48,8 @@ RULES: tuple[EvidenceRule, ...] = (
         compute=formulas.more_epochs,
         computes="min(25, 100 / examples)",
         facts=("examples",),
-        message="{facts.examples:,} examples are few, so they are seen about a hundred times in all, in "
-        "25 passes at most.",
+        message="{facts.examples:,} examples are few, so the passes make up about a hundred of them, 25 "
+        "passes at most.",
         reference="OpenAI cookbook, estimate for chat fine-tuning",
     ),
     EvidenceRule(
@@ -59,7 +59,8 @@ RULES: tuple[EvidenceRule, ...] = (
         compute=formulas.fewer_epochs,
         computes="max(1, 25,000 / examples)",
         facts=("examples",),
-        message="{facts.examples:,} examples are many, so about 25,000 are seen in all, each at least once.",
+        message="{facts.examples:,} examples are many, so the passes make up 25,000 of them at most, or one "
+        "pass where they are more.",
         reference="OpenAI cookbook, estimate for chat fine-tuning",
     ),
     EvidenceRule(
@@ -139,6 +140,16 @@ RULES: tuple[EvidenceRule, ...] = (
         reference="Unsloth and Predibase: 16",
     ),
     EvidenceRule(
+        id="E-LA-2",
+        parameter="lora_alpha",
+        when=formulas.uses_rslora,
+        compute=formulas.rslora_alpha,
+        computes="2 x the root of r",
+        message="rsLoRA divides alpha by the root of the rank, so twice that root scales the update by 2.",
+        reference="Kalajdzievski 2023, rsLoRA, arXiv 2312.03732; Unsloth's continued pretraining "
+        "notebook, alpha 32 at r 128",
+    ),
+    EvidenceRule(
         id="E-LA-1",
         parameter="lora_alpha",
         compute=formulas.alpha,
@@ -152,8 +163,8 @@ RULES: tuple[EvidenceRule, ...] = (
         when=formulas.overfits,
         value=0.05,
         facts=("examples", "parameters"),
-        message="{facts.examples:,} examples are few for a model of 13 billion weights or less, where "
-        "dropout was found useful.",
+        message="{facts.examples:,} examples are few, and dropout was found useful for models sold as 13B "
+        "or smaller.",
         reference="Dettmers et al. 2023, QLoRA, appendix",
     ),
     EvidenceRule(
@@ -161,7 +172,7 @@ RULES: tuple[EvidenceRule, ...] = (
         parameter="lora_dropout",
         value=0.0,
         facts=("examples", "parameters"),
-        message="No dropout unless the examples are known to be fewer than 1,000.",
+        message="No dropout unless fewer than 1,000 examples train a model sold as 13B or smaller.",
         reference="Unsloth, LLaMA-Factory, PEFT and TRL: 0",
     ),
     EvidenceRule(
@@ -187,32 +198,32 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-LR-3",
         parameter="learning_rate",
-        when=formulas.has_up_to(4e9),
+        when=formulas.is_sold_as_up_to(4e9),
         compute=formulas.rate(1e-3),
         computes="1e-3, a tenth for method Full",
         facts=("parameters",),
-        message="Models of 4 billion weights or less learn best at a high rate.",
+        message="Models sold as 4B or smaller learn best at a high rate.",
         reference=f"{TINKER}: 1e-3 at 1B and 3B; {SMALL_RUNS}",
     ),
     EvidenceRule(
         id="E-LR-4",
         parameter="learning_rate",
-        when=formulas.has_up_to(15e9),
+        when=formulas.is_sold_as_up_to(15e9),
         compute=formulas.rate(3e-4),
         computes="3e-4, a tenth for method Full",
         facts=("parameters",),
-        message="Models of up to 15 billion weights take the rate of Llama-3.1-8B's sweep.",
-        reference=TINKER,
+        message="Models sold as 15B or smaller take the lower of the two rates that the sweep found best at 8B.",
+        reference=f"{TINKER}: 3e-4 and 1e-3 at 8B",
     ),
     EvidenceRule(
         id="E-LR-5",
         parameter="learning_rate",
-        when=formulas.has_up_to(40e9),
+        when=formulas.is_sold_as_up_to(40e9),
         compute=formulas.rate(2e-4),
         computes="2e-4, a tenth for method Full",
         facts=("parameters",),
-        message="Models of up to 40 billion weights take a lower rate.",
-        reference=f"{TINKER}: 3e-4 at 32B, 1e-4 at 20B",
+        message="Models sold as 40B or smaller take a rate between those that the sweep found best at 20B and 32B.",
+        reference=f"{TINKER}: 1e-4 at 20B, 3e-4 at 32B",
     ),
     EvidenceRule(
         id="E-LR-6",
@@ -221,7 +232,7 @@ RULES: tuple[EvidenceRule, ...] = (
         compute=formulas.rate(1e-4),
         computes="1e-4, a tenth for method Full",
         facts=("parameters",),
-        message="Models above 40 billion weights take the lowest rate.",
+        message="Models sold as more than 40B take the lowest rate.",
         reference=QLORA,
     ),
     EvidenceRule(
@@ -288,7 +299,7 @@ RULES: tuple[EvidenceRule, ...] = (
         parameter="gradient_accumulation_steps",
         compute=formulas.accumulation,
         computes="batch_size / (per-device batch x workers), rounded up",
-        message="As many micro-steps as make the batch.",
+        message="As many micro-steps as make the batch, rounded up.",
         reference="arithmetic",
     ),
     EvidenceRule(

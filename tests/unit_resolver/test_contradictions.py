@@ -61,7 +61,7 @@ def test_c4_one_by_four_is_eight_only_with_two_workers(resolve_of):
     two = resolve_of(**HINDI, resources={"gpus": 2})
     assert message_of(one, "effective-batch-mismatch") == (
         "An optimizer step is 4 sequences, while batch_size is 8: set "
-        "parameters.gradientAccumulationSteps to match where that matters to you."
+        "parameters.gradientAccumulationSteps to 8 where that matters to you."
     )
     assert "effective-batch-mismatch" not in warning_ids(two)
 
@@ -128,7 +128,7 @@ def test_c11_truncation_is_told_and_the_short_length_kept(resolve_of):
     whole = resolve_of(tag="hi", measured=LanguageMeasurement(p99_tokens=2048))
     assert cut.value("max_seq_length") == 2048
     assert message_of(cut, "truncation-high") == (
-        "More than 1% of the examples of hi exceed 2048 tokens (the 99th percentile is 2,049): raise "
+        "More than 1% of the examples of hi exceed 2,048 tokens (the 99th percentile is 2,049): raise "
         "parameters.maxSeqLength or shorten the examples."
     )
     assert "truncation-high" not in warning_ids(whole)

@@ -268,12 +268,32 @@ def test_best_is_kept_where_saving_and_evaluation_meet(resolve_of, parameters, w
     ("declared", "examples", "reason"),
     [
         # Steps of the guide's own Japanese setting on 1,000 examples.
-        ({"tag": "ja", "corpus": "Small"}, 1000, "the run has 96 steps and is evaluated every 100"),
+        (
+            {"tag": "ja", "corpus": "Small"},
+            1000,
+            (
+                "the run has 96 steps and is evaluated every 100; set parameters.evalSteps to 24 or less to "
+                "let it act"
+            ),
+        ),
+        (
+            {"tag": "ja", "corpus": "Small"},
+            64,
+            "the run has 6 steps and is evaluated every 100; set parameters.evalSteps to 1 to let it act",
+        ),
+        (
+            {"parameters": {"maxSteps": 3}},
+            None,
+            "the run has 3 steps and is evaluated every 100",
+        ),
         ({"parameters": {"batchSize": 4}}, 1000, None),
         (
             {"parameters": {"batchSize": 4}},
             500,
-            "the run has 375 steps and is evaluated every 100",
+            (
+                "the run has 375 steps and is evaluated every 100; set parameters.evalSteps to 93 or less to "
+                "let it act"
+            ),
         ),
         ({"parameters": {"batchSize": 16}}, 52_000, None),
         ({}, None, None),
@@ -281,11 +301,33 @@ def test_best_is_kept_where_saving_and_evaluation_meet(resolve_of, parameters, w
         (
             {"parameters": {"maxSteps": 300}},
             None,
-            "the run has 300 steps and is evaluated every 100",
+            (
+                "the run has 300 steps and is evaluated every 100; set parameters.evalSteps to 75 or less to "
+                "let it act"
+            ),
         ),
         ({"parameters": {"maxSteps": 300, "evalSteps": 75}}, None, None),
-        ({"parameters": {"evalStrategy": "Never"}}, None, "the held-out part is never evaluated"),
-        ({"parameters": {"evalStrategy": "Epoch"}}, None, "3 epochs are 3 evaluations"),
+        (
+            {"parameters": {"evalStrategy": "Never"}},
+            None,
+            "the held-out part is never evaluated; set parameters.evalStrategy to Steps or Epoch",
+        ),
+        (
+            {"parameters": {"evalStrategy": "Epoch"}},
+            None,
+            (
+                "the held-out part is evaluated 3 times, by epochs, and 4 times are needed; set "
+                "parameters.earlyStoppingPatience to 2 to let it act"
+            ),
+        ),
+        (
+            {"parameters": {"evalStrategy": "Epoch", "numTrainEpochs": 1}},
+            None,
+            (
+                "the held-out part is evaluated once, by epochs, and 4 times are needed; set "
+                "parameters.evalStrategy to Steps and evalSteps to less than an epoch"
+            ),
+        ),
         ({"parameters": {"evalStrategy": "Epoch", "numTrainEpochs": 4}}, None, None),
         ({"parameters": {"evalStrategy": "Epoch", "maxSteps": 10}}, None, None),
         ({"parameters": {"maxSteps": 10, "earlyStoppingPatience": 0}}, None, None),
@@ -318,7 +360,7 @@ def test_a_counted_share_of_cut_examples_is_told(resolve_of):
         a for a in resolve_of(tag="hi", measured=measured).warnings if a.id == "truncation-high"
     )
     assert advice.message == (
-        "3.4% of the examples of hi exceed 2048 tokens (the 99th percentile is 3,000): raise "
+        "3.4% of the examples of hi exceed 2,048 tokens (the 99th percentile is 3,000): raise "
         "parameters.maxSeqLength or shorten the examples."
     )
 

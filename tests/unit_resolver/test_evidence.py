@@ -7,20 +7,24 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_snake
 
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_resolver import (
+    InsufficientGpuMemoryError,
     LanguageMeasurement,
     Measurements,
     build_training,
     decision_statuses,
     resolve,
+    rules_guide,
 )
 from finetune_resolver.facts import size_in_name
 from finetune_resolver.memory import GB
 from finetune_resolver.model_shape import shape_from_config
 from finetune_resolver.rule import whatever_is_known
 from finetune_resolver.rules_evidence import BORROWED, GROUPS, RULES
+from finetune_resolver.trait import AXIS_NAMES
 
 MODELS = yaml.safe_load(
     Path(__file__).with_name("test_memory_models.yaml").read_text(encoding="utf-8")
@@ -101,7 +105,7 @@ def test_a_rank_that_reaches_its_cap_says_so(evidence_of):
     advice = next(a for a in resolution.warnings if a.id == "rank-capacity-exceeded")
     assert advice.message == (
         "The text has 1,000,000,000 tokens to learn from and an adapter of rank 256, the largest that "
-        "is decided, 671,088,640 weights: it may not hold all of it."
+        "policy Evidence takes, 671,088,640 weights: it may not hold all of it."
     )
 
 
@@ -123,6 +127,13 @@ def test_the_rank_counts_the_modules_that_the_user_chose(evidence_of):
 def test_alpha_is_twice_the_rank_up_to_32(evidence_of, rank, alpha):
     resolution = evidence_of(parameters={"lora": {"r": rank}})
     assert decided(resolution, "lora_alpha") == (alpha, "E-LA-1")
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 2), (16, 8), (64, 16), (128, 23), (256, 32)])
+def test_rslora_takes_an_alpha_for_the_root_of_the_rank(evidence_of, rank, alpha):
+    resolution = evidence_of(parameters={"lora": {"r": rank, "useRslora": True}})
+    assert decided(resolution, "lora_alpha") == (alpha, "E-LA-2")
+    assert "alpha-ratio-high" not in warning_ids(resolution)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +162,22 @@ def test_the_rate_follows_the_model_and_no_language(evidence_of, model, rate, ru
 def test_counted_weights_decide_where_the_name_is_silent(evidence_of):
     resolution = evidence_of(shape=LLAMA_8B, model="pvc://models/base")
     assert decided(resolution, "learning_rate") == (3e-4, "E-LR-4")
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "rule"),
+    [
+        ("qwen3-4b", "hf://Qwen/Qwen3-4B", "E-LR-3"),
+        ("llama-2-13b", "hf://meta-llama/Llama-2-13b-hf", "E-LR-4"),
+    ],
+)
+def test_a_model_keeps_its_class_once_its_weights_are_counted(evidence_of, config, name, rule):
+    """Qwen3-4B holds 4.02 billion weights and Llama-2-13b 13.02."""
+    shape = shape_from_config(MODELS[config]["config"])
+    for known in ({"model": name}, {"model": "pvc://models/base", "shape": shape}):
+        resolution = evidence_of(**known, text={"examples": 999})
+        assert decided(resolution, "learning_rate")[1] == rule
+        assert decided(resolution, "lora_dropout") == (0.05, "E-DO-1")
 
 
 def test_full_fine_tuning_takes_a_tenth_of_the_rate(evidence_of):
@@ -256,6 +283,41 @@ def test_the_batch_is_shared_by_all_workers(evidence_of, resources, split):
     resolution = evidence_of(resources=resources)
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
     assert tuple(resolution.value(name) for name in names) == split
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ({"resources": {"gpus": 8}}, None),
+        (
+            {"resources": {"gpus": 3}},
+            (
+                "An optimizer step is 24 sequences, while batch_size is 16: no number of micro-steps of 12 "
+                "makes it; set parameters.batchSize to 24 if that is what you want."
+            ),
+        ),
+        ({"resources": {"gpus": 3}, "parameters": {"batchSize": 24}}, None),
+        (
+            {"resources": {"gpus": 16, "nodes": 2}},
+            (
+                "An optimizer step is 32 sequences, while batch_size is 16: no number of micro-steps of 32 "
+                "makes it; set parameters.batchSize to 32 if that is what you want."
+            ),
+        ),
+        (
+            {"parameters": {"gradientAccumulationSteps": 4}},
+            (
+                "An optimizer step is 64 sequences, while batch_size is 16: set "
+                "parameters.gradientAccumulationSteps to 1 where that matters to you."
+            ),
+        ),
+    ],
+)
+def test_a_step_that_is_not_the_batch_is_told_with_what_makes_it_so(evidence_of, declared, said):
+    messages = [
+        a.message for a in evidence_of(**declared).warnings if a.id == "effective-batch-mismatch"
+    ]
+    assert messages == ([said] if said else [])
 
 
 @pytest.mark.parametrize(
@@ -472,6 +534,42 @@ def test_the_guides_decisions_never_depend_on_measurements_where_all_is_declared
         for resolution in (measured, unmeasured)
     ]
     assert shown[0] == shown[1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=texts,
+    shape=st.sampled_from([None, LLAMA_8B]),
+    gpu_gb=st.sampled_from([None, 24, 80]),
+    tag=st.sampled_from(["hi", "sw", "uz", "ja", "lv", "und"]),
+    declared=st.sets(st.sampled_from(sorted(EVERY_TRAIT))),
+    stage=st.sampled_from(["Instruction", "ContinuedPretraining"]),
+)
+def test_a_measurement_moves_the_guides_values_only_through_its_own_traits(
+    text, shape, gpu_gb, tag, declared, stage
+):
+    traits = {name: EVERY_TRAIT[name] for name in declared}
+    language = {"tag": tag, "traits": traits, "dataset": {"uri": "s3://corpora/text/"}}
+    spec = declare(languages=[language], resources={}, model={"uri": "hf://org/base"}, stage=stage)
+    measured = Measurements(
+        languages=(text,), shape=shape, gpu_memory_bytes=gpu_gb * GB if gpu_gb else None
+    )
+    before = resolve(spec)
+    try:
+        after = resolve(spec, measured=measured)
+    except InsufficientGpuMemoryError:
+        return
+    moved = {d.parameter for d in after.decisions if d.value != before.value(d.parameter)}
+    axes = {name for name in AXIS_NAMES if getattr(before.axes, name) != getattr(after.axes, name)}
+    followers = {
+        parameter
+        for parameter, rules in rules_guide.GROUPS.items()
+        if axes.intersection(axis for rule in rules for axis in rule.axes)
+    }
+    # A device takes batch_size where memory is ample.
+    followers |= {"per_device_train_batch_size"} if "batch_size" in followers else set()
+    assert moved <= followers
+    assert not axes.intersection(to_snake(name) for name in declared)
 
 
 @settings(max_examples=200, deadline=None)
