@@ -12,11 +12,14 @@ from finetune_api.outcome import Outcome
 from finetune_api.status import ActiveTime, Attempt
 from finetune_operator import conditions as words
 from finetune_operator.actions import Actions, Delete, Patch
+from finetune_operator.active_time import build_active_time
 from finetune_operator.admission import Proposal
 from finetune_operator.conditions import Claim
 from finetune_operator.diagnosis import diagnose_refusal
+from finetune_operator.limits import deadline_of
 from finetune_operator.observation import ObservedJob
 from finetune_operator.planning import hash_spec
+from finetune_operator.retries import AT_DEADLINE
 from finetune_operator.run import PENDING, STALLED
 from finetune_operator.safekeeping import find_checkpoint
 from finetune_operator.situation import Situation
@@ -155,6 +158,17 @@ def measure_attempts(situation: Situation) -> tuple[Attempt, ...]:
     )
 
 
+def earlier_attempts(situation: Situation, *, job: ObservedJob) -> tuple[Attempt, ...]:
+    """Return the attempts of the run's other Jobs, which stay where a deadline ended them."""
+    others = (one for one in situation.training_jobs if one.uid != job.uid)
+    return tuple(
+        attempt
+        for one in others
+        if one.run == situation.run
+        for attempt in build_attempts(situation.pods_of(one), job=one, failed="")
+    )
+
+
 def build_report(
     situation: Situation,
     *,
@@ -182,6 +196,16 @@ def build_report(
             situation.before, pods=situation.training_pods, run=situation.run
         ),
     )
+
+
+def current_active_time(situation: Situation, *, job: ObservedJob) -> ActiveTime | None:
+    """Return how long the run was active until now, where there is a deadline."""
+    before = situation.before.active_time if situation.before.run == situation.run else None
+    if before is None and deadline_of(situation.observed.body) is None:
+        return None
+    if job.attempt == AT_DEADLINE:
+        return before  # it has a limit of its own
+    return build_active_time(before, job=job, now=situation.now)
 
 
 def _kept_active_time(situation: Situation) -> ActiveTime | None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from finetune_api.resource import DeadlinePolicy
-from finetune_api.status import CheckpointStatus
 from finetune_operator import conditions as words
 from finetune_operator.actions import Actions
 from finetune_operator.active_time import build_active_time
@@ -20,11 +19,11 @@ from finetune_operator.begun import read_begun
 from finetune_operator.conditions import Claim
 from finetune_operator.holding import keep_known
 from finetune_operator.limits import deadline_of
-from finetune_operator.manifests import build_closing
+from finetune_operator.manifests import RunObjects, build_closing
 from finetune_operator.observation import ObservedJob, RawObject
 from finetune_operator.retries import AT_DEADLINE, WITH_MORE_MEMORY
 from finetune_operator.run import PENDING
-from finetune_operator.safekeeping import describe_place, find_checkpoint, steps_of
+from finetune_operator.safekeeping import find_checkpoint
 from finetune_operator.situation import Situation
 from finetune_operator.status import build_attempts
 
@@ -36,8 +35,11 @@ def publishes_best(body: RawObject) -> bool:
     return asked and deadline_of(body) is not None
 
 
-def decide_closing(situation: Situation) -> Actions | None:
-    """Return how a run that reached its deadline is brought to an end, or None where it just fails."""
+def decide_closing(situation: Situation) -> Actions | RunObjects | None:
+    """Return what a run that reached its deadline waits for, or the Job that publishes what it had.
+
+    None where it just fails, and of every other run.
+    """
     job, admitted = situation.job, situation.admitted
     if job is None or not _is_over_deadline(situation, job=job) or isinstance(admitted, Refusal):
         return None
@@ -50,10 +52,11 @@ def decide_closing(situation: Situation) -> Actions | None:
     if saved is None:
         return None
     if situation.observed.begun_plan is None:
-        waiting = _report(situation, job=job, reason=words.PUBLISHING_BEST, message=_told(saved))
+        told = f"The run reached its deadline; what it saved at step {saved.step:,} is published."
+        waiting = _report(situation, job=job, reason=words.PUBLISHING_BEST, message=told)
         return replace(waiting, needs_begun_plan=job.plan_config_map)
     begun = read_begun(situation, resource=admitted.resource, plan_hash=job.plan_hash)
-    return None if begun is None else _create(situation, job=job, begun=begun, saved=saved)
+    return None if begun is None else _build(situation, job=job, begun=begun)
 
 
 def _is_over_deadline(situation: Situation, *, job: ObservedJob) -> bool:
@@ -63,26 +66,15 @@ def _is_over_deadline(situation: Situation, *, job: ObservedJob) -> bool:
     return publishes_best(situation.observed.body)
 
 
-def _create(
-    situation: Situation, *, job: ObservedJob, begun: Proposal, saved: CheckpointStatus
-) -> Actions:
+def _build(situation: Situation, *, job: ObservedJob, begun: Proposal) -> Actions | RunObjects:
+    """Return the Job that publishes, or why the last try to create it failed."""
     why = why_not_created(situation)
     if why is not None:
         refused = _report(situation, job=job, reason=why.reason, message=why.message)
         return replace(refused, requeue_after_s=why.retry_s)
     # What the attempt with more memory needed, publishing needs as well.
     memory = job.memory_limit if job.attempt == WITH_MORE_MEMORY else None
-    objects = build_closing(
-        begun.resource, plan=begun.plan, memory=memory, context=situation.context
-    )
-    place = describe_place(saved, total_steps=steps_of(situation.before, run=situation.run))
-    message = f"The run reached its deadline {place}; Job {objects.job['metadata']['name']} publishes the best adapter until then."
-    said = _report(situation, job=job, reason=words.PUBLISHING_BEST, message=message)
-    return replace(said, creates=(objects.config_map, objects.job))
-
-
-def _told(saved: CheckpointStatus) -> str:
-    return f"The run reached its deadline; what it saved at step {saved.step:,} is published."
+    return build_closing(begun.resource, plan=begun.plan, memory=memory, context=situation.context)
 
 
 def _report(situation: Situation, *, job: ObservedJob, reason: str, message: str) -> Actions:

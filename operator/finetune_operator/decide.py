@@ -15,16 +15,16 @@ from pydantic import ValidationError
 
 from finetune_api.outcome import Outcome
 from finetune_api.resource import ObjectMeta
-from finetune_api.status import ActiveTime
 from finetune_operator import conditions as words
 from finetune_operator.actions import Actions, Delete, Patch, merge_patches
-from finetune_operator.active_time import build_active_time
 from finetune_operator.admission import Admitted, Proposal, Refusal
 from finetune_operator.answering import (
     ACCEPTED,
     Why,
     build_report,
+    current_active_time,
     delete_of,
+    earlier_attempts,
     measured_claims,
     plan_report,
     refused_report,
@@ -39,7 +39,7 @@ from finetune_operator.context import DecisionContext
 from finetune_operator.course import decide_course
 from finetune_operator.holding import Hold, decide_hold, hold_back, is_held
 from finetune_operator.limits import Used, deadline_of, decide_patches
-from finetune_operator.manifests import build_run
+from finetune_operator.manifests import RunObjects, build_run
 from finetune_operator.measured import is_at_work
 from finetune_operator.measuring import decide_measurement
 from finetune_operator.observation import Observed, ObservedJob, ObservedPod
@@ -127,7 +127,10 @@ def _follow_job(situation: Situation) -> Actions | None:
         return None
     if not job.finished and is_outdated(situation):
         return begin_next_run(situation)
-    return decide_closing(situation) or _follow(situation, job=job)
+    closing = decide_closing(situation)
+    if isinstance(closing, RunObjects):
+        return _create(situation, objects=closing)
+    return closing or _follow(situation, job=job)
 
 
 STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
@@ -204,6 +207,10 @@ def _begin(situation: Situation, *, proposal: Proposal) -> Actions:
             find_checkpoint(situation.before, pods=situation.training_pods, run=situation.run)
         ),
     )
+    return _create(situation, objects=objects)
+
+
+def _create(situation: Situation, *, objects: RunObjects) -> Actions:
     # The status is the one that the created Job will give, so that it need not be written twice.
     followed = _follow(situation, job=ObservedJob.from_object(objects.job), is_new=True)
     return replace(followed, creates=(objects.config_map, objects.job))
@@ -245,9 +252,12 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
             *course.claims,
         ),
         plan=plan,
-        attempts=build_attempts(pods, job=hold.job, failed=course.failed_for),
+        attempts=(
+            *earlier_attempts(situation, job=job),
+            *build_attempts(pods, job=hold.job, failed=course.failed_for),
+        ),
         outcome=course.outcome,
-        active=_active_time(situation, job=hold.job),
+        active=current_active_time(situation, job=hold.job),
     )
     delete = _delete(course, job=job, hold=hold)
     return write(
@@ -259,15 +269,6 @@ def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> 
         requeue_after_s=course.requeue_after_s,
         needs_job_events=course.needs_job_events,
     )
-
-
-def _active_time(situation: Situation, *, job: ObservedJob) -> ActiveTime | None:
-    before = situation.before.active_time if situation.before.run == situation.run else None
-    if before is None and deadline_of(situation.observed.body) is None:
-        return None
-    if job.attempt == AT_DEADLINE:
-        return before  # it has a limit of its own
-    return build_active_time(before, job=job, now=situation.now)
 
 
 def _course(situation: Situation, *, job: ObservedJob, pods: tuple[ObservedPod, ...]) -> Course:

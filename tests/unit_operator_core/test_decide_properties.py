@@ -30,6 +30,7 @@ from tests.unit_operator_core.story import (
 
 BODY = read_yaml(CASES / "new/resource.yaml")
 JOB = build_raw_job({})
+PLAN = decide(Observed(body=BODY), now=START, context=CONTEXT).creates[0]["data"]["plan.json"]
 PLAN_HASH = JOB["metadata"]["annotations"]["langops.dev/plan-hash"]
 LATER = START + timedelta(hours=2)
 QUICK = settings(
@@ -91,6 +92,13 @@ outcomes = st.sampled_from(
                 "sizeBytes": 1,
                 "files": 1,
             },
+        ).to_termination_message(),
+        Outcome(
+            exit_code=75,
+            reason="Interrupted",
+            stage="Train",
+            message="m",
+            checkpoint={"step": 8, "uri": "s3://b/step-8", "time": "2026-01-05T11:00:00Z"},
         ).to_termination_message(),
         Outcome(
             exit_code=65, reason="not a reason!", stage="Validate", message="line 37"
@@ -195,12 +203,16 @@ def clusters(draw: st.DrawFn) -> Observed:
     body["status"] = draw(statuses())
     body["metadata"]["generation"] = draw(st.integers(1, 2))
     held = body["spec"] | {"suspend": True}
-    body["spec"] = draw(st.just(body["spec"]) | st.just(body["spec"]) | st.just(held) | junk)
+    best = body["spec"] | {"activeDeadlineSeconds": 7200, "deadlinePolicy": "PublishBest"}
+    body["spec"] = draw(st.sampled_from([body["spec"], body["spec"], held, best]) | junk)
     events = [
         {"reason": draw(texts), "message": draw(texts), "lastTimestamp": draw(times)}
         for _ in range(draw(st.integers(0, 2)))
     ]
     drawn = draw(st.lists(jobs(), max_size=2))
+    if body["spec"] == best:
+        for raw in drawn:
+            raw["spec"]["activeDeadlineSeconds"] = best["activeDeadlineSeconds"]
     for number, raw in enumerate(drawn[1:]):
         raw["metadata"] |= {"uid": f"{JOB_UID}{number}", "name": f"another-{number}"}
     return Observed(
@@ -214,7 +226,11 @@ def clusters(draw: st.DrawFn) -> Observed:
 
 
 def ask(observed: Observed) -> Actions:
-    return decide(observed, now=LATER, context=CONTEXT)
+    actions = decide(observed, now=LATER, context=CONTEXT)
+    if not actions.needs_begun_plan:
+        return actions
+    # As the shell does: the plan is read where it is asked for.
+    return decide(replace(observed, begun_plan=PLAN), now=LATER, context=CONTEXT)
 
 
 def with_effects(observed: Observed, actions: Actions) -> Observed:
