@@ -32,6 +32,8 @@ from tests.bench.gpu.results import Result, build_rows, build_table
 from tests.bench.gpu.shapes import MFU_FORMULA, Shape
 from tests.bench.gpu.suite import SUITES, EngineName, Row
 
+Task = Callable[[int | None], None]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -69,7 +71,11 @@ class Bench:
         self.options.out.mkdir(parents=True, exist_ok=True)
         store = start_store(self.options.scratch / "s3")
         try:
-            self.spread(self.build_tasks(store.endpoint))
+            together, apart = self.build_tasks(store.endpoint)
+            # Those that train on several GPUs have the machine to themselves.
+            for task in together:
+                task(0)
+            self.spread(apart)
         finally:
             store.kill()
             shutil.rmtree(self.options.scratch, ignore_errors=True)
@@ -77,25 +83,36 @@ class Bench:
         failed = [each for each in self.results if each.measured is None]
         return 1 if failed or any("failure" in each for each in self.extras.values()) else 0
 
-    def build_tasks(self, endpoint: str) -> list[Callable[[int | None], None]]:
-        """Return what there is to do, in order; each is told its GPU."""
+    @property
+    def usable(self) -> int:
+        """GPUs that may be used at once; 0 where there is none."""
+        return min(len(self.cards), self.options.gpus or len(self.cards))
+
+    def build_tasks(self, endpoint: str) -> tuple[list[Task], list[Task]]:
+        """Return what needs several GPUs, and what needs one, in order; each is told its first.
+
+        Rows for more GPUs than may be used are left out.
+        """
         only, suite = self.options.only, self.options.suite
-        rows = [row for row in SUITES[suite] if re.search(only, row.name)]
+        fitting = [row for row in SUITES[suite] if row.gpus <= max(1, self.usable)]
+        rows = [row for row in fitting if re.search(only, row.name)]
         extras = [each for each in EXTRAS[suite] if re.search(only, each.name)]
         wanted = [each for each in extras if each.after is None or each.after in rows]
         shapes = {row.shape for row in rows}.union(*(set(each.shapes) for each in wanted))
         self._making = {shape.name: threading.Lock() for shape in shapes}
         self._over = {row.name: threading.Event() for row in rows}
 
-        def measure(row: Row) -> Callable[[int | None], None]:
+        def measure(row: Row) -> Task:
             return lambda gpu: self.measure(row, gpu, endpoint=endpoint)
 
-        def add(extra: Extra) -> Callable[[int | None], None]:
+        def add(extra: Extra) -> Task:
             return lambda gpu: self.add_extra(extra, gpu, endpoint=endpoint)
 
-        return [*map(measure, rows), *map(add, wanted)]
+        together = [measure(row) for row in rows if row.gpus > 1]
+        apart = [measure(row) for row in rows if row.gpus == 1]
+        return together, [*apart, *map(add, wanted)]
 
-    def spread(self, tasks: Sequence[Callable[[int | None], None]]) -> None:
+    def spread(self, tasks: Sequence[Task]) -> None:
         """Run the tasks, one at a time on each GPU."""
         waiting = iter(tasks)
         taking = threading.Lock()
@@ -108,8 +125,7 @@ class Bench:
                     return
                 task(gpu)
 
-        count = min(len(self.cards), self.options.gpus or len(self.cards))
-        gpus: list[int | None] = list(range(count)) or [None]
+        gpus: list[int | None] = list(range(self.usable)) or [None]
         with ThreadPoolExecutor(len(gpus)) as pool:
             # What a thread raises is raised here, when the others have done their tasks.
             list(pool.map(work, gpus))
@@ -129,16 +145,21 @@ class Bench:
         self.keep(Result(row, measured, failure=failure, gpu=gpu or 0))
 
     def _run_row(self, row: Row, gpu: int | None, *, endpoint: str) -> Measured:
-        environ = build_environ(gpu, scratch=self.options.scratch)
+        environ = build_environ(gpu, scratch=self.options.scratch, gpus=row.gpus)
         model = self.make_model(row.shape, gpu)
         folder = self.options.scratch / row.name
         folder.mkdir()
-        steps = max(each.steps for each in SUITES[self.options.suite] if each.shape == row.shape)
+        documents = max(
+            each.steps * each.batch
+            for each in SUITES[self.options.suite]
+            if each.shape == row.shape
+        )
         job = Job(
             row=row,
             model=model,
             folder=folder,
-            corpus_steps=steps,
+            # The same documents for all rows of a shape, in steps of whatever size.
+            corpus_steps=documents // row.batch,
             device=CPU.lower() if gpu is None else "cuda",
             work=self.options.scratch / f"work-{gpu or 0}",
             started=time.monotonic(),

@@ -23,7 +23,7 @@ class Job:
     folder: Path
     """Scratch space of this row."""
     corpus_steps: int
-    """Steps that the documents suffice for: those of the longest row of the shape."""
+    """Steps of this row that the documents suffice for: they are those of the longest row of the shape."""
     device: str
     """cuda or cpu."""
     work: Path

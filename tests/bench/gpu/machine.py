@@ -58,8 +58,8 @@ def find_commit() -> str:
     return said.stdout.strip()
 
 
-def build_environ(gpu: int | None, *, scratch: Path) -> dict[str, str]:
-    """Return what a measured process starts with, on one GPU or on none."""
+def build_environ(gpu: int | None, *, scratch: Path, gpus: int = 1) -> dict[str, str]:
+    """Return what a measured process starts with, on `gpus` of the machine from `gpu` on, or on none."""
     paths = [str(ROOT / part) for part in (".", "operator", "trainer-image")]
     inherited = os.environ.get("PYTHONPATH", "")
     environ = os.environ | {
@@ -72,7 +72,7 @@ def build_environ(gpu: int | None, *, scratch: Path) -> dict[str, str]:
         "no_proxy": "127.0.0.1,localhost",
     }
     if gpu is not None:
-        environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpu, gpu + gpus)))
     return environ
 
 

@@ -67,7 +67,7 @@ class StepWatch:
 def build_plan(job: Job) -> TrainingPlan:
     """Return the plan of a row: what the operator would have resolved."""
     row = job.row
-    gpus = 0 if job.device == "cpu" else 1
+    gpus = 0 if job.device == "cpu" else row.gpus
     return TrainingPlan.model_validate(
         {
             "identity": {"namespace": "bench", "name": row.name.lower(), "uid": "1", "run": 1},

@@ -96,13 +96,14 @@ def _build_row(result: Result, results: Sequence[Result], *, card: str) -> dict[
         "rank": row.rank,
         "batch": row.batch,
         "gpu": result.gpu,
+        "gpus": row.gpus,
     }
     if measured is None:
         return told | {"failure": result.failure}
     speed = build_speed(row, measured)
     void = judge_loss(result, results)
     common = _count_common(result, results)
-    mfu = estimate_mfu(row.shape, tokens_per_s=speed["tok_s"], card=card)
+    mfu = estimate_mfu(row.shape, tokens_per_s=speed["tok_s"] / row.gpus, card=card)
     return told | {
         **speed,
         "mfu": None if mfu is None else round(mfu, 4),
@@ -135,6 +136,8 @@ def build_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _build_line(row: Mapping[str, Any]) -> str:
     what = f"{row['method']}, {row['targets']}, {row['dropout']:g}"
+    if row["gpus"] > 1:
+        what += f", {row['gpus']} GPUs, {row['batch']} a step"
     start = f"| {row['shape']} | {row['engine']} | {what} |"
     if "failure" in row:
         return f"{start} not measured: {row['failure']} | | | | | |\n"

@@ -55,21 +55,24 @@ class Row:
     jumps in single steps by more than engines may differ (measured)."""
     micro_batch: int = MICRO_BATCH
     warm_up: int = WARM_UP
+    gpus: int = 1
+    """GPUs that train together; of more than one the row has the machine to itself."""
 
     @property
     def name(self) -> str:
         """Unique in a suite, and a file name."""
         targets = TARGET_NAMES[self.targets].replace(",", "").replace(" ", "-")
-        return f"{self.shape.name}-{self.engine.value}-{self.method}-{targets}-{self.dropout}"
+        name = f"{self.shape.name}-{self.engine.value}-{self.method}-{targets}-{self.dropout}"
+        return name if self.gpus == 1 else f"{name}-{self.gpus}gpus-{self.batch}"
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of one step."""
-        return self.batch // self.micro_batch
+        """Micro-batches of one step on each GPU."""
+        return self.batch // self.micro_batch // self.gpus
 
     def is_twin_of(self, other: "Row") -> bool:
         """Whether both do the same arithmetic, so that their losses must be equal."""
-        return self == replace(other, engine=self.engine, steps=self.steps)
+        return self == replace(other, engine=self.engine, steps=self.steps, gpus=self.gpus)
 
 
 STOCK_8B = Row(shape=LLAMA_8B, engine=EngineName.TRL, batch=32, steps=6)
@@ -95,6 +98,9 @@ FULL = (
     replace(OWN_8B, targets=QUERY_VALUE, dropout=0.1),
     replace(OWN_8B, targets=ATTENTION, dropout=0.1),
     replace(OWN_8B, method="QLoRA"),
+    # What `gpus: 2` makes of the same parameters, and the harder way: a step as large as on one GPU.
+    replace(OWN_8B, gpus=2, batch=2 * OWN_8B.batch, steps=OWN_8B.steps // 2),
+    replace(OWN_8B, gpus=2),
 )
 DRY = tuple(
     Row(

@@ -38,8 +38,19 @@ def test_rows_of_a_suite_have_names_of_their_own():
 
 def test_rows_of_one_shape_take_steps_of_the_same_documents():
     for suite in SUITES.values():
-        batches = {(row.shape.name, row.batch, row.longest, row.mean) for row in suite}
+        alone = [row for row in suite if row.gpus == 1]
+        batches = {(row.shape.name, row.batch, row.longest, row.mean) for row in alone}
         assert len({name for name, *_ in batches}) == len(batches)
+
+
+def test_two_gpus_do_the_steps_of_one_and_steps_of_twice_as_many_documents():
+    [larger, same] = [row for row in SUITES["full"] if row.gpus == 2]
+    assert same.is_twin_of(OWN_8B)
+    assert same.is_twin_of(STOCK_8B)
+    assert (same.accumulation * 2, same.batch) == (OWN_8B.accumulation, OWN_8B.batch)
+    assert (larger.accumulation, larger.batch) == (OWN_8B.accumulation, 2 * OWN_8B.batch)
+    # There are documents for one GPU's longest row.
+    assert larger.steps * larger.batch == OWN_8B.steps * OWN_8B.batch
 
 
 @pytest.mark.parametrize(
