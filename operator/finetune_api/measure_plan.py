@@ -13,18 +13,18 @@ from finetune_api.plan import (
     PlannedDataset,
     PlannedModel,
     PlannedOutput,
-    PlanPart,
     RunIdentity,
     canonical_json,
 )
 from finetune_api.resource import TrainingStage
+from finetune_api.strict import Strict
 
 MEASURE_SCHEMA: Literal[1] = 1
 MEASUREMENT_VERSION: Final = 1
 """Counts up whenever the same text would give other numbers, so that no old profile is taken."""
 
 
-class MeasurePlan(PlanPart):
+class MeasurePlan(Strict):
     """Everything the Measure pod needs to know."""
 
     schema_version: Literal[1] = MEASURE_SCHEMA

@@ -8,19 +8,17 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     SerializationInfo,
     ValidationError,
 )
-from pydantic.alias_generators import to_camel
 
 from finetune_api import wire
 from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.profile import Profile
+from finetune_api.strict import Strict
 
 SCHEMA_VERSION: Literal[1] = 1
 MESSAGE_LIMIT = 1024
@@ -51,13 +49,7 @@ class Stage(StrEnum):
     """Of the Measure pod alone, between Fetch and Publish."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
-    )
-
-
-class Published(_Part):
+class Published(Strict):
     """What stands in S3 when a run is done."""
 
     uri: str = Field(max_length=1024)
@@ -68,7 +60,7 @@ class Published(_Part):
     """True when a finished manifest for the same plan hash was found and nothing was trained."""
 
 
-class Evaluation(_Part):
+class Evaluation(Strict):
     """Loss on the held-out part, before and after training. Loss is nats per supervised token."""
 
     base_loss: float
@@ -78,7 +70,7 @@ class Evaluation(_Part):
     examples: int = Field(ge=0)
 
 
-class RunSummary(_Part):
+class RunSummary(Strict):
     """Figures of a finished run, for status and observations."""
 
     steps: int = Field(ge=0)
@@ -137,7 +129,7 @@ def describe_cut(summary: RunSummary, *, uri: str) -> str:
     )
 
 
-class CorpusLanguage(_Part):
+class CorpusLanguage(Strict):
     """What was seen of one language's text while it was tokenised."""
 
     tag: str = Field(max_length=35)
@@ -171,7 +163,7 @@ RowedProfile = Annotated[
 """A profile whose languages are rows of values without names."""
 
 
-class Outcome(_Part):
+class Outcome(Strict):
     """The end of one pod."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -1,12 +1,13 @@
-"""What every part of the resource is made of: the strict base model and the shared text types.
+"""What every part of the resource is made of: its base and the shared text types.
 
 `resource` and `parameters` build on it; it knows no field.
 """
 
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationInfo, field_validator
+
+from finetune_api.strict import Strict
 
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Quantity = Annotated[
@@ -23,16 +24,8 @@ _JSON_TYPES: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int, float), fl
 """What may stand in JSON for a field of a type; pydantic alone would take much more."""
 
 
-class Part(BaseModel):
-    """Base of every part of the resource: camelCase outside, frozen inside, unknown fields refused."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-    )
+class Part(Strict):
+    """Base of every part of the resource: strict, and with the types of JSON as the API server reads them."""
 
     @field_validator("*", mode="before")
     @classmethod

@@ -9,8 +9,7 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from pydantic.alias_generators import to_camel
+from pydantic import Field, JsonValue
 
 from finetune_api.resource import (
     Bias,
@@ -24,24 +23,12 @@ from finetune_api.resource import (
     SaveStrategy,
     TrainingStage,
 )
+from finetune_api.strict import Strict
 
 SCHEMA_VERSION: Literal[1] = 1
 
 
-class PlanPart(BaseModel):
-    """Base of every part of the plan."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-    )
-
-
-class RunIdentity(PlanPart):
+class RunIdentity(Strict):
     """Whose run this is."""
 
     namespace: str
@@ -51,7 +38,7 @@ class RunIdentity(PlanPart):
     run: int = Field(ge=1)
 
 
-class PlannedModel(PlanPart):
+class PlannedModel(Strict):
     """The base model."""
 
     uri: str
@@ -62,7 +49,7 @@ class PlannedModel(PlanPart):
     """Credentials use (`wire.credentials_prefix`), or None for the pod's own identity."""
 
 
-class PlannedColumns(PlanPart):
+class PlannedColumns(Strict):
     """Columns to read, where they are not the usual ones."""
 
     messages: str | None = None
@@ -71,7 +58,7 @@ class PlannedColumns(PlanPart):
     text: str | None = None
 
 
-class PlannedValidation(PlanPart):
+class PlannedValidation(Strict):
     """The held-out part: a dataset of its own, or a fraction chosen by hash."""
 
     uri: str | None = None
@@ -81,7 +68,7 @@ class PlannedValidation(PlanPart):
     """Rows evaluated at most, of either."""
 
 
-class PlannedDataset(PlanPart):
+class PlannedDataset(Strict):
     """The text of one language."""
 
     tag: str
@@ -96,7 +83,7 @@ class PlannedDataset(PlanPart):
     """Credentials use, or None for the pod's own identity."""
 
 
-class TrainingParameters(PlanPart):
+class TrainingParameters(Strict):
     """Every number of the optimization."""
 
     max_seq_length: int = Field(ge=2)
@@ -148,7 +135,7 @@ class TrainingParameters(PlanPart):
         return self.model_copy(update={"gradient_accumulation_steps": steps})
 
 
-class LoraPlan(PlanPart):
+class LoraPlan(Strict):
     """The adapter's shape, in PEFT's terms."""
 
     r: int = Field(ge=1)
@@ -162,7 +149,7 @@ class LoraPlan(PlanPart):
     task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
 
 
-class PlannedResources(PlanPart):
+class PlannedResources(Strict):
     """What the pod has. In the hash only their number of devices counts, as part of the batch."""
 
     gpus: int = Field(ge=0)
@@ -177,7 +164,7 @@ class PlannedResources(PlanPart):
         return max(1, self.gpus) * self.nodes
 
 
-class PlannedOutput(PlanPart):
+class PlannedOutput(Strict):
     """Where the adapter goes. Not part of the hash."""
 
     uri: str
@@ -191,7 +178,7 @@ DEFAULT_CHECKPOINT_SECONDS = 600
 """By Young's rule, sqrt(2 * cost * time between failures): a second of waiting, a node lost every two days."""
 
 
-class PlannedCheckpoints(PlanPart):
+class PlannedCheckpoints(Strict):
     """When training state goes to S3, whichever comes first. Not part of the hash."""
 
     every_seconds: int | None = Field(default=DEFAULT_CHECKPOINT_SECONDS, ge=1)
@@ -202,7 +189,7 @@ class PlannedCheckpoints(PlanPart):
     """Newest checkpoints kept."""
 
 
-class PlannedDecision(PlanPart):
+class PlannedDecision(Strict):
     """One resolved parameter and why, for the adapter card. Not part of the hash."""
 
     name: str
@@ -213,7 +200,7 @@ class PlannedDecision(PlanPart):
     message: str
 
 
-class TrainingPlan(PlanPart):
+class TrainingPlan(Strict):
     """Everything the trainer needs to know, and nothing it may decide."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

@@ -12,8 +12,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
-from pydantic.alias_generators import to_camel
+from pydantic import AfterValidator, Field, JsonValue
+
+from finetune_api.strict import Strict
 
 PROFILE_SCHEMA: Literal[1] = 1
 CANDIDATE_LENGTHS: Final = (512, 1024, 2048, 4096, 8192)
@@ -31,18 +32,7 @@ Amount = Annotated[int, Field(ge=0, lt=10**11)]
 Length = Annotated[int, Field(ge=0, lt=10**8)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=to_camel,
-        populate_by_name=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class LanguageProfile(_Part):
+class LanguageProfile(Strict):
     """What was measured of one language's text. Rows are those of the files that are trained on."""
 
     tag: str = Field(max_length=35)
@@ -122,7 +112,7 @@ class LanguageProfile(_Part):
         return self.model_copy(update={"content": "", "truncated": None})
 
 
-class TokenizerProfile(_Part):
+class TokenizerProfile(Strict):
     """The tokenizer that counted."""
 
     sha256: str = Field(min_length=64, max_length=64)
@@ -183,7 +173,7 @@ def _towers(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     return {key: True for key in _TOWERS if config.get(key)}
 
 
-class Profile(_Part):
+class Profile(Strict):
     """What one Measure pod found."""
 
     schema_version: Literal[1] = PROFILE_SCHEMA

@@ -7,7 +7,7 @@ import pytest
 from finetune_text.errors import TextInvalid
 from finetune_text.language_report import MOST_PLACES, FindingKind, Place
 from finetune_text.measure import BATCH_CHARACTERS
-from tests.unit_text.texts import build_tokenizer, measure, write_rows
+from tests.unit_text.texts import build_tokenizer, build_word_tokenizer, measure, write_rows
 
 WITHOUT_SYSTEM = (
     "{% for m in messages %}{% if m['role'] != 'system' %}<|im_start|>{{ m['role'] }}\n"
@@ -104,6 +104,22 @@ def test_chats_without_a_template_are_refused_with_the_remedy(tmp_path: Path) ->
 def test_unknown_columns_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TextInvalid, match="has the columns a, b: expected messages"):
         measure(write_rows(tmp_path / "a.jsonl", [{"a": 1, "b": 2}]))
+
+
+def test_text_of_which_no_token_is_predicted_is_told_with_its_line(tmp_path: Path) -> None:
+    """One word is one token here, none ends it, and the first of a sequence is never predicted."""
+    rows = [{"text": "w w"}, {"text": "w"}, {"text": "w w w"}]
+    held_out = write_rows(tmp_path / "v.jsonl", [{"text": "w w"}])
+    report = measure(
+        write_rows(tmp_path / "a.jsonl", rows),
+        tokenizer=build_word_tokenizer(),
+        validation=(held_out,),
+    )
+    places = report.places(FindingKind.UNSUPERVISED)
+    assert [(place.source, place.what) for place in places] == [
+        ("s3://corpora/a.jsonl line 2", "has no token to learn")
+    ]
+    assert (report.profile.unsupervised, report.profile.supervised_tokens) == (1, 1 + 2)
 
 
 def test_more_defects_than_a_person_reads_are_counted_and_the_first_named(tmp_path: Path) -> None:
