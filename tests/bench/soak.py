@@ -1,6 +1,7 @@
 """Many small runs on the lab while pods, operator, S3 and node agent are killed at random.
 
-    python -m tests.bench.soak [--runs 50] [--at-once 6] [--seed 1] [--out FOLDER]
+    python -m tests.bench.soak [--runs 50] [--at-once 6] [--seed 1] [--minutes 60]
+        [--out FOLDER]
 
 Needs the lab and both images of this checkout on its node. A few calm runs come first; every disturbed
 run of the same seed must end Complete with their weights, never have two pods at once, and do again no
@@ -10,6 +11,7 @@ where that is not so. `soak_record` holds what is computed.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -24,6 +26,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.bench.soak_kills import Kills
 from tests.bench.soak_record import (
+    GOES_ON,
+    STEP,
     Away,
     RunVerdict,
     Sightings,
@@ -51,8 +55,8 @@ from tests.e2e.tiny_model import write_tiny_model
 
 SEEDS = 3
 """Different trainings; each has one calm run."""
-STEPS = 800
-"""Half a minute, about as long as a pod takes to come to its first step."""
+STEPS = 600
+"""Twenty seconds, not much less than a pod takes to come to its first step."""
 EVERY_STEPS = 40
 """A second and a half; an upload takes a fifth of one."""
 MOST_LOST = 2 * EVERY_STEPS
@@ -90,6 +94,17 @@ class Watcher:
         if self.process is not None:
             self.process.terminate()
 
+    def trains(self, pod: str) -> bool:
+        """Return whether the pod's log tells of a step by now."""
+        log = self.logs.get(pod)
+        if log is None:
+            return False
+        try:
+            said = Path(log.name).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return False  # it went meanwhile, and its log with it
+        return STEP in said or GOES_ON in said
+
     def _events(self) -> Iterator[JsonObject]:
         command = [str(self.lab.kubectl_program), f"--kubeconfig={self.lab.kubeconfig}"]
         what = ["get", "pods", "-n", self.namespace, "--watch", "--output-watch-events", "-o=json"]
@@ -115,11 +130,14 @@ class Soak:
     """Name to the resource at its end, or when its time was over."""
     began: dict[str, float] = field(default_factory=dict)
 
-    def run(self, names: list[str]) -> None:
-        """Create resources, so many at once, and wait for the end of all."""
+    def run(self, names: list[str], *, begin_within_s: float = math.inf) -> None:
+        """Create resources, so many at once, and wait for the end of all; none begins after so long."""
         waiting = list(names)
         running: list[str] = []
+        last_begin = time.monotonic() + begin_within_s
         while waiting or running:
+            if time.monotonic() > last_begin:
+                waiting = []
             while waiting and len(running) < self.at_once:
                 name = waiting.pop(0)
                 self.product.lab.apply(self._build(name))
@@ -251,6 +269,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Many small runs, and kills at random.")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--at-once", type=int, default=6)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which no run begins")
     parser.add_argument("--seed", type=int, default=1, help="of the kills")
     parser.add_argument("--out", type=Path, default=Path("soak"))
     options = parser.parse_args()
@@ -264,7 +283,7 @@ def main() -> int:
     product.lab.kubectl("create", "namespace", namespace)
     product.create_secret(namespace)
     watcher = Watcher(product.lab, layout.pod_logs, namespace)
-    kills = Kills(product, layout, namespace, watcher.sightings)
+    kills = Kills(product, layout, namespace, watcher.sightings, watcher.trains)
     killers = kills.build_killers(seed=options.seed)
     soak = Soak(product, namespace, at_once=options.at_once)
     threading.Thread(target=watcher.watch, daemon=True).start()
@@ -273,7 +292,8 @@ def main() -> int:
     started = time.monotonic()
     for killer in killers:
         killer.start()
-    soak.run([f"run-{number}-{number % SEEDS}" for number in range(options.runs)])
+    names = [f"run-{number}-{number % SEEDS}" for number in range(options.runs)]
+    soak.run(names, begin_within_s=60 * options.minutes)
     went_on = [killer.stop() for killer in killers]
     watcher.stop()
 

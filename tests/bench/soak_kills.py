@@ -21,13 +21,15 @@ from tests.cluster.layout import Layout
 from tests.cluster.record import load_record
 from tests.e2e.product import Product, kill_trainer, restart_operator
 
-POD_PAUSES_S = (4.0, 14.0)
+POD_PAUSES_S = (3.0, 10.0)
 """Between two kills of pods."""
+IN_TRAINING = 0.7
+"""Share of the kills that only a pod may get which trains: most of a short run is its start."""
 OTHER_PAUSES_S = (10.0, 40.0)
 """Between two kills of the surroundings."""
 OUTAGE_S = (3.0, 15.0)
 """How long S3 or the node agent is away before it is started again."""
-MOST_KILLS = 3
+MOST_KILLS = 2
 """Of one run's pods: the Job controller waits twice as long after each, and a soak has to end."""
 LONGEST_WAIT = timedelta(seconds=30)
 """A trainer's longest between two attempts at a store."""
@@ -73,6 +75,8 @@ class Kills:
     layout: Layout
     namespace: str
     sightings: Sightings
+    trains: Callable[[str], bool]
+    """Whether a pod has come to its first step."""
     outages: list[Away] = field(default_factory=list)
     """Of S3."""
     killed_pods: Counter[str] = field(default_factory=Counter)
@@ -109,9 +113,12 @@ class Kills:
         return dict(sum((killer.kills for killer in self._killers), Counter()))
 
     def _draw_pod(self, draw: random.Random) -> tuple[str, str] | None:
-        """Return name and uid of a running pod whose run may lose another one."""
+        """Return name and uid of a running pod whose run may lose another one, or None."""
+        is_choosy = draw.random() < IN_TRAINING
         there = [
-            each for each in self.sightings.running_now() if self.killed_pods[each[0]] < MOST_KILLS
+            each
+            for each in self.sightings.running_now()
+            if self.killed_pods[each[0]] < MOST_KILLS and (not is_choosy or self.trains(each[1]))
         ]
         if not there:
             return None

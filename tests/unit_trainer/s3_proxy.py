@@ -36,6 +36,8 @@ class Behaviour:
     may_answer: threading.Event = field(default_factory=threading.Event)
     """Lets go of what hangs, unanswered."""
     on_hang: Callable[[], None] = lambda: None
+    full_key: str = ""
+    """What is sent to paths that hold this is refused, because the quota is used up."""
     no_conditions: bool = False
     """Conditional writes are answered 501, as old stores do."""
     ignore_range: bool = False
@@ -86,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour.busy and behaviour.busy_method in ("", self.command):
             behaviour.busy -= 1
             return self.answer(503, SLOW_DOWN)
+        if behaviour.full_key and behaviour.full_key in self.path and self.command == "PUT":
+            return self.answer(409, SLOW_DOWN.replace(b"SlowDown", b"QuotaExceeded"))
         if behaviour.no_conditions and self.command == "PUT" and conditional:
             return self.answer(501, SLOW_DOWN.replace(b"SlowDown", b"NotImplemented"))
         return self.forward(body)
