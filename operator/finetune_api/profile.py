@@ -87,8 +87,6 @@ class LanguageProfile(Strict):
     """Examples with text that was decoded wrongly, or with characters that were lost."""
     truncated: tuple[Rows, ...] | None = None
     """Examples longer than each of `CANDIDATE_LENGTHS`."""
-    premium: Decimal | None = None
-    """Tokens against English for the same content (F4), where a parallel text says so."""
 
     @property
     def characters_per_token(self) -> float | None:

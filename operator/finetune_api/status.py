@@ -86,7 +86,8 @@ class CorpusStatus(StatusPart):
     bytes_per_token: Word | None = None
     """UTF-8 bytes of a token; comparable across scripts."""
     token_premium: Word | None = None
-    """Tokens against English for the same content, where a parallel text tells."""
+    """Tokens against English for the same content: as parallel text was counted for this tokenizer, else about
+    so many by the bytes that the language takes."""
     code_mixing_index: Word | None = None
     """Mean mixing of languages by the scripts of words, 0 to 100."""
     type_token_ratio: Word | None = None

@@ -5,10 +5,10 @@ was measured comes in as a profile, and what was not stays unknown and is said t
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetune_api.profile import LanguageProfile, Profile, TokenizerProfile
+from finetune_api.profile import Profile
 from finetune_api.quantity import parse_quantity
 from finetune_api.resource import LanguageFinetuneSpec, Method
 from finetune_api.status import CorpusStatus
@@ -21,7 +21,6 @@ from finetune_resolver import (
     measurement_needs,
     measurements_of,
 )
-from finetune_resolver.catalogue import find
 from finetune_resolver.model_shape import ModelShape, shape_from_config
 from finetune_resolver.steps import Values, count, effective_batch, number, workers
 from finetune_text.language_report import LanguageReport
@@ -142,7 +141,7 @@ def build_plan(
             spec, values=values, resolution=resolution, profile=profile, speed=tokens_per_second
         ),
         profile=profile,
-        corpus=tuple(_corpora(profile, max_seq_length=length)) if profile else (),
+        corpus=tuple(corpus_statuses(profile, max_seq_length=length)) if profile else (),
         reports=reports,
         shape=measured.shape,
         trainable_parameters=_trainable(measured.shape, values, method=resolution.method.value),
@@ -151,32 +150,9 @@ def build_plan(
     )
 
 
-def estimate_premium(text: LanguageProfile, tokenizer: TokenizerProfile) -> float | None:
-    """Return about how many tokens the language takes against English for the same content (F4).
-
-    No parallel text is at hand: the catalogue tells how many bytes the language takes, the measurement
-    what a token holds of them here and in English.
-    """
-    row = find(text.tag).row
-    premium = row.evidence.facts.byte_premium if row else None
-    if not premium or not text.bytes_per_token or not tokenizer.english_bytes_per_token:
-        return None
-    return premium * tokenizer.english_bytes_per_token / text.bytes_per_token
-
-
 def values_of(resolution: Resolution) -> Values:
     """Return the decided values by the guide's name."""
     return {decision.parameter: decision.value for decision in resolution.decisions}
-
-
-def _corpora(profile: Profile, *, max_seq_length: int) -> Iterator[CorpusStatus]:
-    """Yield what status shows of each text; where no premium was counted, the estimate."""
-    statuses = corpus_statuses(profile, max_seq_length=max_seq_length)
-    for status, text in zip(statuses, profile.languages, strict=True):
-        premium = text.premium or estimate_premium(text, profile.tokenizer)
-        yield status.model_copy(
-            update={"token_premium": None if premium is None else f"{premium:.2f}"}
-        )
 
 
 def _needs(spec: LanguageFinetuneSpec, *, knows_shape: bool) -> tuple[Need, ...]:

@@ -7,12 +7,14 @@ was not measured stays unset.
 
 from collections.abc import Iterator
 
-from finetune_api.profile import CANDIDATE_LENGTHS, LanguageProfile, Profile
+from finetune_api.profile import CANDIDATE_LENGTHS, LanguageProfile, Profile, TokenizerProfile
 from finetune_api.resource import Language, LanguageFinetuneSpec, Method
 from finetune_api.status import CorpusStatus, TokenLengths
+from finetune_resolver.catalogue import find
 from finetune_resolver.errors import UnsupportedModelError
 from finetune_resolver.measurement import LanguageMeasurement, Measurements
 from finetune_resolver.model_shape import ModelShape, shape_from_config
+from finetune_resolver.premium import decide_premium
 
 LAYERS = "num_hidden_layers"
 MANY_NEAR = 0.1
@@ -31,6 +33,8 @@ def measurements_of(spec: LanguageFinetuneSpec, profile: Profile) -> Measurement
             _measurement(language, measured=measured)
             for language, measured in zip(spec.languages, profile.languages, strict=False)
         ),
+        tokenizer_family=profile.tokenizer.family,
+        english_bytes_per_token=profile.tokenizer.english_bytes_per_token,
         shape=_shape(spec, profile),
         hidden_layers=_layers(profile),
     )
@@ -38,7 +42,10 @@ def measurements_of(spec: LanguageFinetuneSpec, profile: Profile) -> Measurement
 
 def corpus_statuses(profile: Profile, *, max_seq_length: int | None) -> list[CorpusStatus]:
     """Return what status shows of each language's text, cut at the resolved length where it is known."""
-    return [_corpus(one, max_seq_length=max_seq_length) for one in profile.languages]
+    return [
+        _corpus(one, tokenizer=profile.tokenizer, max_seq_length=max_seq_length)
+        for one in profile.languages
+    ]
 
 
 def _measurement(language: Language, *, measured: LanguageProfile) -> LanguageMeasurement:
@@ -53,7 +60,7 @@ def _measurement(language: Language, *, measured: LanguageProfile) -> LanguageMe
         supervised_tokens=measured.supervised_tokens,
         unique_tokens=measured.unique_tokens,
         chars_per_token=measured.characters_per_token,
-        premium=measured.premium,
+        bytes_per_token=measured.bytes_per_token,
         words=measured.words,
         mattr500=measured.mattr500,
         code_mixing_index=measured.code_mixing_index,
@@ -102,7 +109,15 @@ def _layers(profile: Profile) -> int | None:
 # --- What status shows ------------------------------------------------------------------------------
 
 
-def _corpus(measured: LanguageProfile, *, max_seq_length: int | None) -> CorpusStatus:
+def _corpus(
+    measured: LanguageProfile, *, tokenizer: TokenizerProfile, max_seq_length: int | None
+) -> CorpusStatus:
+    premium = decide_premium(
+        find(measured.tag),
+        family=tokenizer.family,
+        bytes_per_token=measured.bytes_per_token,
+        english_bytes_per_token=tokenizer.english_bytes_per_token,
+    )
     cut = None if max_seq_length is None else measured.longer_than(max_seq_length)
     return CorpusStatus(
         tag=measured.tag,
@@ -113,7 +128,7 @@ def _corpus(measured: LanguageProfile, *, max_seq_length: int | None) -> CorpusS
         unique_tokens=measured.unique_tokens,
         chars_per_token=_text(measured.characters_per_token),
         bytes_per_token=_text(measured.bytes_per_token),
-        token_premium=_text(measured.premium),
+        token_premium=_text(premium),
         token_lengths=TokenLengths(
             p50=measured.p50, p95=measured.p95, p99=measured.p99, max=measured.longest
         ),

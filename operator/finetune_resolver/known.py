@@ -11,6 +11,7 @@ from typing import NamedTuple
 from finetune_api.resource import Policy, TrainingStage, Traits
 from finetune_resolver.catalogue import FoundLanguage, GuideLabels
 from finetune_resolver.measurement import LanguageMeasurement
+from finetune_resolver.premium import decide_premium
 
 TOKENIZER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("llama2", re.compile(r"llama-?2(?![0-9.])|tinyllama")),
@@ -34,16 +35,20 @@ class Known(NamedTuple):
     stage: TrainingStage
     family: str
     """Tokenizer family of the base model, or empty."""
+    english_bytes_per_token: float | None = None
+    """UTF-8 bytes of a token of English prose under the base model's tokenizer."""
     policy: Policy = Policy.GUIDE
     """Whose trait it is: the guide counts a corpus as it is, Evidence what it is worth in English."""
 
     @property
     def premium(self) -> float | None:
-        """Tokens against English's for the same content: measured, else the catalogue's."""
-        row = self.found.row
-        if self.measured.premium is not None or row is None:
-            return self.measured.premium
-        return row.evidence.tokens[self.family][1] if self.family in row.evidence.tokens else None
+        """Tokens against English's for the same content."""
+        return decide_premium(
+            self.found,
+            family=self.family,
+            bytes_per_token=self.measured.bytes_per_token,
+            english_bytes_per_token=self.english_bytes_per_token,
+        )
 
     @property
     def english_tokens(self) -> int | None:

@@ -50,8 +50,8 @@ class LanguageMeasurement:
     unique_tokens: int | None = None
     """Tokens after exact and near duplicates are removed."""
     chars_per_token: float | None = None
-    premium: float | None = None
-    """Tokens against English's for the same content, where a parallel text tells."""
+    bytes_per_token: float | None = None
+    """UTF-8 bytes."""
     words: int | None = None
     """Words that `mattr500` was computed on; None for scripts without spaces."""
     mattr500: float | None = None
@@ -90,6 +90,10 @@ class Measurements:
 
     languages: tuple[LanguageMeasurement, ...] = ()
     """In the order of `spec.languages`; empty where no text was measured."""
+    tokenizer_family: str = ""
+    """Of the base model's tokenizer, as the catalogue calls it; empty where the model's name has to tell."""
+    english_bytes_per_token: float | None = None
+    """UTF-8 bytes of a token of English prose under that tokenizer."""
     shape: ModelShape | None = None
     """Of the base model, from its config.json."""
     hidden_layers: int | None = None

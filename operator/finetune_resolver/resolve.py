@@ -125,7 +125,7 @@ def _conclude(
 
 def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Members:
     """Return each language of the resource with what is known of it and its traits."""
-    family = tokenizer_family(spec.model.uri)
+    family = measured.tokenizer_family or tokenizer_family(spec.model.uri)
     members: Members = []
     for index, language in enumerate(spec.languages):
         known = Known(
@@ -134,6 +134,7 @@ def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Me
             measured=measured.language(index),
             stage=spec.stage,
             family=family,
+            english_bytes_per_token=measured.english_bytes_per_token,
         )
         members.append((known, resolve_language_traits(known)))
     return members

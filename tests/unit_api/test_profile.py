@@ -139,7 +139,6 @@ def test_sixteen_languages_with_long_tags_and_huge_numbers_fit_without_detail() 
             mattr500=draw.random(),
             script_share=draw.random(),
             code_mixing_index=100 * draw.random(),
-            premium=10 * draw.random(),
             truncated=tuple(draw.randrange(rows) for _ in CANDIDATE_LENGTHS),
             **{name: draw.randrange(10**7, 10**8) for name in ("p50", "p95", "p99", "longest")},
             **counts,

@@ -223,18 +223,19 @@ def test_plain_text_is_read_three_times_unless_it_is_huge(evidence_of, tokens, e
 
 
 def test_plain_text_counts_by_what_it_is_worth_in_english(evidence_of, resolve_of):
-    text = {"unique_tokens": 5_000_000_000, "premium": 10.0}
-    resolution = evidence_of(stage="ContinuedPretraining", text=text)
-    guide = resolve_of(stage="ContinuedPretraining", measured=LanguageMeasurement(**text))
+    text = {"unique_tokens": 5_000_000_000}
+    declared = {"stage": "ContinuedPretraining", "tag": "am", "model": "hf://a/Llama-3.1-8B"}
+    resolution = evidence_of(**declared, text=text)
+    guide = resolve_of(**declared, measured=LanguageMeasurement(**text))
     traits = [next(t for t in one.traits if t.name == "corpus") for one in (resolution, guide)]
     assert [(t.value, t.detail) for t in traits] == [
-        ("Medium", "500,000,000 unique tokens by English's measure"),
+        ("Medium", "648,508,431 unique tokens by English's measure"),
         ("Large", "5,000,000,000 unique tokens"),
     ]
     assert decided(resolution, "num_train_epochs") == (3, "E-EP-2")
 
 
-def test_the_catalogue_tells_the_premium_where_nothing_measured_it(evidence_of):
+def test_without_the_tokenizers_family_raw_tokens_count(evidence_of):
     text = {"unique_tokens": 1_500_000_000}
     llama = "hf://meta-llama/Llama-3.1-8B"
     stage = {"stage": "ContinuedPretraining", "text": text}

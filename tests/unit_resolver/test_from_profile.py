@@ -123,7 +123,7 @@ def test_a_model_without_facts_has_neither_shape_nor_layers(model: dict[str, Any
 
 
 def test_status_shows_the_text_at_the_resolved_length() -> None:
-    [shown] = corpus_statuses(profile(premium=1.38), max_seq_length=2048)
+    [shown] = corpus_statuses(profile(), max_seq_length=2048)
     assert shown.model_dump(by_alias=True, exclude_none=True, exclude={"warnings"}) == {
         "tag": "sw",
         "examples": 9500,
@@ -137,7 +137,6 @@ def test_status_shows_the_text_at_the_resolved_length() -> None:
         "uniqueTokens": 1_990_000,
         "validationExamples": 500,
         "bytesPerToken": "2.73",
-        "tokenPremium": "1.38",
         "codeMixingIndex": "0.40",
         "typeTokenRatio": "0.61",
     }
