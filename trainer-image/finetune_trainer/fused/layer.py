@@ -85,19 +85,21 @@ class Layer:
         qkv = qkv_of.forward(qkv_input, stream.new_empty(len(stream), qkv_of.outputs))
         head_rstd = pieces.rotate(qkv, launching.rotation, heads=heads, norm=self.head_norm)
         attended = attend(*_divide(qkv, heads), documents=launching.documents)
-        flat = attended.out.flatten(1)
         self.output.load()
-        stream.addmm_(flat, self.output.weight.t())
-        output_adapted = stream.new_empty(len(stream), self.output.ranks)
-        if self.output.slots:
-            self.output.adapt(pieces, flat, output_adapted, self.output.mask(launching.dropout))
-            stream.addmm_(output_adapted, self.output.b.t())
+        extended = self.output.extended(stream)
+        # Copied, because attention chooses where it writes.
+        extended[:, : self.output.inputs].copy_(attended.out.flatten(1))
+        output_adapted = self._leave(self.output, stream, extended, launching)
+        del extended
 
         mlp_input, mlp_rstd = self._enter(self.gate_up, stream, self.mlp_norm, launching)
         width = self.gate_up.outputs
         gate_up = stream.new_empty(len(stream), width + self.gate_up.ranks)
         self.gate_up.forward(mlp_input, gate_up[:, :width])
-        down_adapted = self._leave(stream, gate_up, launching)
+        self.down.load()
+        extended = self.down.extended(stream)
+        pieces.swiglu(gate_up, extended[:, : self.down.inputs])
+        down_adapted = self._leave(self.down, stream, extended, launching)
         return Kept(
             qkv_input=qkv_input,
             qkv_rstd=qkv_rstd,
@@ -124,16 +126,20 @@ class Layer:
         return extended, rstd
 
     def _leave(
-        self, stream: torch.Tensor, gate_up: torch.Tensor, launching: Launching
+        self,
+        projection: Projection,
+        stream: torch.Tensor,
+        extended: torch.Tensor,
+        launching: Launching,
     ) -> torch.Tensor:
-        """Add the MLP's output to the stream; return what the down adapter made of its input."""
-        down = self.down
-        down.load()
-        extended = stream.new_empty(len(stream), down.inputs + down.ranks)
-        hidden, adapted = extended[:, : down.inputs], extended[:, down.inputs :]
-        launching.pieces.swiglu(gate_up, hidden)
-        down.adapt(launching.pieces, hidden, adapted, down.mask(launching.dropout))
-        stream.addmm_(extended, down.matrix[: down.outputs].t())
+        """Add a projection's output to the stream; return what the adapter made of its input.
+
+        One product for both parts: a young adapter's alone would be smaller than half a step of the
+        stream's 16 bits almost everywhere, and be rounded away.
+        """
+        x, adapted = extended[:, : projection.inputs], extended[:, projection.inputs :]
+        projection.adapt(launching.pieces, x, adapted, projection.mask(launching.dropout))
+        stream.addmm_(extended, projection.matrix[: projection.outputs].t())
         # A copy of its own: a view would keep the whole of `extended`.
         return adapted.clone()
 
