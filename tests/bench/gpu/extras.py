@@ -29,12 +29,16 @@ def _reload(shape: Shape, rows: tuple[Row, ...]) -> Extra:
 
 MEMORY, NUMERICS = "tests.bench.gpu.memory", "tests.bench.gpu.numerics"
 RESUME = "tests.bench.gpu.resume"
+PROFILE = "tests.bench.gpu.step_profile"
 EXTRAS: dict[str, tuple[Extra, ...]] = {
     "small": (_reload(LLAMA_1B, SMALL),),
     "full": (
         _reload(LLAMA_1B, (OWN_1B,)),
         Extra("numerics", NUMERICS, (LLAMA_8B_4_LAYERS,)),
+        # All 32 layers, where rounding adds up; a fault of one layer shows better in four.
+        Extra("depth", NUMERICS, (LLAMA_8B,)),
         Extra("resume", RESUME, (LLAMA_1B,)),
+        Extra("profile", PROFILE, (LLAMA_8B, LLAMA_1B)),
         # Two, so that two GPUs share them.
         Extra("memory-1B", MEMORY, (LLAMA_1B,)),
         Extra("memory-8B", MEMORY, (LLAMA_8B,)),
@@ -44,6 +48,7 @@ EXTRAS: dict[str, tuple[Extra, ...]] = {
         Extra("numerics", NUMERICS, (TINY,)),
         Extra("resume", RESUME, (TINY,)),
         Extra("memory", MEMORY, (TINY,)),
+        Extra("profile", PROFILE, (TINY,)),
     ),
 }
 """By suite."""

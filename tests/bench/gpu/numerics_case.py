@@ -6,26 +6,45 @@ engines; they are processes of their own, because Unsloth changes transformers w
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.bench.gpu.memory import Document, build_documents
-from tests.bench.gpu.shapes import LLAMA_8B_4_LAYERS, TINY, Shape
+from tests.bench.gpu.shapes import LLAMA_8B, LLAMA_8B_4_LAYERS, TINY, Shape
 from tests.bench.gpu.suite import OWN_8B, Row
 
 DRAWN = 0.02
 """Standard deviation of the adapter's weights: both A and B contribute visibly."""
 LOGIT_ROWS = 96
 """Tokens whose logits are compared."""
-CURVE_STEPS = {LLAMA_8B_4_LAYERS.name: 50, TINY.name: 10}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a model's training is compared."""
+
+    tokens: int
+    """Of one batch."""
+    batches: int
+    """Different ones; a curve goes through them again and again."""
+    steps: int
+    """Of a curve."""
+    learning_rate: float
+    dropouts: tuple[float, ...] = (0.0, 0.1)
+    """One curve each."""
+
+
+EXTENTS = {
+    # With 1e-3 two seeds of stock's own dropout end 0.4 nats apart after 50 steps (measured).
+    LLAMA_8B_4_LAYERS.name: Extent(tokens=4096, batches=3, steps=50, learning_rate=2e-4),
+    # As large a launch as the rows have, and the rate at which a row's loss once jumped.
+    LLAMA_8B.name: Extent(tokens=12_288, batches=6, steps=6, learning_rate=1e-3, dropouts=(0.0,)),
+    TINY.name: Extent(tokens=256, batches=3, steps=10, learning_rate=2e-4),
+}
 """By shape."""
-CURVE_LEARNING_RATE = 2e-4
-"""With 1e-3 two seeds of stock's own dropout end 0.4 nats apart after 50 steps (measured)."""
-CURVE_BATCHES = 3
-"""Batches that the curve goes through again and again: the loss falls fast."""
-TOKENS = {LLAMA_8B_4_LAYERS.name: 4096, TINY.name: 256}
 
 
 @dataclass(frozen=True)
@@ -49,8 +68,9 @@ class Case:
 
 def build_case(shape: Shape) -> Case:
     """Return the case of a shape; batches hold the same number of tokens."""
-    tokens = TOKENS[shape.name]
-    documents = build_documents(shape, tokens=tokens * CURVE_BATCHES, row=build_row(shape))
+    extent = EXTENTS[shape.name]
+    tokens = extent.tokens
+    documents = build_documents(shape, tokens=tokens * extent.batches, row=build_row(shape))
     batches: list[list[Document]] = [[]]
     for each in documents:
         if sum(len(other.input_ids) for other in batches[-1]) > tokens * 0.97:
@@ -61,7 +81,7 @@ def build_case(shape: Shape) -> Case:
             batches[-1].append(Document(each.input_ids[:room]))
     ordered = (
         tuple(sorted(batch, key=lambda each: len(each.input_ids), reverse=True))
-        for batch in batches[:CURVE_BATCHES]
+        for batch in batches[: extent.batches]
     )
     return Case(shape, tuple(ordered))
 
@@ -73,11 +93,11 @@ def build_row(shape: Shape, *, dropout: float = 0.0) -> Row:
         shape=shape,
         engine=OWN_8B.engine,
         batch=8,
-        steps=CURVE_STEPS[shape.name],
+        steps=EXTENTS[shape.name].steps,
         longest=longest,
         mean=mean,
         dropout=dropout,
-        learning_rate=CURVE_LEARNING_RATE,
+        learning_rate=EXTENTS[shape.name].learning_rate,
     )
 
 
@@ -91,11 +111,14 @@ def find_adapter(network: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def draw_adapter(shapes: Mapping[str, torch.Size], *, fresh: bool) -> dict[str, torch.Tensor]:
-    """Return weights for the adapter: all drawn, or every B zero as at the start of a run."""
+    """Return weights for the adapter: all drawn, or as at the start of a run, with every B zero."""
     generator = torch.Generator().manual_seed(5)
     drawn = {name: torch.randn(shapes[name], generator=generator) for name in sorted(shapes)}
+    if not fresh:
+        return {name: each * DRAWN for name, each in drawn.items()}
     return {
-        name: torch.zeros_like(each) if fresh and "lora_B" in name else each * DRAWN
+        # As wide as what PEFT draws, which is uniform up to one over the root of the inputs.
+        name: torch.zeros_like(each) if "lora_B" in name else each / sqrt(3 * each.shape[1])
         for name, each in drawn.items()
     }
 

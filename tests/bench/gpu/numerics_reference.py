@@ -6,6 +6,7 @@ Started by `numerics`. Writes fp32.pt and stock.pt (one pass over a batch each) 
 of 50 steps: fp32, bf16, and bf16 with dropout from two seeds) below FOLDER.
 """
 
+import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -18,8 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.bench.gpu.memory import Document
 from tests.bench.gpu.numerics_case import (
-    CURVE_LEARNING_RATE,
-    CURVE_STEPS,
+    EXTENTS,
     Case,
     Seen,
     build_case,
@@ -86,12 +86,13 @@ def see(network: Any, case: Case) -> Seen:
 
 def draw_curve(network: Any, case: Case, *, seed: int) -> list[float]:
     """Train a fresh adapter and return the loss of each step."""
+    extent = EXTENTS[case.shape.name]
     adapter = set_adapter(network, fresh=True)
     parameters = list(adapter.values())
-    optimizer = torch.optim.AdamW(parameters, lr=CURVE_LEARNING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=extent.learning_rate, weight_decay=0.0)
     torch.manual_seed(seed)
     losses = []
-    for number in range(CURVE_STEPS[case.shape.name]):
+    for number in range(extent.steps):
         place = number % len(case.batches)
         optimizer.zero_grad()
         losses.append(
@@ -111,15 +112,19 @@ def main() -> int:
         torch.set_num_threads(1)
     case = build_case(SHAPES[model.name])
     usual = torch.float32 if device == "cpu" else torch.bfloat16
-    for name, dtype in (("fp32", torch.float32), ("stock", usual)):
-        see(load(model, case, dtype=dtype, dropout=0.0, device=device), case).save(
-            folder / f"{name}.pt"
-        )
     curves = {}
     for name, (dropout, seed) in CURVES.items():
+        if dropout not in EXTENTS[case.shape.name].dropouts:
+            continue
         dtype = torch.float32 if name.startswith("fp32") else usual
         network = load(model, case, dtype=dtype, dropout=dropout, device=device)
+        if not dropout:
+            see(network, case).save(folder / f"{name.partition(' ')[0]}.pt")
         curves[name] = draw_curve(network, case, seed=seed)
+        del network
+        gc.collect()
+        if device != "cpu":
+            torch.cuda.empty_cache()
     (folder / "curves.json").write_text(json.dumps(curves))
     return 0
 
