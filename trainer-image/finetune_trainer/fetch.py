@@ -33,7 +33,7 @@ from finetune_trainer.model_files import INDEX, decide_missing_shards, decide_mo
 from finetune_trainer.s3 import S3Store, connect
 from finetune_trainer.s3_faults import S3Location, parse_s3_uri
 from finetune_trainer.s3_objects import StoredObject
-from finetune_trainer.s3_transfer import download, measure_file
+from finetune_trainer.s3_transfer import download, hash_file
 from finetune_trainer.waits import Waits
 
 __all__ = ["FetchedDataset", "FetchedModel", "Surroundings", "fetch_dataset", "fetch_model"]
@@ -163,8 +163,8 @@ def _find_claim_model(
     _check_shards(path, names, source=model.uri)
     wanted = [name for name in names if is_wanted(name)]
     with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-        digests = pool.map(measure_file, [path / name for name in wanted])
-        found = {name: digest.sha256 for name, digest in zip(wanted, digests, strict=True)}
+        digests = pool.map(hash_file, [path / name for name in wanted])
+        found = dict(zip(wanted, digests, strict=True))
     revision = _hash_model(names, found)
     return FetchedModel(path=path, public_id=model.uri.rstrip("/"), revision=revision)
 
@@ -387,5 +387,4 @@ def _safe_name(name: str, *, uri: str) -> str:
 
 
 def _measure(path: Path, *, source: str) -> DataFile:
-    digests = measure_file(path)
-    return DataFile(path=path, source=source, sha256=digests.sha256, size=digests.size)
+    return DataFile(path=path, source=source, sha256=hash_file(path), size=path.stat().st_size)

@@ -7,6 +7,7 @@ in a second.
 
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from finetune_trainer import environment, launcher
 from finetune_trainer.account import DatasetIdentity, RunAccount
 from finetune_trainer.credentials import load_credentials
 from finetune_trainer.data_files import FetchedDataset
+from finetune_trainer.early_import import imported_meanwhile
 from finetune_trainer.errors import AccessDenied, ServiceUnavailable
 from finetune_trainer.fetch import FetchedModel, Surroundings, fetch_dataset, fetch_model
 from finetune_trainer.goodbye import Goodbye
@@ -126,11 +128,12 @@ def prepare(plan: TrainingPlan, pod: Pod, *, progress: Progress) -> "Prepared":
     surroundings = Surroundings(
         environ=pod.environ, claims=Path(pod.environ.get(wire.ENV_CLAIM_DIR, wire.CLAIM_DIR))
     )
-    base = fetch_model(plan.model, pod.work / "model", surroundings=surroundings)
-    fetched = [
-        fetch_dataset(dataset, pod.work / "data" / str(number), surroundings=surroundings)
-        for number, dataset in enumerate(plan.datasets)
-    ]
+    with _importing(plan, pod):
+        base = fetch_model(plan.model, pod.work / "model", surroundings=surroundings)
+        fetched = [
+            fetch_dataset(dataset, pod.work / "data" / str(number), surroundings=surroundings)
+            for number, dataset in enumerate(plan.datasets)
+        ]
     environment.go_offline(pod.environ)
 
     progress.enter(Stage.VALIDATE)
@@ -154,6 +157,19 @@ def prepare(plan: TrainingPlan, pod: Pod, *, progress: Progress) -> "Prepared":
         warnings=(*(text for each in valid for text in each.warnings), *corpus.warnings),
         stop=tokenizer.stop,
     )
+
+
+def _importing(plan: TrainingPlan, pod: Pod) -> AbstractContextManager[None]:
+    """Import what needs torch while model and text are fetched, where a GPU would wait for it.
+
+    Not where they come from the Hub: the libraries must be offline before they are imported.
+    """
+    uris = [plan.model.uri, *(each.uri for each in plan.datasets)]
+    uris += [each.validation.uri for each in plan.datasets if each.validation.uri]
+    if not plan.resources.gpus or any(uri.startswith("hf://") for uri in uris):
+        return nullcontext()
+    environment.go_offline(pod.environ)
+    return imported_meanwhile("finetune_trainer.training_run")
 
 
 def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:

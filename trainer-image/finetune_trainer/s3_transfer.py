@@ -51,6 +51,12 @@ class DownloadedFile:
     """What the store called these bytes when they were verified; of an upload alone."""
 
 
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hex: where no store wants an MD5, which takes twice as long."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def measure_file(path: Path) -> Digests:
     """Return the digests of a file, read once."""
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
@@ -179,7 +185,7 @@ def _is_reusable(target: Path, described: StoredObject) -> bool:
         and target.exists()
         and (note.etag, note.size) == (described.etag, described.size)
         and target.stat().st_size == described.size
-        and note.sha256 in ("", measure_file(target).sha256)
+        and note.sha256 in ("", hash_file(target))
     )
 
 

@@ -30,7 +30,7 @@ LEAST_DISTANCE = 2e-3
 """Nats; below it curves are the same."""
 ATTENTION_SHAPES = ((32, 8, 128), (32, 8, 64))
 """Query heads, key heads, size of a head: those of an 8B and a 1B."""
-ENGINES = {"unsloth": (0.0,), "fused": (0.0, 0.1)}
+ENGINES = {"fused": (0.0, 0.1), "unsloth": (0.0,)}
 """Engine to dropouts of its curves. Unsloth's own path compiles its padded rows for half a minute each
 time that a model is loaded; its dropout is not ours to prove."""
 
@@ -218,7 +218,8 @@ def furthest(curve: list[float], other: list[float]) -> float:
 def main() -> int:
     """Run both halves and write what they show."""
     device, answer, model = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    folder = answer.parent / "numerics"
+    # Two models may be compared at once.
+    folder = answer.parent / f"numerics-{model.name}"
     subprocess.run(
         [sys.executable, "-m", "tests.bench.gpu.numerics_reference", device, folder, model],
         check=True,
@@ -226,8 +227,11 @@ def main() -> int:
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder / "unsloth")
     if device == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
+    # Torch before Unsloth does no harm; transformers, which the other half has, would.
+    from tests.bench.gpu.numerics_case import EXTENTS, Seen, compare
+
     engines: dict[str, Any] = {}
-    for name in ENGINES:
+    for name in EXTENTS[model.name].engines:
         engines[name] = measure_engine(name, model=model, folder=folder, device=device)
         # At once: a machine that is taken away leaves it in the log.
         print(json.dumps({name: engines[name]}), flush=True)
@@ -240,9 +244,6 @@ def main() -> int:
             for heads, key_heads, size in ATTENTION_SHAPES
         },
     }
-    # Only now torch is here without harm to Unsloth.
-    from tests.bench.gpu.numerics_case import Seen, compare
-
     stock = compare(Seen.load(folder / "stock.pt"), Seen.load(folder / "fp32.pt"))
     curves = json.loads((folder / "curves.json").read_text())
     found |= {"stock": stock, "curves": curves}

@@ -35,13 +35,16 @@ class Extent:
     learning_rate: float
     dropouts: tuple[float, ...] = (0.0, 0.1)
     """One curve each."""
+    engines: tuple[str, ...] = ("fused", "unsloth")
 
 
 EXTENTS = {
     # With 1e-3 two seeds of stock's own dropout end 0.4 nats apart after 50 steps (measured).
     LLAMA_8B_4_LAYERS.name: Extent(tokens=4096, batches=3, steps=50, learning_rate=2e-4),
     # As large a launch as the rows have, and the rate at which a row's loss once jumped.
-    LLAMA_8B.name: Extent(tokens=12_288, batches=6, steps=6, learning_rate=1e-3, dropouts=(0.0,)),
+    LLAMA_8B.name: Extent(
+        tokens=12_288, batches=6, steps=6, learning_rate=1e-3, dropouts=(0.0,), engines=("fused",)
+    ),
     TINY.name: Extent(tokens=256, batches=3, steps=10, learning_rate=2e-4),
 }
 """By shape."""

@@ -121,6 +121,7 @@ def main() -> int:
         if not dropout:
             see(network, case).save(folder / f"{name.partition(' ')[0]}.pt")
         curves[name] = draw_curve(network, case, seed=seed)
+        print(name, curves[name], flush=True)
         del network
         gc.collect()
         if device != "cpu":
