@@ -6,7 +6,8 @@ whose gradients differ in the start-up check, is replaced by it, and the log say
 
 import gc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -164,7 +165,8 @@ def _check_fused(
     if loaded.device.type == "cuda":
         # One text a launch either way; on padded rows Unsloth first compiles for half a minute.
         plain = replace(plain, layout=Layout.PACKED)
-    comparison = compare(loaded, engine, reference=plain, rows=rows)
+    with _everything_kept(loaded.network):
+        comparison = compare(loaded, engine, reference=plain, rows=rows)
     if comparison.passes:
         exercise(loaded, engine, rows=rows)
     return str(comparison), comparison.passes
@@ -305,7 +307,24 @@ def _keep_layers(loaded: LoadedModel, engine: Engine, launching: Launching) -> N
         engine.stack.keep(launching.layers_kept)
         return
     if launching.layers_kept:
-        # It was loaded able to recompute; without the flags it keeps everything.
-        for module in loaded.network.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = False
+        for module in _able_to_recompute(loaded.network):
+            module.gradient_checkpointing = False
+
+
+def _able_to_recompute(network: Any) -> list[Any]:
+    """Return the modules with the flag; where it is down on all of them, every activation is kept."""
+    return [each for each in network.modules() if hasattr(each, "gradient_checkpointing")]
+
+
+@contextmanager
+def _everything_kept(network: Any) -> Iterator[None]:
+    """Keep activations for a while: for short texts, making ready to recompute takes seconds."""
+    modules = _able_to_recompute(network)
+    flags = [module.gradient_checkpointing for module in modules]
+    for module in modules:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.gradient_checkpointing = flag

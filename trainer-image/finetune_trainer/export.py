@@ -101,7 +101,9 @@ def check_adapter(loaded: LoadedModel, account: RunAccount, *, folder: Path) -> 
             reason="AdapterDiffers",
         )
     expected = {_published_name(name) for name in loaded.adapter_state()}
-    with safe_open(str(folder / wire.ADAPTER_FILE), framework="pt") as tensors:
+    # On the model's device: hundreds of small tensors took 13 s on a CPU of 16 cores (measured).
+    device = str(loaded.device)
+    with safe_open(str(folder / wire.ADAPTER_FILE), framework="pt", device=device) as tensors:
         missing = expected - set(tensors.keys())
         if missing:
             raise OutputUnwritable(
