@@ -41,6 +41,7 @@ def build_network(
     rank: int = 8,
     alpha: int = 24,
     dropout: float = 0.0,
+    layers: int = 3,
 ) -> Any:
     """Return a float64 PEFT model whose B, norms and biases are random, not at their usual start."""
     config_type, model_type, changes = KINDS[kind]
@@ -48,7 +49,7 @@ def build_network(
     config = config_type(
         hidden_size=64,
         intermediate_size=160,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         vocab_size=VOCABULARY,
@@ -106,6 +107,12 @@ def build_engine(network: Any) -> Any:
     return FusedEngine(network, device=torch.device("cpu"))
 
 
+def build_packed(launch: Any) -> Any:
+    from finetune_trainer.launches import build_packed
+
+    return build_packed(launch)
+
+
 def launch_of(texts: list[Text], *, first_token: int = 0) -> Any:
     from finetune_trainer.launches import Launch
 
@@ -156,6 +163,31 @@ def test_the_models_own_forward_still_works_over_the_stacked_weights() -> None:
     assert loss == pytest.approx(expected_loss)
     assert worst_error(found, expected) < TOLERANCE
     assert all(parameter.is_contiguous() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("target", ["o_proj", "down_proj"])
+def test_in_16_bits_an_adapter_moves_a_stream_whose_step_is_larger_than_its_part(
+    target: str,
+) -> None:
+    """As both parts of a projection are added at once, what is rounded is right on average."""
+
+    def move(dtype: Any) -> Any:
+        network = build_network(targets=(target,), layers=1)
+        # A stream of about 1, whose 16 bits have steps of 2^-8 to 2^-7, and an adapter's part of 2^-10.
+        network.get_input_embeddings().weight.data.normal_(0, 1)
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 4e-4 if target == "o_proj" else 8e-4)
+        engine = build_engine(network.to(dtype))
+        row = build_packed(launch_of(build_texts()))
+        with torch.no_grad(), engine.base_only():
+            without = engine.hidden_states(row).double()
+        with torch.no_grad():
+            return engine.hidden_states(row).double() - without
+
+    exact, rounded = move(torch.float64), move(torch.bfloat16)
+    assert float(exact.abs().median()) < 2**-9
+    assert float((exact * rounded).sum() / exact.square().sum()) == pytest.approx(1, abs=0.25)
 
 
 @pytest.fixture

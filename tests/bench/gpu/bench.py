@@ -47,6 +47,8 @@ class Options:
     gpus: int
     """GPUs at most; 0 is all of the machine."""
     command: str
+    curves: Path | None = None
+    """Folder with plain PEFT's curves of an earlier run, by the name of the extra that drew them."""
 
 
 @dataclass
@@ -195,6 +197,8 @@ class Bench:
         answer = self.options.scratch / f"{extra.name}.json"
         log = self.options.out / f"{extra.name}.log"
         arguments = [CPU.lower() if gpu is None else "cuda", str(answer), *needed]
+        if self.options.curves and (known := self.options.curves / f"{extra.name}.json").exists():
+            arguments.append(str(known))
         environ = build_environ(gpu, scratch=self.options.scratch) | {"BENCH_S3": endpoint}
         code = start_python(extra.module, arguments, environ=environ, log=log)
         if code or not answer.exists():

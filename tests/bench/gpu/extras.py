@@ -33,10 +33,10 @@ PROFILE = "tests.bench.gpu.step_profile"
 EXTRAS: dict[str, tuple[Extra, ...]] = {
     "small": (_reload(LLAMA_1B, SMALL),),
     "full": (
-        _reload(LLAMA_1B, (OWN_1B,)),
         Extra("numerics", NUMERICS, (LLAMA_8B_4_LAYERS,)),
         # All 32 layers, where rounding adds up; a fault of one layer shows better in four.
         Extra("depth", NUMERICS, (LLAMA_8B,)),
+        _reload(LLAMA_1B, (OWN_1B,)),
         Extra("resume", RESUME, (LLAMA_1B,)),
         Extra("profile", PROFILE, (LLAMA_8B, LLAMA_1B)),
         # Two, so that two GPUs share them.

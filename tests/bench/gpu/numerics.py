@@ -1,8 +1,9 @@
 """This trainer's engines against plain PEFT: logits, adapter gradients, attention and loss curves.
 
-    python -m tests.bench.gpu.numerics DEVICE ANSWER.json MODEL
+    python -m tests.bench.gpu.numerics DEVICE ANSWER.json MODEL [CURVES.json]
 
-Started by `bench` as an extra. The bars are not absolute: on random weights any bf16 engine is
+Started by `bench` as an extra. With CURVES.json, plain PEFT's curves are those of an earlier run (its
+`curves`), which an 8B in fp32 takes minutes for. The bars are not absolute: on random weights any bf16 engine is
 2 % off fp32. An engine passes where it is no further off than stock PEFT in bf16 is, its attention
 op by 4e-3 at most, and its loss curve by what rounding or other dropout masks do to stock's own.
 """
@@ -220,10 +221,8 @@ def main() -> int:
     device, answer, model = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     # Two models may be compared at once.
     folder = answer.parent / f"numerics-{model.name}"
-    subprocess.run(
-        [sys.executable, "-m", "tests.bench.gpu.numerics_reference", device, folder, model],
-        check=True,
-    )
+    half = [sys.executable, "-m", "tests.bench.gpu.numerics_reference", device, folder, model]
+    subprocess.run([*half, *sys.argv[4:]], check=True)
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder / "unsloth")
     if device == "cpu":
         os.environ["UNSLOTH_FORCE_CPU"] = "1"

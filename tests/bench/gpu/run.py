@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm/bench-gpu"))
     parser.add_argument("--gpus", type=int, default=0, help="how many to use at once; 0 is all")
     parser.add_argument("--time-limit", type=float, default=0, help="seconds; 0 is no limit")
+    parser.add_argument("--curves", type=Path, help="a folder with curves of an earlier run")
     chosen = parser.parse_args()
     options = Options(
         suite=chosen.suite,
@@ -36,6 +37,7 @@ def main() -> int:
         scratch=chosen.scratch.resolve(),
         time_limit_s=chosen.time_limit,
         gpus=chosen.gpus,
+        curves=chosen.curves and chosen.curves.resolve(),
         command=" ".join(["python", "tests/bench/gpu/run.py", *sys.argv[1:]]),
     )
     return Bench(options).run()
