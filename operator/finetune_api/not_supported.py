@@ -106,13 +106,6 @@ NOT_SUPPORTED_YET: Final = (
         check=lambda uri: not uri.startswith("https://"),
     ),
     _not_yet(
-        "spec.resources.gpus",
-        cel="self <= 1",
-        what="more than one GPU",
-        remedy="set gpus to 1, or to 0 to train on CPU",
-        check=lambda gpus: gpus <= 1,
-    ),
-    _not_yet(
         "spec.resources.nodes",
         cel="self == 1",
         what="more than one node",

@@ -97,6 +97,8 @@ class RunSummary(Strict):
     """The same of the last tenth."""
     clipped_share: float | None = None
     """Share of the steps whose gradient was longer than the plan's max_grad_norm, 0 to 1."""
+    world_size: int = 1
+    """Processes that trained together, one a GPU."""
     sequences_per_step: float = 0.0
     """Sequences of an optimizer step, on average."""
     tokens_per_step: float = 0.0

@@ -230,7 +230,8 @@ class Resources(Part):
     """What the training pod gets."""
 
     gpus: int = Field(default=1, ge=0, le=16)
-    """GPUs of each node; 0 trains on CPU (small models, demos, CI)."""
+    """GPUs of each node; 0 trains on CPU (small models, demos, CI). Each does the micro-steps of a step, so
+    twice the GPUs make a step of twice as many sequences, in about the same time."""
     nodes: int = Field(default=1, ge=1, le=64)
     """Nodes."""
     gpu_memory: Quantity | None = None

@@ -194,7 +194,8 @@ def _image_never_came(run: Run) -> Course | None:
         return None
     failing = diagnose_waiting(run.waiting(pod))
     minutes = run.context.image_pull_timeout_s // 60
-    freed = "; the GPU is free again" if run.job.gpus else ""
+    is_one = run.job.gpus == "1"
+    freed = f"; the {'GPU is' if is_one else 'GPUs are'} free again" if run.job.gpus else ""
     message = f"{failing.message} It was tried for {minutes} minutes{freed}."
     return _fail(
         Diagnosis(

@@ -119,7 +119,8 @@ def _per_device(shown: Shown) -> str:
     summary = shown.summary
     if summary is None or not summary.launches_per_step:
         return ""
-    said = f"The sequences of a step reached the device in {_launches(summary)}{_peak(summary)}"
+    where = "the device" if summary.world_size == 1 else f"each of {summary.world_size} GPUs"
+    said = f"The sequences of a step reached {where} in {_launches(summary)}{_peak(summary)}"
     if not summary.launch_halvings:
         return f"{said}."
     times = _times(summary.launch_halvings)

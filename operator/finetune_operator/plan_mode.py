@@ -62,7 +62,8 @@ def _message(proposal: Proposal) -> str:
     if steps is not None:
         said.append(f"{steps:,} steps of {batch} sequences")
     if proposal.predicted_memory_bytes is not None:
-        said.append(f"{format_gib(proposal.predicted_memory_bytes)} of GPU memory at least")
+        of = "each GPU's" if plan.resources.gpus > 1 else "GPU"
+        said.append(f"{format_gib(proposal.predicted_memory_bytes)} of {of} memory at least")
     if proposal.estimated_seconds is not None:
         said.append(f"about {short_duration(proposal.estimated_seconds)} of training")
     return f"{', '.join(said)}. Nothing was trained; set spec.mode to Run to train by it."

@@ -26,6 +26,8 @@ TOKEN_LIFETIME_S = 3600
 """The kubelet renews it at four fifths; the shortest that the API server grants is 600."""
 TOKEN_MOUNT = {"name": "token", "mountPath": wire.TOKEN_DIR, "readOnly": True}
 CLAIM_PREFIX = "pvc://"
+SHARED_MEMORY = "shared-memory"
+"""The volume of what GPUs of one pod share."""
 
 
 def build_pod(
@@ -114,6 +116,11 @@ def _trainer(
                 *([TOKEN_MOUNT] if assignment.trains else []),
                 {"name": "work", "mountPath": wire.WORK_DIR},
                 {"name": "tmp", "mountPath": wire.TMP_DIR},
+                *(
+                    [{"name": SHARED_MEMORY, "mountPath": wire.SHARED_MEMORY_DIR}]
+                    if _needs_shared_memory(resource, assignment=assignment)
+                    else []
+                ),
                 *(
                     {
                         "name": f"claim-{index}",
@@ -275,6 +282,12 @@ def _volumes(
         {"name": "work", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
         *(
+            # A container has 64 MiB otherwise. What is used of it counts as the container's memory.
+            [{"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory"}}]
+            if _needs_shared_memory(resource, assignment=assignment)
+            else []
+        ),
+        *(
             {
                 "name": f"claim-{index}",
                 "persistentVolumeClaim": {"claimName": claim, "readOnly": True},
@@ -282,6 +295,10 @@ def _volumes(
             for index, claim in enumerate(claims)
         ),
     ]
+
+
+def _needs_shared_memory(resource: LanguageFinetune, *, assignment: Assignment) -> bool:
+    return assignment.trains and resource.spec.resources.gpus > 1
 
 
 def _claims(assignment: Assignment) -> Iterator[str]:

@@ -29,7 +29,8 @@ def decide_suspension(run: Run) -> Course | None:
 
 
 def _suspended_by_spec(run: Run) -> Course:
-    freed = ", and its GPU is free" if run.job.gpus else ""
+    is_one = run.job.gpus == "1"
+    freed = f", and its {'GPU is' if is_one else 'GPUs are'} free" if run.job.gpus else ""
     place = describe_place(run.checkpoint, total_steps=run.total_steps)
     how = "begins again" if run.checkpoint is None else "goes on there"
     message = f"The run is suspended {place}{freed}; set spec.suspend to false, and it {how}."

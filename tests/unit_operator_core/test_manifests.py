@@ -107,6 +107,30 @@ def test_a_pod_without_secrets_has_no_environment_from_any() -> None:
     assert "envFrom" not in pod_of(CONTEXT, output={"uri": "s3://o/"})["containers"][0]
 
 
+def test_gpus_that_train_together_are_asked_for_in_one_pod_with_memory_to_share() -> None:
+    for count, mounts in ((1, []), (4, [{"name": "shared-memory", "mountPath": "/dev/shm"}])):
+        pod = pod_of(CONTEXT, resources={"gpus": count})
+        [container] = pod["containers"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == str(count)
+        assert [each for each in container["volumeMounts"] if "shm" in each["mountPath"]] == mounts
+        shared = [each for each in pod["volumes"] if each["name"] == "shared-memory"]
+        assert shared == [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}] * len(mounts)
+
+
+def test_a_plan_is_the_same_on_as_many_gpus_as_do_the_same_step() -> None:
+    alone = propose(resource(parameters={"gradientAccumulationSteps": 4}), run=1)
+    two = {"parameters": {"gradientAccumulationSteps": 2}, "resources": {"gpus": 2}}
+    together = propose(resource(**two), run=1)
+    larger = propose(resource(**two | {"resources": {"gpus": 4}}), run=1)
+    assert isinstance(alone, Proposal)
+    assert isinstance(together, Proposal)
+    assert isinstance(larger, Proposal)
+    assert together.plan.hash == alone.plan.hash
+    assert larger.plan.hash != alone.plan.hash
+    steps = [each.plan.whole_training.sequences_per_step for each in (alone, together, larger)]
+    assert steps == [steps[0], steps[0], 2 * steps[0]]
+
+
 # --- A pod that measures --------------------------------------------------------------------------
 
 EVERYTHING: dict[str, Any] = {

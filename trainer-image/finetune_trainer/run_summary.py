@@ -29,6 +29,7 @@ def build_summary(
     budget: "TokenBudget",
     costs: "Costs",
     predicted_peak_bytes: int | None = None,
+    world_size: int = 1,
     deadline_s: int | None = None,
 ) -> RunSummary:
     """Return the figures of a run.
@@ -40,6 +41,7 @@ def build_summary(
         budget: What a launch held.
         costs: What checkpoints took.
         predicted_peak_bytes: What the runtime expected of the GPU.
+        world_size: Ranks that trained together.
         deadline_s: The run's deadline; it counts where the training was cut short.
     """
     last, history = result.last, result.history
@@ -63,6 +65,7 @@ def build_summary(
         loss_at_start=fmean(report.loss for report in history[:tenth]),
         loss_at_end=fmean(report.loss for report in history[-tenth:]),
         clipped_share=_clipped_share(history, limit=training.max_grad_norm),
+        world_size=world_size,
         sequences_per_step=fmean(report.sequences for report in history),
         tokens_per_step=fmean(report.tokens for report in history),
         launches_per_step=fmean(report.launches for report in history),

@@ -326,6 +326,7 @@ def build_account(
         costs=trained.checkpoints.costs,
         predicted_peak_bytes=chosen.runtime.launching.predicted_peak_bytes,
         deadline_s=deadline_s,
+        world_size=trained.group.world_size,
     )
     return RunAccount(
         plan=prepared.plan,
