@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from finetune_api import wire
+from finetune_api.plan import TrainingPlan
 from tests.cluster.fixtures import Lab
 from tests.integration.conftest import StartOperator
 from tests.integration.operator_process import FaultProxy, OperatorProcess, wait_for
@@ -229,6 +230,44 @@ def test_a_job_that_a_person_deletes_and_a_resource_that_goes_are_noticed(
     control_plane.apply(build_resource(namespace))
     wait_for_job(control_plane, namespace)
     wait_for("one Job", lambda: job_names(control_plane, namespace) == ["swahili-1-train-1"])
+
+
+def test_a_run_goes_on_with_the_plan_of_an_operator_of_other_rules(
+    control_plane: Lab, namespace: str, start_operator: StartOperator
+) -> None:
+    first = start_operator()
+    control_plane.apply(build_resource(namespace))
+    wait_for_job(control_plane, namespace)
+    wait_for_silence(control_plane, namespace)
+    assert first.stop() == 0
+    older = make_older(control_plane, namespace)
+    control_plane.kubectl("delete", "job", "swahili-1-train-1", "-n", namespace, "--wait")
+
+    start_operator(name="replica-2")
+    wait_for("another Job", lambda: job_names(control_plane, namespace) == ["swahili-1-train-1"])
+
+    (job,) = objects(control_plane, "jobs", namespace)
+    assert job["metadata"]["annotations"][wire.ANNOTATION_PLAN_HASH] == older.hash
+    wait_for_silence(control_plane, namespace)
+    assert status_of(control_plane, namespace)["plan"]["hash"] == older.hash
+
+
+def make_older(lab: Lab, namespace: str) -> TrainingPlan:
+    """Make it look as if an operator of other rules had begun the run; return its plan."""
+    (held,) = plans(lab, namespace)
+    plan = TrainingPlan.model_validate_json(held["data"][wire.PLAN_FILE])
+    warmup = plan.training.model_copy(update={"warmup_steps": plan.training.warmup_steps + 1})
+    older = plan.model_copy(update={"training": warmup}).with_hash()
+    metadata = {"name": "swahili-1-plan-older", "namespace": namespace}
+    data = held["data"] | {wire.PLAN_FILE: older.to_json()}
+    owners = {"ownerReferences": held["metadata"]["ownerReferences"]}
+    lab.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata | owners, "data": data}
+    )
+    told = {"status": {"plan": {"hash": older.hash, "configMap": metadata["name"]}}}
+    patch = ("--subresource=status", "--type=merge", f"--patch={json.dumps(told)}")
+    lab.kubectl("patch", "lft", "swahili", "-n", namespace, *patch)
+    return older
 
 
 def test_a_name_that_somebody_else_took_is_told_and_left_alone(
