@@ -81,9 +81,11 @@ cluster-test: venv cluster-up images ## Integration and end to end on the lab
 	$(RUN) pytest -q -m "torch or slow or cluster" --ignore tests/e2e tests
 	@# By itself and last: the operator that it installs would answer the other tests' resources.
 	$(RUN) pytest -q tests/e2e --ignore tests/e2e/test_e2e_queue.py
+	@# Kueue's webhook sees every Job of the cluster, so the queue has a pytest of its own.
+	$(RUN) pytest -q tests/e2e/test_e2e_queue.py
 
 .PHONY: queue-test
-queue-test: venv cluster-up ## Runs in a queue of the real Kueue; apart from `test` until it was seen to install and leave by itself
+queue-test: venv cluster-up images ## Runs in a queue of the real Kueue, which is built from its Go module once
 	$(RUN) pytest -q tests/e2e/test_e2e_queue.py
 
 .PHONY: bench

@@ -35,9 +35,12 @@ def uninstall(layout: Layout) -> None:
 
 
 def _chart() -> Path:
-    """Return the chart that the module brings along."""
-    modules = Path(run([tools.go(), "env", "GOMODCACHE"]).strip())
-    return modules / f"sigs.k8s.io/kueue@{tools.KUEUE.version}" / "charts" / "kueue"
+    """Return the chart that the module brings along; the module itself may have left Go's cache."""
+    module = f"sigs.k8s.io/kueue@{tools.KUEUE.version}"
+    told = json.loads(
+        run([tools.go(), "mod", "download", "-json", module], folder=DOCKERFILE.parent)
+    )
+    return Path(told["Dir"]) / "charts" / "kueue"
 
 
 def build_values() -> str:

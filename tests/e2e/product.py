@@ -104,6 +104,12 @@ class Product:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
+    def read_json(self, uri: str) -> JsonObject:
+        """Return the JSON object at an s3:// uri."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        content = self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return dict(json.loads(content))
+
     def writes_since(self, stamp: str, *, namespace: str) -> list[str]:
         """Return what the operator wrote in a namespace after a time, by the API server's audit log."""
         return [

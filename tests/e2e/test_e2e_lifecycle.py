@@ -2,9 +2,20 @@
 
 import json
 import time
+from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.fixtures import Lab
+from tests.e2e.lifecycle import (
+    LONG,
+    attempts,
+    resumed_from,
+    running_pods,
+    set_spec,
+    start,
+    step_of,
+)
 from tests.e2e.product import (
     Finetune,
     JsonObject,
@@ -17,52 +28,8 @@ from tests.e2e.product import (
 
 pytestmark = pytest.mark.e2e
 
-LONG: JsonObject = {
-    "parameters": {
-        "maxSeqLength": 128,
-        "batchSize": 8,
-        "maxSteps": 400,
-        "learningRate": 0.001,
-        "evalStrategy": "Never",
-        "saveStrategy": "Never",
-        "earlyStoppingPatience": 0,
-    },
-    "checkpoints": {"everySteps": 20},
-}
-"""Long enough to be interrupted, and saved every second or so."""
-
-
-def start(product: Product, namespace: str, name: str, **spec: object) -> JsonObject:
-    """Apply a long run; return it once a checkpoint of it stands in S3."""
-    product.create_secret(namespace)
-    data = product.put_rows(f"lifecycle/{namespace}/{name}.jsonl", chats(64))
-    product.lab.apply(Finetune(name=name, dataset=data, spec=LONG | spec).build(namespace))
-    return product.wait(namespace, name, has_checkpoint, 180)
-
-
-def has_checkpoint(found: JsonObject) -> bool:
-    return step_of(found) > 0
-
-
-def step_of(found: JsonObject) -> int:
-    return int(found.get("status", {}).get("checkpoint", {}).get("step", 0))
-
-
-def set_spec(product: Product, namespace: str, name: str, **spec: object) -> None:
-    patch = json.dumps({"spec": spec})
-    product.lab.kubectl("patch", "lft", name, "-n", namespace, "--type=merge", f"--patch={patch}")
-
-
-def running_pods(product: Product, namespace: str) -> list[str]:
-    return [
-        pod["metadata"]["name"]
-        for pod in product.pods(namespace)
-        if pod["status"]["phase"] in {"Pending", "Running"}
-    ]
-
-
-def attempts(found: JsonObject) -> list[str]:
-    return [one.get("reason", "") for one in found["status"]["attempts"]]
+DEADLINE_S = 90
+"""Long enough for two starts of a pod on a busy machine, short enough to wait for."""
 
 
 def test_a_suspended_run_frees_its_pod_and_goes_on_from_its_checkpoint(
@@ -93,7 +60,7 @@ def test_a_suspended_run_frees_its_pod_and_goes_on_from_its_checkpoint(
     assert resumed["metadata"]["uid"] == job["metadata"]["uid"]
     assert resumed["status"].get("failed", 0) == 0
     assert attempts(done) == [*attempts(held), "Done"]
-    assert _resumed_from(product, namespace) == step
+    assert resumed_from(product, namespace) == step
 
 
 def test_a_resource_that_is_suspended_from_the_start_creates_nothing(
@@ -122,8 +89,76 @@ def test_an_evicted_pod_counts_as_no_attempt_and_another_resumes(
     assert attempts(done) == ["Disrupted", "Done"]
     (job,) = product.jobs(namespace)
     assert job["status"].get("failed", 0) == 0
-    assert _resumed_from(product, namespace) >= step_of(saved)
+    assert resumed_from(product, namespace) >= step_of(saved)
     assert pod not in _names(product, namespace)
+
+
+@pytest.fixture
+def urgent(lab: Lab) -> Iterator[str]:
+    """A priority over that of every run; returns its name."""
+    name = "e2e-preempts"
+    kind = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass"}
+    lab.apply(kind | {"metadata": {"name": name}, "value": 100_000})
+    yield name
+    lab.kubectl("delete", "priorityclass", name)
+
+
+def test_a_pod_of_higher_priority_takes_the_place_and_the_run_resumes_behind_it(
+    product: Product, namespace: str, urgent: str
+) -> None:
+    # More than half of the node each: there is room for one of the two.
+    cpu = f"{int(cores(product.lab) * 600)}m"
+    resources = {"gpus": 0, "requests": {"cpu": cpu, "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
+    saved = start(product, namespace, "preempted", backoffLimit=0, resources=resources)
+
+    product.lab.apply(
+        build_rival(namespace, priority=urgent, cpu=cpu, image=product.lab.busybox_image)
+    )
+    waiting = product.wait(namespace, "preempted", lambda found: attempts(found)[0] != "")
+    done = product.wait_end(namespace, "preempted")
+
+    assert attempts(waiting) == attempts(done)[:1] == ["Preempted"]
+    assert "Complete" in truths(done), done["status"]["message"]
+    assert attempts(done) == ["Preempted", "Done"]
+    (job,) = product.jobs(namespace)
+    assert job["status"].get("failed", 0) == 0
+    assert resumed_from(product, namespace, "preempted") >= step_of(saved)
+    rival = product.lab.get("pod", "rival", namespace=namespace)
+    assert rival["status"]["phase"] == "Succeeded"
+
+
+def cores(lab: Lab) -> float:
+    """Return the CPUs of the node that pods may ask for."""
+    told = str(lab.get("node", lab.node)["status"]["allocatable"]["cpu"])
+    return int(told.removesuffix("m")) / 1000 if told.endswith("m") else float(told)
+
+
+def build_rival(namespace: str, *, priority: str, cpu: str, image: str) -> JsonObject:
+    """Return a pod of higher priority that is done after some seconds."""
+    restricted = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {
+        "name": "rival",
+        "image": image,
+        "command": ["sleep", "5"],
+        "resources": {"requests": {"cpu": cpu}},
+        "securityContext": restricted,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "rival", "namespace": namespace},
+        "spec": {
+            "restartPolicy": "Never",
+            "priorityClassName": priority,
+            "containers": [container],
+        },
+    }
 
 
 def test_a_deadline_ends_a_run_and_its_ended_job_may_go(product: Product, namespace: str) -> None:
@@ -149,6 +184,43 @@ def test_a_deadline_ends_a_run_and_its_ended_job_may_go(product: Product, namesp
     assert product.get(namespace, "late")["status"]["conditions"] == failed["status"]["conditions"]
 
 
+def test_a_deadline_counts_over_all_attempts_and_publishes_the_best_where_that_is_asked_for(
+    product: Product, namespace: str
+) -> None:
+    endless = LONG["parameters"] | {"maxSteps": 100_000}
+    spec = {"activeDeadlineSeconds": DEADLINE_S, "deadlinePolicy": "PublishBest"}
+    start(product, namespace, "best", parameters=endless, **spec)
+    set_spec(product, namespace, "best", suspend=True)
+    held = product.wait(namespace, "best", lambda found: "Suspended" in truths(found))
+    used = held["status"]["activeTime"]["seconds"]
+    time.sleep(5)  # what passes while it is suspended does not count
+    set_spec(product, namespace, "best", suspend=False)
+    resumed = product.wait(namespace, "best", lambda found: "Running" in truths(found))
+    (job,) = product.jobs(namespace)
+    assert 0 < used < DEADLINE_S
+    assert job["spec"]["activeDeadlineSeconds"] == DEADLINE_S - used
+
+    done = product.wait_end(namespace, "best")
+
+    assert condition(done, "Complete")["reason"] == "PublishedAtDeadline", done["status"]["message"]
+    step, where = step_of(done), done["status"]["output"]["uri"]
+    assert step >= step_of(resumed)
+    assert where.endswith(f"-step-{step}/")
+    sentence = (
+        f"The deadline of {DEADLINE_S} seconds ended the run after step {step:,} of 100,000; its adapter of "
+        f"step {step:,} is published at {where}."
+    )
+    assert done["status"]["message"] == sentence
+    assert sentence in [one["message"] for one in done["status"]["warnings"]]
+    assert attempts(done)[-1] == "PublishedAtDeadline"
+    manifest = product.read_json(f"{where}manifest.json")
+    assert manifest["reason"] == "PublishedAtDeadline"
+    assert manifest["summary"]["deadlineSeconds"] == DEADLINE_S
+    assert manifest["summary"]["steps"] == manifest["summary"]["resumedFromStep"] == step
+    names = [job["metadata"]["name"] for job in product.jobs(namespace)]
+    assert names == ["best-1-train-1", "best-1-train-3"]
+
+
 def test_a_killed_pod_is_tried_again_and_counted(product: Product, namespace: str) -> None:
     saved = start(product, namespace, "killed", backoffLimit=1)
 
@@ -160,7 +232,7 @@ def test_a_killed_pod_is_tried_again_and_counted(product: Product, namespace: st
     assert attempts(done) == ["Killed", "Done"]
     (job,) = product.jobs(namespace)
     assert job["status"]["failed"] == 1
-    assert _resumed_from(product, namespace) >= step_of(saved)
+    assert resumed_from(product, namespace) >= step_of(saved)
 
 
 def test_a_run_that_was_killed_for_memory_is_tried_once_more_with_twice_as_much(
@@ -219,17 +291,6 @@ def test_a_restored_resource_is_complete_without_a_pod_that_has_a_gpu(
     assert again["status"]["output"] == done["status"]["output"]
     assert [job["metadata"]["name"] for job in product.jobs(namespace)] == ["restored-1-probe-1"]
     assert all("nvidia.com/gpu" not in json.dumps(pod["spec"]) for pod in product.pods(namespace))
-
-
-def _resumed_from(product: Product, namespace: str) -> int:
-    """Return the step from which the last pod went on, by its own outcome."""
-    ends = (
-        container["state"].get("terminated", {})
-        for pod in product.pods(namespace)
-        for container in pod["status"].get("containerStatuses", [])
-    )
-    (message,) = [end["message"] for end in ends if end.get("exitCode") == 0]
-    return int(json.loads(message)["summary"]["resumedFromStep"])
 
 
 def _names(product: Product, namespace: str) -> list[str]:

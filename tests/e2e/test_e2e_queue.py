@@ -1,4 +1,7 @@
-"""Runs in a queue of the real Kueue: queued, admitted, evicted by one of higher priority, resumed."""
+"""Runs in a queue of the real Kueue: queued, admitted, evicted by one of higher priority, resumed.
+
+While Kueue is there, no Job is created without its webhook: it comes and goes with this file.
+"""
 
 import json
 from collections.abc import Iterator
@@ -8,10 +11,18 @@ import pytest
 from tests.cluster import kueue
 from tests.cluster.fixtures import Lab
 from tests.cluster.layout import Layout
-from tests.e2e.product import Finetune, JsonObject, Product, chats, condition, truths
-from tests.e2e.test_e2e_lifecycle import LONG, attempts, has_checkpoint, running_pods, step_of
+from tests.e2e.lifecycle import (
+    LONG,
+    attempts,
+    has_checkpoint,
+    resumed_from,
+    running_pods,
+    set_spec,
+    step_of,
+)
+from tests.e2e.product import Finetune, JsonObject, Product, chats, condition, stamp, truths
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.e2e
 KUEUE_API = "kueue.x-k8s.io/v1beta2"
 QUEUE = "one-run-at-a-time"
 
@@ -70,6 +81,21 @@ def cluster_objects() -> list[JsonObject]:
     return [*priorities, flavor, cluster_queue]
 
 
+@pytest.fixture
+def queue(product: Product, queueing: None, namespace: str) -> str:
+    """A namespace with a way into the queue; returns its name."""
+    product.create_secret(namespace)
+    product.lab.apply(
+        {
+            "apiVersion": KUEUE_API,
+            "kind": "LocalQueue",
+            "metadata": {"name": "runs", "namespace": namespace},
+            "spec": {"clusterQueue": QUEUE},
+        }
+    )
+    return namespace
+
+
 def run(product: Product, namespace: str, name: str, *, priority: str, **spec: object) -> None:
     data = product.put_rows(f"queue/{namespace}/{name}.jsonl", chats(48))
     scheduling = {"queueName": "runs", "priorityClassName": f"e2e-{priority}"}
@@ -81,43 +107,77 @@ def reason(found: JsonObject) -> str:
     return str(condition(found, "Running").get("reason", ""))
 
 
-@pytest.mark.usefixtures("queueing")
 def test_a_run_is_admitted_evicted_and_resumed_and_the_operator_never_fights_the_queue(
-    product: Product, namespace: str
+    product: Product, queue: str
 ) -> None:
-    product.create_secret(namespace)
-    product.lab.apply(
-        {
-            "apiVersion": KUEUE_API,
-            "kind": "LocalQueue",
-            "metadata": {"name": "runs", "namespace": namespace},
-            "spec": {"clusterQueue": QUEUE},
-        }
-    )
-    run(product, namespace, "patient", priority="patient", **LONG)
-    saved = product.wait(namespace, "patient", has_checkpoint, 180)
-    run(product, namespace, "second", priority="patient")
-    waiting = product.wait(namespace, "second", lambda found: reason(found) == "Queued")
+    since = stamp()
+    run(product, queue, "patient", priority="patient", **LONG)
+    saved = product.wait(queue, "patient", has_checkpoint, 180)
+    run(product, queue, "second", priority="patient")
+    waiting = product.wait(queue, "second", lambda found: reason(found) == "Queued")
     assert waiting["status"]["phase"] == "Suspended"
     assert waiting["status"]["message"] == (
         "Job second-1-train-1 waits in queue runs until it is admitted."
     )
 
-    run(product, namespace, "urgent", priority="urgent")
-    evicted = product.wait(
-        namespace, "patient", lambda found: reason(found) == "EvictedByQueue", 120
-    )
-    assert step_of(evicted) >= step_of(saved)
-    urgent = product.wait_end(namespace, "urgent")
+    run(product, queue, "urgent", priority="urgent")
+    evicted = product.wait(queue, "patient", lambda found: reason(found) == "EvictedByQueue", 120)
+    step = step_of(evicted)
+    assert step >= step_of(saved)
+    urgent = product.wait_end(queue, "urgent")
     assert "Complete" in truths(urgent), urgent["status"]["message"]
-    assert len(running_pods(product, namespace)) <= 1
+    assert len(running_pods(product, queue)) <= 1
 
-    done = product.wait_end(namespace, "patient", timeout_s=300)
+    done = product.wait_end(queue, "patient", timeout_s=300)
 
     assert "Complete" in truths(done), done["status"]["message"]
     assert attempts(done) == [*attempts(evicted), "Done"]
-    assert "Complete" in truths(product.wait_end(namespace, "second", timeout_s=300))
-    assert suspenders(product, namespace, "patient-1-train-1") == {"kueue"}
+    assert resumed_from(product, queue, "patient") == step
+    assert "Complete" in truths(product.wait_end(queue, "second", timeout_s=300))
+    assert suspenders(product, queue, "patient-1-train-1") == {"kueue"}
+    # Annotations, and nothing else; a create names no object in the log.
+    assert job_writes(product, queue, "patient-1-train-1", since=since) == {"patch"}
+
+
+def test_a_run_that_is_suspended_in_a_queue_gives_its_place_back_and_queues_again(
+    product: Product, queue: str
+) -> None:
+    run(product, queue, "held", priority="patient", **LONG)
+    first = product.wait(queue, "held", has_checkpoint, 180)
+    run(product, queue, "behind", priority="patient")
+    product.wait(queue, "behind", lambda found: reason(found) == "Queued")
+
+    # Suspended while it waits: its Job leaves the queue, or it would be admitted.
+    set_spec(product, queue, "behind", suspend=True)
+    product.wait(queue, "behind", lambda found: reason(found) == "SuspendedBySpec")
+    product.wait(queue, "behind", lambda _: job_names(product, queue) == ["held-1-train-1"])
+    # Suspended while it is admitted: it saves, and then its place is free.
+    set_spec(product, queue, "held", suspend=True)
+    held = product.wait(queue, "held", lambda found: reason(found) == "SuspendedBySpec", 120)
+    assert running_pods(product, queue) == []
+    product.wait(queue, "held", lambda _: job_names(product, queue) == [])
+    assert f"at step {step_of(held)}" in held["status"]["message"]
+
+    set_spec(product, queue, "behind", suspend=False)
+    behind = product.wait_end(queue, "behind")
+    assert "Complete" in truths(behind), behind["status"]["message"]
+    set_spec(product, queue, "held", suspend=False)
+    done = product.wait_end(queue, "held", timeout_s=300)
+
+    assert "Complete" in truths(done), done["status"]["message"]
+    assert resumed_from(product, queue, "held") == step_of(held) >= step_of(first)
+    assert done["status"]["plan"]["hash"] == first["status"]["plan"]["hash"]
+    assert suspenders(product, queue, "held-1-train-1") == {"kueue"}
+
+
+def job_names(product: Product, namespace: str) -> list[str]:
+    return [job["metadata"]["name"] for job in product.jobs(namespace)]
+
+
+def job_writes(product: Product, namespace: str, job: str, *, since: str) -> set[str]:
+    """Return how the operator wrote a Job, by the API server's audit log."""
+    writes = product.writes_since(since, namespace=namespace)
+    return {one.split()[0] for one in writes if one.split()[1] == f"jobs/{job}"}
 
 
 def suspenders(product: Product, namespace: str, job: str) -> set[str]:
