@@ -30,6 +30,8 @@ from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY
 
 BUCKET = "bench"
 CLAIM = "bench"
+LONGEST_ROW_S = 240
+"""Twice what the slowest row took: one that hangs must not cost the others their machine."""
 POLL_S = 0.002
 """Far below the shortest step that is timed (0.3 s)."""
 
@@ -158,20 +160,25 @@ def run_own(job: Job, *, endpoint: str, environ: Mapping[str, str], log: Path) -
     looking = threading.Thread(target=watch.watch, daemon=True)
     started = time.monotonic()
     looking.start()
-    with log.open("w") as output:
-        process = subprocess.run(
-            [sys.executable, "-m", "finetune_trainer"],
-            env=dict(environ) | build_environment(job, endpoint=endpoint, plan=path),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    watch.stop()
-    looking.join()
+    try:
+        with log.open("w") as output:
+            code = subprocess.run(
+                [sys.executable, "-m", "finetune_trainer"],
+                env=dict(environ) | build_environment(job, endpoint=endpoint, plan=path),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=LONGEST_ROW_S,
+            ).returncode
+    except subprocess.TimeoutExpired as fault:
+        raise RowFailedError(f"{job.row.name} took longer than {LONGEST_ROW_S} s") from fault
+    finally:
+        watch.stop()
+        looking.join()
     outcome = Outcome.from_termination_message(read_if_there(job.folder / "outcome.json"))
     if outcome is None or outcome.exit_code or outcome.summary is None:
         said = outcome.message if outcome else read_if_there(log)[-2000:]
-        raise RowFailedError(f"{job.row.name} ended with exit code {process.returncode}: {said}")
+        raise RowFailedError(f"{job.row.name} ended with exit code {code}: {said}")
     return summarise(
         outcome,
         read_published(outcome, endpoint=endpoint),
