@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     about_s3 = add("s3", _s3, "S3 alone: bring it up, or tell of it")
     about_s3.add_argument("action", choices=("up", "status"))
     add("gpus", _gpus, "let the node claim N GPUs").add_argument("count", type=int)
-    add("kueue", _kueue, "install the queue controller Kueue (builds for 4 minutes once)")
+    add("kueue", _kueue, "install the queue controller Kueue (builds for 7 minutes of CPU once)")
     add("build-base", _build_base, "make the base image of Debian packages")
     build = add("build-image", _build_image, "build an image from a Dockerfile")
     build.add_argument("name")

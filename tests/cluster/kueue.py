@@ -1,7 +1,7 @@
 """Kueue in the lab: the real controller, built from its Go module, installed by its own chart.
 
 Only tests of queues need it, so nothing of it belongs to `up`: `python3 -m tests.cluster kueue` builds it
-on demand (4 minutes once, then kept in the cache) and installs it. While it is there, no Job can be
+on demand (7 minutes of CPU once, then kept in the cache) and installs it. While it is there, no Job can be
 created without its webhook: whoever installs it for a test takes it out again.
 """
 
