@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.distributed import DistributedGroup, find_rendezvous, join, open_rendezvous
+from finetune_trainer.distributed import DistributedGroup, join
 from finetune_trainer.errors import NotFinite
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.launches import Launch, Layout, TokenBudget, count_supervised
@@ -122,9 +122,9 @@ def run_scenarios(group: ProcessGroup) -> dict[str, Any]:
     }
 
 
-def _work(rank: int, port: int, folder: Path) -> None:
+def _work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    join(find_rendezvous(port, world_size=2), rank=rank, world_size=2, device=CPU)
+    join(folder / "rendezvous", rank=rank, world_size=2, device=CPU)
     group = DistributedGroup(rank=rank, world_size=2)
     found = run_scenarios(group)
     torch.manual_seed(rank)
@@ -135,11 +135,8 @@ def _work(rank: int, port: int, folder: Path) -> None:
 
 def run_pair(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Return what the first process saw, what the second saw, and what one alone sees."""
-    rendezvous = open_rendezvous(2)
     starting = multiprocessing.get_context("spawn")
-    pair = [
-        starting.Process(target=_work, args=(rank, rendezvous.port, folder)) for rank in range(2)
-    ]
+    pair = [starting.Process(target=_work, args=(rank, folder)) for rank in range(2)]
     for process in pair:
         process.start()
     alone = run_scenarios(SINGLE)

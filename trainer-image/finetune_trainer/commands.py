@@ -23,8 +23,8 @@ class Begin(CommandPart):
     """The base model's folder."""
     corpus: str
     """The folder that `worker_files.write_corpus` wrote."""
-    port: int
-    """Of the rendezvous store on the loopback address."""
+    rendezvous: str
+    """The file where the ranks find each other."""
 
 
 class LoadState(CommandPart):

@@ -8,6 +8,7 @@ while the GPUs work. Nothing here decides what is computed.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -22,8 +23,6 @@ from finetune_trainer.sharding import shard_by_tokens
 from finetune_trainer.snapshot import Snapshot
 
 Sequence_ = TypeVar("Sequence_", bound=Tokens)
-LOOPBACK = "127.0.0.1"
-"""The ranks of a pod meet here; nothing leaves it."""
 TIMEOUT = timedelta(hours=1)
 """A rank that is silent for longer hangs. One may wait for another that loads a model from a slow disk;
 one that dies is noticed at once, by the launcher and by its open connections."""
@@ -34,20 +33,8 @@ def build_lost() -> TrainerError:
     return RankLost("Another rank of the training is gone.", reason=PEER_LOST)
 
 
-def open_rendezvous(world_size: int) -> dist.TCPStore:
-    """Return the store where all ranks find each other, on a free port; kept by rank 0."""
-    return dist.TCPStore(
-        LOOPBACK, 0, world_size, is_master=True, timeout=TIMEOUT, wait_for_workers=False
-    )
-
-
-def find_rendezvous(port: int, *, world_size: int) -> dist.TCPStore:
-    """Return the store that rank 0 opened."""
-    return dist.TCPStore(LOOPBACK, port, world_size, timeout=TIMEOUT)
-
-
 def join(
-    store: dist.TCPStore,
+    rendezvous: Path,
     *,
     rank: int,
     world_size: int,
@@ -56,10 +43,15 @@ def join(
 ) -> None:
     """Join the process group; returns when all ranks are there.
 
+    `rendezvous` is a file that rank 0 made sure is absent, and that all write to: unlike a port it is
+    open to nobody outside the pod.
+
     Raises:
         RankLost: One of them is gone.
     """
     on_gpu = device.type == "cuda"
+    store = dist.FileStore(str(rendezvous), world_size)
+    store.set_timeout(TIMEOUT)
     with _told_when_lost(explain):
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
@@ -80,6 +72,7 @@ class DistributedGroup:
         command: Has the other ranks do something; only rank 0 is given one.
         send_state: Brings the other ranks to a state, likewise.
         explain: Returns why a rank is lost, where that is known.
+        close: Ends the other ranks.
     """
 
     def __init__(
@@ -90,11 +83,13 @@ class DistributedGroup:
         command: Callable[[Command], None] = SINGLE.command,
         send_state: Callable[[Snapshot], None] = SINGLE.send_state,
         explain: Callable[[], TrainerError] | None = None,
+        close: Callable[[], None] = SINGLE.close,
     ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.command = command
         self.send_state = send_state
+        self.close = close
         self._explain = explain or build_lost
         self._flat: torch.Tensor | None = None
 

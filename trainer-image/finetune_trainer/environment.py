@@ -57,6 +57,9 @@ def prepare_environment(
             "TOKENIZERS_PARALLELISM": "false",
         }
     )
+    # The ranks of one pod listen on the loopback address alone, whatever the pod's name resolves to.
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        environ.setdefault(name, "lo")
     if resources.gpus == 0:
         environ["UNSLOTH_FORCE_CPU"] = "1"
         # Waiting threads sleep: where other pods share the cores, spinning ones took four times the
@@ -67,9 +70,6 @@ def prepare_environment(
         environ["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
         # GPUs are counted without being touched, so that each rank can still be given one.
         environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-        # The ranks of one pod meet on the loopback address, whatever the pod's name resolves to.
-        environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
         environ.pop("UNSLOTH_FORCE_CPU", None)
 
 

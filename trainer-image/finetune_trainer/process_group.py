@@ -56,6 +56,9 @@ class ProcessGroup(Protocol):
     def all_reduce_min(self, value: int) -> int:
         """Return the smallest of every rank's number."""
 
+    def close(self) -> None:
+        """Let the other ranks end: nothing is left that they would compute."""
+
 
 class SingleProcess:
     """The group of one rank: every sum is its own number."""
@@ -90,6 +93,9 @@ class SingleProcess:
     def all_reduce_min(self, value: int) -> int:
         """Return the number."""
         return value
+
+    def close(self) -> None:
+        """There is no other rank."""
 
 
 SINGLE = SingleProcess()

@@ -10,7 +10,7 @@ from finetune_api.plan import TrainingPlan
 # Unsloth before everything that imports transformers.
 from finetune_trainer import model
 from finetune_trainer.commands import Begin, LoadState
-from finetune_trainer.distributed import DistributedGroup, join, open_rendezvous
+from finetune_trainer.distributed import DistributedGroup, join
 from finetune_trainer.launcher import WORKERS_FOLDER, Workers
 from finetune_trainer.network import LoadedModel
 from finetune_trainer.process_group import SINGLE, ProcessGroup
@@ -38,9 +38,11 @@ def load_on_all_ranks(
         return model.load(plan, folder=folder), SINGLE
     files = work / WORKERS_FOLDER
     write_corpus(files, train=corpus.train, held_out=corpus.validation)
-    rendezvous = open_rendezvous(workers.world_size)
+    rendezvous = files / "rendezvous"
+    # Of an earlier run on a workstation.
+    rendezvous.unlink(missing_ok=True)
     # All ranks load at once: what one reads from the disk the others find in memory.
-    workers.command(Begin(model=str(folder), corpus=str(files), port=rendezvous.port))
+    workers.command(Begin(model=str(folder), corpus=str(files), rendezvous=str(rendezvous)))
     loaded = model.load(plan, folder=folder)
     join(
         rendezvous,
@@ -60,6 +62,7 @@ def load_on_all_ranks(
         command=workers.command,
         send_state=send_state,
         explain=workers.explain,
+        close=workers.close,
     )
     group.broadcast_parameters(loaded.trainable())
     return loaded, group

@@ -272,6 +272,8 @@ def finish(
         trained.prepared, trained.chosen, group=trained.group, goodbye=pod.goodbye
     )
     check_finite(after, whose="the trained model")
+    # What befalls a rank from here on must not cost what is trained.
+    trained.group.close()
     progress.enter(Stage.EXPORT)
     account = build_account(trained, after, environ=pod.environ, deadline_s=pod.deadline_s)
     prepared = trained.prepared

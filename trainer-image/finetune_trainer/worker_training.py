@@ -12,7 +12,7 @@ from finetune_api.plan import TrainingParameters, TrainingPlan
 # Unsloth before everything that imports transformers.
 from finetune_trainer import model
 from finetune_trainer.commands import Begin, Command, DoStep, Evaluate, LoadState
-from finetune_trainer.distributed import DistributedGroup, find_rendezvous, join
+from finetune_trainer.distributed import DistributedGroup, join
 from finetune_trainer.engines import Chosen, choose
 from finetune_trainer.errors import NotFinite
 from finetune_trainer.evaluate import evaluate, evaluate_base
@@ -63,7 +63,7 @@ class WorkerTraining:
         corpus = Path(begin.corpus)
         train = StoredRows(corpus, TRAIN)
         join(
-            find_rendezvous(begin.port, world_size=world_size),
+            Path(begin.rendezvous),
             rank=rank,
             world_size=world_size,
             device=loaded.device,
