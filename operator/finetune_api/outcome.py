@@ -127,7 +127,8 @@ def describe_cut(summary: RunSummary, *, uri: str) -> str:
     """Return what became of a run that its deadline ended, in one sentence."""
     return (
         f"The deadline of {summary.deadline_seconds} seconds ended the run after step {summary.steps:,} of "
-        f"{summary.total_steps:,}; its adapter of step {summary.published_step or summary.steps:,} is published at {uri}."
+        f"{summary.total_steps:,}; its adapter of step {summary.published_step or summary.steps:,} is "
+        f"published at {uri}."
     )
 
 

@@ -45,7 +45,10 @@ def decide_closing(situation: Situation) -> Actions | RunObjects | None:
         return None
     stopping = sorted(pod.name for pod in situation.training_pods if not pod.ended)
     if stopping:
-        why = f"Pod {', '.join(stopping)} is told to stop, because the run's deadline is reached; then the best adapter is published."
+        why = (
+            f"Pod {', '.join(stopping)} is told to stop, because the run's deadline is reached; then the "
+            "best adapter is published."
+        )
         return _report(situation, job=job, reason=words.POD_STOPPING, message=why)
     # Asked once the pod has ended: its last word names the checkpoint that it saved while it stopped.
     saved = find_checkpoint(situation.before, pods=situation.training_pods, run=situation.run)

@@ -151,9 +151,9 @@ def _prepare(situation: Situation) -> Actions:
         return begin_next_run(situation)
     begun = find_begun(situation, resource=admitted.resource)
     actions = _go_on_or_begin(situation, admitted=admitted, begun=begun)
-    if kept is None or situation.observed.begun_plan is not None:
-        return actions
-    return replace(actions, needs_begun_plan=kept.config_map)
+    # While the run is suspended nothing is made of it.
+    asks = situation.observed.begun_plan is None and not is_held(situation.observed.body)
+    return replace(actions, needs_begun_plan=kept.config_map) if kept and asks else actions
 
 
 def _go_on_or_begin(situation: Situation, *, admitted: Admitted, begun: Proposal | None) -> Actions:

@@ -118,6 +118,10 @@ def test_a_plan_that_cannot_be_kept_is_told(found: str) -> None:
     }
 
 
+def test_a_suspended_run_asks_for_no_plan() -> None:
+    assert ask(begun(suspend=True)).needs_begun_plan == ""
+
+
 def test_a_suspended_run_keeps_what_is_said_of_its_plan() -> None:
     status = ask(begun(suspend=True)).status
     assert status is not None
