@@ -65,7 +65,7 @@ def decide_gpu_memory_class(
     value = GpuMemoryClass.CONSTRAINED if largest < batch_size else GpuMemoryClass.AMPLE
     message = (
         f"{value.value}: the largest launch with {workload.method.value} is {largest:,} x "
-        f"{max_seq_length:,} tokens in {_ceiling_text(gpu_memory_bytes)}, the nominal batch "
+        f"{max_seq_length:,} tokens in {_ceiling_text(gpu_memory_bytes)}, the guide's batch "
         f"{batch_size}.{_caveat(shape)}"
     )
     return GpuMemoryDecision(value=value, largest_batch=largest, message=message)

@@ -58,7 +58,7 @@ WORDS: dict[str, str] = {
     Bias.LORA_ONLY: "lora_only",
 }
 """The resource's words to the guide's; what is not here is written alike."""
-MODULE_PRESETS: dict[str, JsonValue] = {
+MODULE_PRESETS: dict[str, list[str]] = {
     "AttentionQV": ["q_proj", "v_proj"],
     "Attention": ["q_proj", "k_proj", "v_proj", "o_proj"],
     "AllLinear": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -114,7 +114,8 @@ def _guide_value(value: JsonValue) -> JsonValue:
     if isinstance(value, str):
         return WORDS.get(value, str(value))
     if isinstance(value, list):
-        return MODULE_PRESETS.get(str(value[0]), value) if len(value) == 1 else value
+        preset = MODULE_PRESETS.get(str(value[0])) if len(value) == 1 else None
+        return value if preset is None else [*preset]
     return value
 
 

@@ -16,13 +16,13 @@ from finetune_resolver.advice import advise
 from finetune_resolver.catalogue import find
 from finetune_resolver.circumstances import Circumstances
 from finetune_resolver.decisions import build_decisions
-from finetune_resolver.errors import UnsupportedSpecError
+from finetune_resolver.errors import UnsupportedModelError, UnsupportedSpecError
 from finetune_resolver.facts import Facts, gather_facts
 from finetune_resolver.fold import Members, fold_traits
 from finetune_resolver.known import Known, tokenizer_family
 from finetune_resolver.measurement import Measurements
 from finetune_resolver.method import decide_method
-from finetune_resolver.overrides import Overrides, build_overrides
+from finetune_resolver.overrides import MODULE_PRESETS, Overrides, build_overrides
 from finetune_resolver.resolution import Resolution
 from finetune_resolver.steps import estimate_total_steps
 from finetune_resolver.trait import AXIS_NAMES, Axes, Trait, TraitSet, TraitSource, build_axes
@@ -95,6 +95,7 @@ def _conclude(
 ) -> Resolution:
     """Return the resolution by the first of two verdicts, the second one's values beside it."""
     chosen, other = verdicts
+    _refuse_missing_modules(chosen, facts=facts, overrides=overrides)
     fitting = decide_fitting_method(facts, chosen.values)
     memory = fitting.estimate if fitting else None
     method = decide_method(spec, facts=facts, fitting=fitting)
@@ -164,6 +165,23 @@ def _memory_trait(
     if decision is None:
         return None
     return Trait("gpuMemory", decision.value, TraitSource.MEASURED, decision.message)
+
+
+def _refuse_missing_modules(chosen: Verdict, *, facts: Facts, overrides: Overrides) -> None:
+    """Refuse a rule's own modules on a model that fuses them; `memory` refuses those that the user names."""
+    shape, modules = facts.shape, chosen.values["target_modules"]
+    if shape is None or "target_modules" in overrides or not isinstance(modules, list):
+        return
+    names = [str(module) for module in modules]
+    if shape.has(names):
+        return
+    word = next(word for word, preset in MODULE_PRESETS.items() if sorted(preset) == sorted(names))
+    raise UnsupportedModelError(
+        f"policy {chosen.policy} adapts {', '.join(names)}, and a model of type "
+        f'"{shape.model_type}" lacks some of them, expected some of {", ".join(shape.linears())}; set '
+        f"parameters.lora.targetModules to [{word}], which means {', '.join(shape.own_names(names))} "
+        "here, or policy to Evidence."
+    )
 
 
 def _refuse_unsupported(spec: LanguageFinetuneSpec) -> None:

@@ -14,6 +14,7 @@ from finetune_resolver import (
     InsufficientGpuMemoryError,
     LanguageMeasurement,
     Measurements,
+    UnsupportedModelError,
     build_training,
     decision_statuses,
     resolve,
@@ -353,6 +354,24 @@ def test_every_linear_module_of_the_model_is_adapted(evidence_of):
     assert decided(evidence_of(), "target_modules") == (ALL_LINEAR, "E-TM-1")
     fused = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
     assert evidence_of(shape=phi).value("target_modules") == fused
+
+
+@pytest.mark.parametrize("resources", [{"gpus": 0}, {"gpuMemory": "16G"}], ids=["CPU", "GPU"])
+def test_the_guides_modules_on_a_model_that_fuses_them_are_refused_with_what_to_write(
+    resolve_of, resources
+):
+    phi = shape_from_config(MODELS["phi-3-mini"]["config"])
+    with pytest.raises(UnsupportedModelError) as refused:
+        resolve_of(tag="sw", measurements=Measurements(shape=phi), resources=resources)
+    assert str(refused.value) == (
+        'policy Guide adapts q_proj, v_proj, and a model of type "phi3" lacks some of them, expected some '
+        "of qkv_proj, o_proj, gate_up_proj, down_proj; set parameters.lora.targetModules to [AttentionQV], "
+        "which means qkv_proj here, or policy to Evidence."
+    )
+    with pytest.raises(
+        UnsupportedModelError, match=r"to \[Attention\], which means qkv_proj, o_proj here"
+    ):
+        resolve_of(tag="hi", measurements=Measurements(shape=phi), resources=resources)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_the_reason_of_the_class_has_the_numbers(resolve_of):
     trait = trait_of(resolve_of(**with_gpu("8G", method="QLoRA")), "gpuMemory")
     assert trait.detail == (
         "Constrained: the largest launch with QLoRA is 1 x 2,048 tokens in 7.2 GB (90% of the GPU's 8.0), "
-        "the nominal batch 8."
+        "the guide's batch 8."
     )
 
 
