@@ -292,9 +292,11 @@ class ActiveTime(StatusPart):
 class GpuMemoryStatus(StatusPart):
     """Memory of one GPU."""
 
+    least: Word | None = None
+    """What one sequence of the full length needs, every layer recomputed."""
     predicted: Word | None = None
-    """Before the run: the least that the plan needs. After it: the peak that the trainer expected of its
-    own launches."""
+    """Before the run: the peak of the launches that the trainer is expected to choose, or the least where GPU
+    or text are unknown. After it: the peak that the trainer expected of its own launches."""
     observed_peak: Word | None = None
     """Measured."""
 

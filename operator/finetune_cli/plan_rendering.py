@@ -20,6 +20,7 @@ from finetune_cli.rendering import (
     resolution_tables,
 )
 from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
+from finetune_resolver.launching import ExpectedLaunch
 from finetune_resolver.memory import GB, MEMORY_CEILING, MemoryEstimate
 from finetune_text.language_report import Finding, LanguageReport
 
@@ -97,6 +98,17 @@ def _memory_document(plan: Plan) -> dict[str, Any] | None:
             "fixed": memory.fixed_bytes,
         },
         "gpuBytes": plan.gpu_memory_bytes,
+        "expected": _launch_document(plan.launch),
+    }
+
+
+def _launch_document(launch: ExpectedLaunch | None) -> dict[str, Any] | None:
+    if launch is None:
+        return None
+    return {
+        "peakBytes": launch.peak.total_bytes,
+        "tokensPerLaunch": launch.tokens,
+        "layersKept": launch.layers_kept,
     }
 
 
@@ -216,6 +228,7 @@ def run_lines(plan: Plan) -> list[Line]:
         _tokens_line(plan.course),
         _parameters_line(plan),
         _memory_line(plan),
+        _launch_line(plan),
         _time_line(plan.course),
     ]
 
@@ -260,6 +273,20 @@ def _memory_text(plan: Plan, memory: MemoryEstimate) -> str:
         return f"{band}: {parts}; pass --gpu-memory to compare"
     ceiling = MEMORY_CEILING * plan.gpu_memory_bytes / GB
     return f"{band}: {parts}; {ceiling:.1f} of {plan.gpu_memory_bytes / GB:.1f} may be used"
+
+
+def _launch_line(plan: Plan) -> Line:
+    """Return what the trainer will fill the GPU with."""
+    launch, shape = plan.launch, plan.shape
+    if plan.resolution.predicted_memory is None or shape is None:
+        return "expected peak", UNKNOWN, WITHOUT_SHAPE if shape is None else WITHOUT_GPU
+    if launch is None:
+        known = plan.gpu_memory_bytes is not None
+        return "expected peak", UNKNOWN, WITHOUT_TEXT if known else "pass --gpu-memory"
+    kept = f"{launch.layers_kept} of {shape.layers}"
+    layers = "all layers kept" if launch.layers_kept == shape.layers else f"{kept} layers kept"
+    behind = f"the trainer's own choice on it: {launch.tokens:,} tokens a launch, {layers}"
+    return "expected peak", f"{launch.peak.total_bytes / GB:.1f} GB", behind
 
 
 def _time_line(course: Course) -> Line:

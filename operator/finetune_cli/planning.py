@@ -21,6 +21,7 @@ from finetune_resolver import (
     measurement_needs,
     measurements_of,
 )
+from finetune_resolver.launching import ExpectedLaunch, estimate_expected_launch
 from finetune_resolver.model_shape import ModelShape, shape_from_config
 from finetune_resolver.steps import Values, count, effective_batch, number, workers
 from finetune_text.language_report import LanguageReport
@@ -71,6 +72,8 @@ class Plan:
     trainable_parameters: int | None
     gpu_memory_bytes: int | None
     """Of one GPU."""
+    launch: ExpectedLaunch | None
+    """What the trainer will choose on it; None where GPU, model or text are unknown."""
     needs: tuple[Need, ...]
     """What a Measure Job would have to find out; empty where the text was measured."""
 
@@ -146,6 +149,7 @@ def build_plan(
         shape=measured.shape,
         trainable_parameters=_trainable(measured.shape, values, method=resolution.method.value),
         gpu_memory_bytes=int(parse_quantity(memory)) if memory and spec.resources.gpus else None,
+        launch=estimate_expected_launch(spec, resolution=resolution, measured=measured),
         needs=() if profile else _needs(spec, knows_shape=measured.shape is not None),
     )
 

@@ -7,19 +7,19 @@ none, what the administrator does not allow (`admit`); and what was measured may
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from finetune_api import wire
 from finetune_api.plan import TrainingPlan
 from finetune_api.profile import Profile
-from finetune_api.resource import LanguageFinetune, LanguageFinetuneSpec
+from finetune_api.resource import LanguageFinetune
 from finetune_api.status import ParameterStatus, WarningStatus
 from finetune_api.validation import check_spec
 from finetune_operator import conditions as words
 from finetune_operator.context import DecisionContext
+from finetune_operator.forecast import Forecast, build_forecast
 from finetune_operator.observation import RawObject
 from finetune_operator.planning import build_plan
 from finetune_resolver.build import decision_statuses, warning_statuses
@@ -30,10 +30,8 @@ from finetune_resolver.errors import (
     UnsupportedModelError,
 )
 from finetune_resolver.from_profile import measurements_of
-from finetune_resolver.model_shape import ModelShape
 from finetune_resolver.needs import Need, measurement_needs
 from finetune_resolver.resolve import resolve
-from finetune_resolver.speed import estimate_tokens_per_second
 
 SHOWN_FAULTS: Final = 3
 """Faults of one resource that are told at once; the rest is counted."""
@@ -60,10 +58,7 @@ class Proposal:
     warnings: tuple[WarningStatus, ...]
     total_steps: int | None = None
     """Optimizer steps, where the examples were counted."""
-    predicted_memory_bytes: int | None = None
-    """Least that a GPU must hold, where the model's shape is known."""
-    estimated_seconds: int | None = None
-    """Of training, where a speed was measured on such a GPU."""
+    forecast: Forecast = field(default_factory=Forecast)
 
 
 @dataclass(frozen=True)
@@ -104,9 +99,7 @@ def propose(
         resolution = resolve(spec, measured=measured)
     except ResolverError as error:
         return _refusal(error)
-    memory = resolution.predicted_memory
     plan = build_plan(resource, resolution=resolution, run=run)
-    speed = _tokens_per_second(spec, shape=measured.shape if measured is not None else None)
     sequences = (resolution.total_steps or 0) * plan.whole_training.sequences_per_step
     return Proposal(
         resource=resource,
@@ -114,29 +107,10 @@ def propose(
         parameters=tuple(decision_statuses(resolution)),
         warnings=tuple(warning_statuses(resolution)),
         total_steps=resolution.total_steps,
-        predicted_memory_bytes=memory.total_bytes if memory is not None else None,
-        estimated_seconds=_training_seconds(profile, sequences=sequences, speed=speed),
+        forecast=build_forecast(
+            spec, resolution=resolution, measured=measured, profile=profile, sequences=sequences
+        ),
     )
-
-
-def _tokens_per_second(spec: LanguageFinetuneSpec, *, shape: ModelShape | None) -> float | None:
-    """Return the speed of the one GPU that the resource asks for by its product, where it is known."""
-    selector = spec.scheduling.node_selector if spec.scheduling is not None else None
-    product = (selector or {}).get(wire.LABEL_GPU_PRODUCT, "")
-    is_one = spec.resources.gpus == spec.resources.nodes == 1
-    return estimate_tokens_per_second(shape, product=product) if shape and is_one else None
-
-
-def _training_seconds(
-    profile: Profile | None, *, sequences: int, speed: float | None
-) -> int | None:
-    """Return how long so many sequences of average length take at a speed."""
-    languages = profile.languages if profile is not None else ()
-    examples = sum(one.examples for one in languages)
-    if not examples or not sequences or speed is None:
-        return None
-    average = sum(one.tokens for one in languages) / examples
-    return max(1, round(sequences * average / speed))
 
 
 def _refusal(error: ResolverError) -> Refusal:

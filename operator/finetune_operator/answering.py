@@ -30,7 +30,6 @@ from finetune_operator.status import (
     build_plan_status,
     build_status,
     changed_status,
-    format_gib,
 )
 from finetune_operator.transitions import build_events, build_warning_events
 from finetune_resolver.from_profile import corpus_statuses
@@ -95,7 +94,6 @@ def resolved_claim(proposal: Proposal) -> Claim:
 
 def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "") -> PlanReport:
     """Return the plan as status shows it; `config_map` holds it, where it is written down."""
-    memory = proposal.predicted_memory_bytes
     return replace(
         measured_report(situation, max_seq_length=proposal.plan.training.max_seq_length),
         plan=build_plan_status(
@@ -103,11 +101,11 @@ def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "
             spec_hash=hash_spec(proposal.resource.spec),
             config_map=config_map or _kept_config_map(situation, plan_hash=proposal.plan.hash),
             total_steps=proposal.total_steps,
-            estimated_seconds=proposal.estimated_seconds,
+            estimated_seconds=proposal.forecast.seconds,
         ),
         parameters=proposal.parameters,
         warnings=proposal.warnings,
-        predicted_memory=format_gib(memory) if memory is not None else "",
+        memory=proposal.forecast.memory,
     )
 
 

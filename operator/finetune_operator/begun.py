@@ -14,6 +14,7 @@ from finetune_api.resource import LanguageFinetune
 from finetune_api.status import PlanStatus, WarningStatus
 from finetune_operator import conditions as words
 from finetune_operator.admission import Proposal
+from finetune_operator.forecast import Forecast
 from finetune_operator.planning import build_identity, hash_spec
 from finetune_operator.situation import Situation
 from finetune_operator.status import find_condition
@@ -57,7 +58,10 @@ def read_begun(
         parameters=tuple(before.parameters),
         warnings=tuple(before.warnings),
         total_steps=before.plan.total_steps if before.plan else None,
-        estimated_seconds=before.plan.estimated_seconds if before.plan else None,
+        forecast=Forecast(
+            memory=before.gpu_memory,
+            seconds=before.plan.estimated_seconds if before.plan else None,
+        ),
     )
 
 

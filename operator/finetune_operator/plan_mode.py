@@ -21,7 +21,10 @@ from finetune_operator.answering import (
 from finetune_operator.conditions import Claim
 from finetune_operator.run import COMPLETE
 from finetune_operator.situation import Situation
-from finetune_operator.status import find_condition, format_gib
+from finetune_operator.status import find_condition
+
+EARLIER_RUN = "kubectl finetune plan --tokens-per-second tells it by the speed of an earlier run"
+"""What makes a time known that no measured speed tells."""
 
 
 def end_plan(situation: Situation, *, proposal: Proposal) -> Actions | None:
@@ -61,9 +64,14 @@ def _message(proposal: Proposal) -> str:
     said = [f"The plan is ready: {plan.method.value}"]
     if steps is not None:
         said.append(f"{steps:,} steps of {batch} sequences")
-    if proposal.predicted_memory_bytes is not None:
+    memory, seconds = proposal.forecast.memory, proposal.forecast.seconds
+    if memory is not None:
         of = "each GPU's" if plan.resources.gpus > 1 else "GPU"
-        said.append(f"{format_gib(proposal.predicted_memory_bytes)} of {of} memory at least")
-    if proposal.estimated_seconds is not None:
-        said.append(f"about {short_duration(proposal.estimated_seconds)} of training")
-    return f"{', '.join(said)}. Nothing was trained; set spec.mode to Run to train by it."
+        said.append(f"{memory.least} of {of} memory at least")
+        if memory.predicted != memory.least:
+            said.append(f"about {memory.predicted} as the trainer will fill it")
+    if seconds is not None:
+        said.append(f"about {short_duration(seconds)} of training")
+    unknown = proposal.forecast.seconds_unknown
+    how_long = f" How long it takes is not known: {unknown}; {EARLIER_RUN}." if unknown else ""
+    return f"{', '.join(said)}.{how_long} Nothing was trained; set spec.mode to Run to train by it."

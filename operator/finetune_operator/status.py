@@ -57,19 +57,18 @@ class PlanReport:
     corpus: tuple[CorpusStatus, ...] = ()
     measurement: MeasurementStatus | None = None
     """None keeps the one of before: the spec may return to what it is about."""
-    predicted_memory: str = ""
+    memory: GpuMemoryStatus | None = None
 
     @classmethod
     def remember(cls, before: LanguageFinetuneStatus) -> Self:
         """Return what status says already."""
-        memory = before.gpu_memory
         return cls(
             plan=before.plan,
             parameters=tuple(before.parameters),
             warnings=tuple(before.warnings),
             corpus=tuple(before.corpus),
             measurement=before.measurement,
-            predicted_memory=(memory.predicted or "") if memory is not None else "",
+            memory=before.gpu_memory,
         )
 
 
@@ -146,7 +145,7 @@ def build_status(
             "warnings": list(report.plan.warnings),
             "corpus": list(report.plan.corpus),
             "measurement": report.plan.measurement or before.measurement,
-            "gpu_memory": _predicted(report.plan.predicted_memory),
+            "gpu_memory": report.plan.memory,
             "checkpoint": report.checkpoint,
             "active_time": report.active,
             "attempts": _merge_attempts(before.attempts, seen=report.attempts),
@@ -155,10 +154,6 @@ def build_status(
         }
     )
     return status if report.outcome is None else _with_outcome(status, outcome=report.outcome)
-
-
-def _predicted(memory: str) -> GpuMemoryStatus | None:
-    return GpuMemoryStatus(predicted=memory) if memory else None
 
 
 def with_generation(status: LanguageFinetuneStatus, *, generation: int) -> LanguageFinetuneStatus:
@@ -322,6 +317,7 @@ def _observed(before: GpuMemoryStatus | None, *, summary: RunSummary) -> GpuMemo
     expected, peak = summary.predicted_gpu_memory_bytes, summary.peak_gpu_memory_bytes
     planned = before.predicted if before else None
     return GpuMemoryStatus(
+        least=before.least if before else None,
         predicted=planned if expected is None else format_gib(expected),
         observed_peak=None if peak is None else format_gib(peak),
     )

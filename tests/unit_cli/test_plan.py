@@ -70,6 +70,34 @@ def test_the_run_has_steps_tokens_memory_and_time(resource, text, spelling):
     assert memory["lowBytes"] < memory["predictedBytes"] < memory["highBytes"]
 
 
+def test_the_peak_that_the_trainer_will_choose_stands_below_the_least(resource, text, spelling):
+    arguments = ("-f", resource(), "--data", text, "--tokenizer", spelling, "--gpu-memory", "80Gi")
+    line = "expected peak        24.0 GB     the trainer's own choice on it: 1,945 tokens a launch, all layers kept"
+    assert line in plan(*arguments, width=140)
+    memory = document(*arguments)["gpuMemory"]
+    assert memory["expected"] == {
+        "peakBytes": 24_039_231_744,
+        "tokensPerLaunch": 1945,
+        "layersKept": 32,
+    }
+    assert memory["expected"]["peakBytes"] > memory["predictedBytes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--data", "--tokenizer"), "pass --gpu-memory"),
+        (("--tokenizer", "--gpu-memory"), "pass --data and --tokenizer"),
+        ((), "pass --model-config"),
+    ],
+)
+def test_what_would_tell_the_peak_is_told(resource, text, spelling, options, said):
+    given = {"--data": text, "--tokenizer": spelling, "--gpu-memory": "80Gi"}
+    shown = plan("-f", resource(), *(part for name in options for part in (name, given[name])))
+    line = next(line.split() for line in shown.splitlines() if line.startswith("expected peak"))
+    assert " ".join(line) == f"expected peak unknown {said}"
+
+
 def test_measured_text_that_contradicts_the_guides_label_is_told(resource, text, spelling):
     warnings = document("-f", resource(), "--data", text, "--tokenizer", spelling)["warnings"]
     assert "density-measured-differs" in [warning["id"] for warning in warnings]

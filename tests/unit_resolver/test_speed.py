@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune_resolver.model_shape import ModelShape, shape_from_config
-from finetune_resolver.speed import estimate_tokens_per_second
+from finetune_resolver.speed import estimate_tokens_per_second, why_unknown
 
 H100 = "NVIDIA-H100-80GB-HBM3"
 LARGE = {
@@ -42,6 +42,7 @@ def shape(config: dict[str, Any], **changes: Any) -> ModelShape:
 def test_what_was_measured_comes_out(config: dict[str, Any], measured: int) -> None:
     speed = estimate_tokens_per_second(shape(config), product=H100)
     assert speed == pytest.approx(measured, rel=0.01)
+    assert why_unknown(shape(config), product=H100) == ""
 
 
 def test_a_size_between_lies_between() -> None:
@@ -51,15 +52,34 @@ def test_a_size_between_lies_between() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "product"),
+    ("changes", "product", "why"),
     [
-        ({}, "NVIDIA-A10"),
-        ({}, ""),
-        ({"model_type": "qwen3"}, H100),
-        ({"num_hidden_layers": 80}, H100),
-        ({"num_hidden_layers": 2}, H100),
+        ({}, "NVIDIA-A10", f"no speed was measured on NVIDIA-A10, only on {H100}"),
+        (
+            {},
+            "",
+            f"scheduling.nodeSelector names no nvidia.com/gpu.product, and a speed was measured on {H100}",
+        ),
+        (
+            {"model_type": "qwen3"},
+            H100,
+            "no speed of a qwen3 model was measured, only of llama",
+        ),
+        (
+            {"num_hidden_layers": 80},
+            H100,
+            "no speed of a model of this size was measured, only of 1B to 8B",
+        ),
+        (
+            {"num_hidden_layers": 2},
+            H100,
+            "no speed of a model of this size was measured, only of 1B to 8B",
+        ),
     ],
     ids=["another GPU", "no GPU named", "another family", "far larger", "far smaller"],
 )
-def test_nothing_is_said_of_what_was_not_measured(changes: dict[str, Any], product: str) -> None:
+def test_what_was_not_measured_is_told_and_no_speed_is(
+    changes: dict[str, Any], product: str, why: str
+) -> None:
     assert estimate_tokens_per_second(shape(LARGE, **changes), product=product) is None
+    assert why_unknown(shape(LARGE, **changes), product=product) == why
