@@ -283,7 +283,7 @@ def _course(situation: Situation, *, job: ObservedJob, pods: tuple[ObservedPod, 
             is_held=is_held(body),
             more_memory=situation.more_memory,
             deadline_s=deadline_of(body),
-            has_run=any(one.job_name == job.name for one in before.attempts),
+            has_run_before=any(one.job_name == job.name for one in before.attempts),
             checkpoint=find_checkpoint(before, pods=pods, run=situation.run),
             total_steps=steps_of(before, run=situation.run),
         )

@@ -64,8 +64,8 @@ class Run:
     """Memory of the attempt that follows, where this one was killed for memory and more may be given."""
     deadline_s: int | None = None
     """Over all attempts, as the spec says now."""
-    has_run: bool = False
-    """Whether a pod of it ran before."""
+    has_run_before: bool = False
+    """Whether a pod of it ran that may be gone by now."""
     checkpoint: CheckpointStatus | None = None
     """Where the next pod resumes."""
     total_steps: int | None = None
@@ -74,6 +74,11 @@ class Run:
     def ended(self) -> tuple[ObservedPod, ...]:
         """Pods that will never run again, in the order in which they ended."""
         return tuple(sorted((pod for pod in self.pods if pod.ended), key=moment_of))
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a node ever took a pod of it."""
+        return self.has_run_before or any(pod.ended or pod.started for pod in self.pods)
 
     @cached_property
     def current(self) -> ObservedPod | None:

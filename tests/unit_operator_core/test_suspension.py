@@ -10,12 +10,21 @@ from finetune_api.status import CheckpointStatus, LanguageFinetuneStatus, Progre
 from finetune_operator.actions import Actions, Patch, merge_patches
 from finetune_operator.decide import decide
 from finetune_operator.holding import decide_hold, is_held
-from finetune_operator.observation import Observed, ObservedJob
+from finetune_operator.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.safekeeping import decide_grace, describe_place, find_checkpoint, steps_of
-from tests.unit_operator_core.story import CASES, CONTEXT, START, build_raw_job, read_yaml, tell
+from tests.unit_operator_core.story import (
+    CASES,
+    CONTEXT,
+    START,
+    build_raw_job,
+    build_raw_pod,
+    read_yaml,
+    tell,
+)
 
 BODY = read_yaml(CASES / "new/resource.yaml")
 SUSPENDED = BODY | {"spec": BODY["spec"] | {"suspend": True}}
+LABELS = build_raw_job({})["metadata"]["labels"]
 HELD = {"langops.dev/suspended-by-spec": "true"}
 NOON = "2026-01-05T12:00:00Z"
 
@@ -136,3 +145,24 @@ def test_two_changes_of_one_job_are_one_write() -> None:
     (merged,) = merge_patches([one, other])
     assert merged.spec == {"suspend": True, "backoffLimit": 1}
     assert merged.annotations == {"a": "1", "b": None}
+
+
+def test_a_queued_job_whose_pod_is_seen_ended_was_evicted_though_status_was_lost() -> None:
+    evicted = build_raw_job(
+        {
+            "metadata": {"labels": {**LABELS, "kueue.x-k8s.io/queue-name": "gpus"}},
+            "spec": {"suspend": True},
+        }
+    )
+    pod = build_raw_pod({"status": {"phase": "Failed"}}, job=evicted)
+    observed = Observed(
+        body=BODY,
+        jobs=(ObservedJob.from_object(evicted),),
+        pods=(ObservedPod.from_object(pod),),
+    )
+    status = decide(observed, now=START, context=CONTEXT).status
+    assert status is not None
+    assert status["message"] == (
+        "Queue gpus took the run's place back before its first checkpoint; Job "
+        "swahili-assistant-1-train-1 waits to be admitted again and then begins again."
+    )
