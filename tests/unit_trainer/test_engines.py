@@ -119,6 +119,8 @@ def test_launches_are_planned_for_the_largest_step_that_comes() -> None:
     steps = [sum(lengths[row] for row in order.rows_of(step)) for step in range(3)]
     assert count_largest_step(training, lengths) == max(steps)
     assert max(steps) < sum(sorted(lengths)[-8:])
+    # Of two ranks each computes about half of it.
+    assert max(steps) / 2 <= count_largest_step(training, lengths, world_size=2) < 0.6 * max(steps)
 
 
 @pytest.mark.parametrize(

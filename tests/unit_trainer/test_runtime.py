@@ -188,3 +188,22 @@ def test_a_measurement_fixes_what_it_wants_to_vary() -> None:
     forced = read_forced({"FINETUNE_TOKENS_PER_LAUNCH": "8192", "FINETUNE_LAYERS_KEPT": "4"})
     launching = decide(63.0, forced=forced)
     assert (launching.tokens, launching.layers_kept) == (8192, 4)
+
+
+def test_several_ranks_are_told_and_one_is_not() -> None:
+    from finetune_trainer.runtime import explain_world_size
+
+    assert explain_world_size(1) == ()
+    [told] = explain_world_size(2)
+    assert (told.name, told.value) == ("worldSize", 2)
+    assert told.reason == (
+        "2 ranks train together, one a GPU: each computes a shard of every step, of like many tokens,"
+        " and all do the same update with the sum of their gradients."
+    )
+
+
+def test_what_lies_beside_a_launch_leaves_room_for_fewer_tokens() -> None:
+    cost = fused_cost("8B")
+    beside = cost.beside(4 * 41_943_040)
+    fits = [each.most_tokens(60 * GIB, layers_kept=32, layers=32) for each in (cost, beside)]
+    assert fits[0] > fits[1] > 0.99 * fits[0]
