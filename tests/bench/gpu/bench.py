@@ -74,10 +74,10 @@ class Bench:
         store = start_store(self.options.scratch / "s3")
         try:
             together, apart = self.build_tasks(store.endpoint)
+            self.spread(apart)
             # Those that train on several GPUs have the machine to themselves.
             for task in together:
                 task(0)
-            self.spread(apart)
         finally:
             store.kill()
             shutil.rmtree(self.options.scratch, ignore_errors=True)
@@ -111,12 +111,8 @@ class Bench:
             return lambda gpu: self.add_extra(extra, gpu, endpoint=endpoint)
 
         together = [measure(row) for row in rows if row.gpus > 1]
-        apart = [row for row in rows if row.gpus == 1]
-        ours = [measure(row) for row in apart if row.engine is EngineName.OWN]
-        stock = [measure(row) for row in apart if row.engine is not EngineName.OWN]
-        # On two GPUs ours run beside each other: they hardly need the host, which stock Unsloth sends its
-        # activations to. And a machine that is taken away early leaves what was not known.
-        return together, [*ours, *map(add, wanted), *stock]
+        apart = [measure(row) for row in rows if row.gpus == 1]
+        return together, [*apart, *map(add, wanted)]
 
     def spread(self, tasks: Sequence[Task]) -> None:
         """Run the tasks, one at a time on each GPU."""

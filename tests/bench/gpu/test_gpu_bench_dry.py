@@ -20,7 +20,7 @@ def test_three_engines_learn_the_same_from_the_same_documents(tmp_path: Path) ->
     assert said.returncode == 0, said.stdout + said.stderr
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     rows = found["rows"]
-    assert [row["engine"] for row in rows] == ["language-finetune", "trl", "unsloth"]
+    assert [row["engine"] for row in rows] == ["trl", "unsloth", "language-finetune"]
     assert {row["void"] for row in rows} == {""}
     for row in rows[1:]:
         assert row["losses"] == pytest.approx(rows[0]["losses"], abs=2e-4)
