@@ -68,7 +68,7 @@ def test_a_step_that_fits_is_one_launch() -> None:
 
 def test_a_small_model_gets_no_larger_launches_than_pay() -> None:
     launching = decide(70.0, name="1B", step=100_000)
-    assert (launching.tokens, launching.layers_kept) == (65_536, 16)
+    assert (launching.tokens, launching.layers_kept) == (32_768, 16)
     assert launching.choices[0].reason.startswith("More tokens a launch gain no speed: 70.0 GiB")
 
 

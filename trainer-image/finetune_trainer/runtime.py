@@ -25,9 +25,10 @@ and 1024; on two cores more tokens were no faster (measured)."""
 ENOUGH_TOKENS = 4096
 """Below it a launch does not fill the GPU, and recomputing layers to make room pays: on one H100 4,096
 tokens with all layers kept beat 16,384 with none (16,429 against 12,131 tokens/s, measured)."""
-MOST_TOKENS = 65_536
-"""Above it nothing is gained: at 8B from 8,192 tokens on, at 1B from 32,768 (measured). Twice that, so
-that no step of about as many is cut in two."""
+MOST_TOKENS = 32_768
+"""Above it speed is lost: of a 1B's steps in one launch, those of up to 32,474 tokens ran at 83,000 to
+91,000 tokens/s and those from 33,449 on at 71,000 to 82,000, with about the same texts in them (measured
+on an H100; why is not known). Two launches of half as many run at 83,000; an 8B gains nothing above 8,192."""
 SPARE_BYTES = 3 * GIB
 """Kept free: the allocator's fragments, attention's workspace, what the estimate leaves out."""
 LOGIT_ROWS = 4096

@@ -26,7 +26,9 @@ MARGIN = 1.05
 ATTENTION_BAR = 4e-3
 CURVE_FACTOR = 2.0
 """Times the distance that stock PEFT's own curve has: in bf16 from fp32, or with one seed of dropout from
-another. Rounding and masks grow step by step, so no fixed distance is right (assumption)."""
+another. Rounding and masks grow step by step, so no fixed distance is right (assumption). With dropout there is
+no curve in fp32, and stock's own is added to what it may differ by from stock: it was 0.05 nats at the fourth step
+of an 8B's width where the fused stack's was 0.0002 (measured)."""
 LEAST_DISTANCE = 2e-3
 """Nats; below it curves are the same."""
 ATTENTION_SHAPES = ((32, 8, 128), (32, 8, 64))
@@ -194,15 +196,16 @@ def judge(found: dict[str, Any], *, stock: dict[str, float], curves: dict[str, A
             ours, theirs = told["against_fp32"][what], stock[what]
             if not ours <= max(theirs * MARGIN, 1e-5):
                 failures.append(f"{name}: {what} {ours:.2e} off fp32, stock PEFT {theirs:.2e}")
-        pairs = [("dropout 0", "fp32 dropout 0", "stock dropout 0")]
+        rounding = furthest(curves["stock dropout 0"], curves["fp32 dropout 0"])
+        pairs = [("dropout 0", "fp32 dropout 0", CURVE_FACTOR * rounding)]
         if "curve dropout 0.1" in told:
-            pairs.append(("dropout 0.1", "stock dropout 0.1", "stock again"))
-        for what, reference, other in pairs:
+            seeds = furthest(curves["stock again"], curves["stock dropout 0.1"])
+            pairs.append(("dropout 0.1", "stock dropout 0.1", CURVE_FACTOR * seeds + rounding))
+        for what, reference, allowed in pairs:
             apart = furthest(told[f"curve {what}"], curves[reference])
-            usual = furthest(curves[other], curves[reference])
-            if not apart <= max(CURVE_FACTOR * usual, LEAST_DISTANCE):
+            if not apart <= max(allowed, LEAST_DISTANCE):
                 failures.append(
-                    f"{name}: curve with {what} {apart:.4f} nats off, stock {usual:.4f}"
+                    f"{name}: curve with {what} {apart:.4f} nats off, allowed {allowed:.4f}"
                 )
     for shape, errors in found["attention"].items():
         worst = max(errors.values())
