@@ -17,12 +17,12 @@ from finetune_operator.admission import Proposal, Refusal
 from finetune_operator.answering import ACCEPTED, build_report, why_not_created, write
 from finetune_operator.begun import read_begun
 from finetune_operator.conditions import Claim
-from finetune_operator.holding import keep_known
+from finetune_operator.holding import is_held, keep_known
 from finetune_operator.limits import deadline_of
 from finetune_operator.manifests import RunObjects, build_closing
 from finetune_operator.observation import ObservedJob, RawObject
 from finetune_operator.retries import AT_DEADLINE, WITH_MORE_MEMORY
-from finetune_operator.run import PENDING
+from finetune_operator.run import PENDING, SUSPENDED
 from finetune_operator.safekeeping import find_checkpoint
 from finetune_operator.situation import Situation
 from finetune_operator.status import build_attempts
@@ -54,6 +54,12 @@ def decide_closing(situation: Situation) -> Actions | RunObjects | None:
     saved = find_checkpoint(situation.before, pods=situation.training_pods, run=situation.run)
     if saved is None:
         return None
+    if is_held(situation.observed.body):
+        held = (
+            f"The run reached its deadline and is suspended; set spec.suspend to false, and what it saved "
+            f"at step {saved.step:,} is published."
+        )
+        return _report(situation, job=job, reason=words.SUSPENDED_BY_SPEC, message=held)
     if situation.observed.begun_plan is None:
         told = f"The run reached its deadline; what it saved at step {saved.step:,} is published."
         waiting = _report(situation, job=job, reason=words.PUBLISHING_BEST, message=told)
@@ -82,15 +88,17 @@ def _build(situation: Situation, *, job: ObservedJob, begun: Proposal) -> Action
 
 def _report(situation: Situation, *, job: ObservedJob, reason: str, message: str) -> Actions:
     claims, plan = keep_known(situation, proposal=None)
+    is_suspended = reason == words.SUSPENDED_BY_SPEC
+    state = words.SUSPENDED if is_suspended else words.RECONCILING
     report = build_report(
         situation,
-        phase=PENDING,
+        phase=SUSPENDED if is_suspended else PENDING,
         message=message,
         claims=(
             ACCEPTED,
             *claims,
             Claim(words.RUNNING, "False", reason, message),
-            Claim(words.RECONCILING, "True", reason, message),
+            Claim(state, "True", reason, message),
         ),
         plan=plan,
         active=build_active_time(situation.before.active_time, job=job, now=situation.now),

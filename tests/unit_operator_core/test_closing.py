@@ -59,6 +59,18 @@ def test_a_run_without_a_checkpoint_fails() -> None:
     assert ending(ask(replace(ASKED, pods=(silent,)))) == ("Failed", "DeadlineExceeded")
 
 
+def test_a_suspended_run_takes_no_gpu_to_publish_before_it_is_resumed() -> None:
+    actions = ask(suspend=True)
+    assert (actions.creates, actions.needs_begun_plan) == ((), "")
+    assert actions.status is not None
+    assert actions.status["phase"] == "Suspended"
+    assert actions.status["message"] == (
+        "The run reached its deadline and is suspended; set spec.suspend to false, and what it saved at "
+        "step 812 is published."
+    )
+    assert len(ask(suspend=False).creates) == 2
+
+
 def test_a_spec_that_is_refused_by_now_fails() -> None:
     assert ending(ask(policy="Astrology")) == ("Failed", "DeadlineExceeded")
 
