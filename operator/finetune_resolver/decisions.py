@@ -121,13 +121,15 @@ def _measured_message(rule: EvidenceRule, *, values: Values, facts: Facts) -> st
     return build_message(filled, parameter=rule.parameter, values=values, world=facts.world)
 
 
+def _decides_always_the_same(rule: AnyRule) -> bool:
+    computes = rule.compute if isinstance(rule, EvidenceRule) else rule.copies
+    return not computes and not isinstance(rule.value, list)
+
+
 def _is_unconditional(rule: AnyRule) -> bool:
     """Whether a rule's decision is the same whatever is known and the other values are."""
-    if isinstance(rule, EvidenceRule):
-        looks = bool(rule.facts or rule.compute)
-    else:
-        looks = bool(rule.axes or rule.copies)
-    return not looks and rule.parameter not in NOTES and not isinstance(rule.value, list)
+    looks = rule.facts if isinstance(rule, EvidenceRule) else rule.axes
+    return not looks and rule.parameter not in NOTES and _decides_always_the_same(rule)
 
 
 # Half of the decisions look at nothing; made once, they halve the time of a resolution.
@@ -182,9 +184,10 @@ def _decide(rule: AnyRule, *, facts: Facts, values: Values) -> JsonValue:
 
 
 def _alternative(name: str, *, other: Verdict) -> Alternative:
-    """Return the other policy's value."""
+    """Return the other policy's value; overridden parameters never ask."""
     rule = other.rules[name].id
-    return Alternative(other.policy, other.values[name], rule, REFERENCES[rule])
+    fixed = FIXED_ALTERNATIVES.get(rule)
+    return fixed or Alternative(other.policy, other.values[name], rule, REFERENCES[rule])
 
 
 def _reference(rule: AnyRule) -> str:
@@ -200,6 +203,19 @@ ALL_RULES: tuple[AnyRule, ...] = (
 )
 REFERENCES: dict[str, str] = {rule.id: _reference(rule) for rule in ALL_RULES}
 """Rule to what it rests on."""
+
+
+# Made once for the reason that `UNCONDITIONAL` is.
+FIXED_ALTERNATIVES: dict[str, Alternative] = {
+    rule.id: Alternative(policy, rule.value, rule.id, REFERENCES[rule.id])
+    for policy, rules in (
+        (Policy.GUIDE, rules_guide.RULES),
+        (Policy.EVIDENCE, rules_evidence.RULES),
+    )
+    for rule in rules
+    if _decides_always_the_same(rule)
+}
+"""Rule to what it says beside the other policy's value, where that is the same every time."""
 
 
 def _trainer_alpha(verdict: Verdict) -> str:
