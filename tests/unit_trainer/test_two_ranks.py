@@ -138,7 +138,10 @@ def test_a_rank_that_dies_ends_the_run_which_says_so(
         " have run out or a GPU failed; look at the node and resources.limits.memory. The next attempt"
         " resumes at the newest checkpoint."
     )
-    assert pod.published() == {}
+    # What both had done is saved before the run ends.
+    assert outcome.checkpoint is not None
+    assert outcome.checkpoint.step >= 2
+    assert not [key for key in pod.published() if "/runs/" in key]
 
 
 def test_a_rank_0_that_is_killed_takes_the_others_along(

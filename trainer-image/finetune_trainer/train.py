@@ -18,7 +18,7 @@ import torch
 
 from finetune_api.plan import TrainingParameters
 from finetune_trainer.course import Course
-from finetune_trainer.errors import BrokenOff, Interrupted, NotFinite
+from finetune_trainer.errors import BrokenOff, Interrupted, NotFinite, RankLost
 from finetune_trainer.held_out import HeldOutLoss
 from finetune_trainer.launches import TokenBudget, Tokens, count_supervised
 from finetune_trainer.network import LoadedModel
@@ -128,6 +128,7 @@ def train(
         NotFinite: Loss or gradient became NaN or infinite; nothing may be published.
         OutOfGpuMemory: One sequence does not fit.
         Interrupted: The pod was asked to go; what was done is saved.
+        RankLost: Another rank is gone; what was done is saved.
     """
     schedule = build_schedule(training, rows=len(rows), held_out=held_out)
     course = Course(
@@ -151,6 +152,11 @@ def train(
             loop.run(metrics, has_time=not is_past_deadline)
         except BrokenOff as asked:
             raise loop.build_interruption() from asked
+        except RankLost:
+            # This rank holds all that the others held, and is between two steps.
+            group.close()
+            loop.keep()
+            raise
     return loop.conclude(resumed_from_step=None if snapshot is None else snapshot.step)
 
 
@@ -220,10 +226,15 @@ class Loop:
             resumed_from_step=resumed_from_step,
         )
 
+    def keep(self) -> int | None:
+        """Save what there is; return the step at which another pod goes on, None from the beginning."""
+        steps = self._course.steps
+        return self._hooks.keep_last(steps, self.capture) if steps else None
+
     def build_interruption(self) -> Interrupted:
         """Save what there is and return the error that says so."""
         steps, total = self._course.steps, self._course.schedule.total_steps
-        resumed_at = self._hooks.keep_last(steps, self.capture) if steps else None
+        resumed_at = self.keep()
         what_next = (
             "starts from the beginning" if not resumed_at else f"resumes at step {resumed_at}"
         )
