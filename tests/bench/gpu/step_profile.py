@@ -39,7 +39,8 @@ KINDS = {
     "products": r"nvjet|gemm|cutlass|cublas|splitK|xmma",
 }
 """Kind to a pattern of the kernel's name; the first that fits."""
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
+PRODUCTS = {"aten::mm": 0, "aten::addmm": 1, "aten::addmm_": 1}
+"""Torch's name to the place of the left factor among its arguments; the right one follows."""
 
 
 def profile(row: Row, *, model: Path, folder: Path, device: str) -> dict[str, Any]:
@@ -107,8 +108,8 @@ def count_products(seen: Any) -> list[dict[str, Any]]:
     for event in seen.key_averages(group_by_input_shape=True):
         if event.key not in PRODUCTS or not event.self_device_time_total:
             continue
-        sizes = [shape for shape in event.input_shapes if len(shape) == 2][-2:]
-        rows, inner, columns = sizes[0][0], sizes[0][1], sizes[1][1]
+        left = PRODUCTS[event.key]
+        (rows, inner), (_, columns) = event.input_shapes[left : left + 2]
         seconds = event.self_device_time_total / 1e6
         found.append(
             {
