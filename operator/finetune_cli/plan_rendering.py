@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from finetune_api.status import CorpusStatus
-from finetune_cli.planning import Course, Plan
+from finetune_cli.planning import Course, Plan, values_of
 from finetune_cli.rendering import (
     build_document,
     headline,
@@ -22,6 +22,7 @@ from finetune_cli.rendering import (
 from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
 from finetune_resolver.launching import ExpectedLaunch
 from finetune_resolver.memory import GB, MEMORY_CEILING, MemoryEstimate
+from finetune_resolver.steps import count
 from finetune_text.language_report import Finding, LanguageReport
 
 SHOWN_PLACES = 3
@@ -234,12 +235,12 @@ def run_lines(plan: Plan) -> list[Line]:
 
 
 def _steps_line(course: Course) -> Line:
-    batch = f"of {course.effective_batch:,} sequences"
+    batch = f"{course.effective_batch:,} sequences a step"
     passes = f"{course.epochs:g} epochs, " if course.epochs else ""
     if course.steps is None:
-        return "optimizer steps", UNKNOWN, f"{passes}each {batch}; {WITHOUT_TEXT}"
+        return "optimizer steps", UNKNOWN, f"{passes}{batch}; {WITHOUT_TEXT}"
     about = "about " if course.steps_are_rough else ""
-    return "optimizer steps", f"{about}{course.steps:,}", f"{passes}each {batch}"
+    return "optimizer steps", f"{about}{course.steps:,}", f"{passes}{batch}"
 
 
 def _tokens_line(course: Course) -> Line:
@@ -265,9 +266,9 @@ def _memory_line(plan: Plan) -> Line:
 
 
 def _memory_text(plan: Plan, memory: MemoryEstimate) -> str:
-    band = (
-        f"at least, for one sequence ({memory.low_bytes / GB:.1f} to {memory.high_bytes / GB:.1f})"
-    )
+    longest = count(values_of(plan.resolution), "max_seq_length")
+    low, high = memory.low_bytes / GB, memory.high_bytes / GB
+    band = f"for one sequence of {longest:,} tokens ({low:.1f} to {high:.1f})"
     parts = f"weights {memory.weights_bytes / GB:.1f}, adapter {memory.adapter_bytes / GB:.1f}"
     if plan.gpu_memory_bytes is None:
         return f"{band}: {parts}; pass --gpu-memory to compare"

@@ -67,7 +67,7 @@ def _message(proposal: Proposal) -> str:
     memory, seconds = proposal.forecast.memory, proposal.forecast.seconds
     if memory is not None:
         of = "each GPU's" if plan.resources.gpus > 1 else "GPU"
-        said.append(f"{memory.least} of {of} memory at least")
+        said.append(f"{memory.least} of {of} memory for one sequence of the full length")
         if memory.predicted != memory.least:
             said.append(f"about {memory.predicted} as the trainer will fill it")
     if seconds is not None:

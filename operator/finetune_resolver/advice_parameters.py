@@ -159,6 +159,7 @@ def insufficient_gpu_memory(circumstances: Circumstances) -> Iterator[Advice]:
     memory, gpu = circumstances.memory, circumstances.facts.gpu_memory_bytes
     if memory is None or gpu is None or not _is_tight(circumstances):
         return
+    length = count(circumstances.values, "max_seq_length")
     remedies = ["take a larger GPU"]
     if circumstances.method in LEANER:
         remedies.insert(0, f"set method to {LEANER[circumstances.method]}")
@@ -169,7 +170,7 @@ def insufficient_gpu_memory(circumstances: Circumstances) -> Iterator[Advice]:
         id="insufficient-gpu-memory",
         parameter="per_device_train_batch_size",
         severity=Severity.WARN,
-        message=f"One sequence needs about {memory.total_bytes / GB:.1f} GB and, the estimate being within "
+        message=f"One sequence of {length:,} tokens needs about {memory.total_bytes / GB:.1f} GB and, the estimate being within "
         f"{ERROR_BAND:.0%}, up to {memory.high_bytes / GB:.1f} GB of the GPU's {gpu / GB:.1f}: the run may "
         f"end out of memory. {_either(remedies)}.",
         reference="memory model, docs/memory.md",

@@ -21,7 +21,7 @@ from finetune_resolver.workload import build_workload
 
 ENOUGH_TOKENS = 4096
 """Of a launch; below it layers are recomputed to make room (the trainer's measurement)."""
-MOST_TOKENS = 65_536
+MOST_TOKENS = 32_768
 """Of a launch; above it nothing is gained (the trainer's measurement)."""
 SPARE_BYTES = 3 * 2**30
 """Of the GPU; the trainer leaves them free."""

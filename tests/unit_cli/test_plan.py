@@ -34,7 +34,7 @@ def refusal(*arguments):
 
 def test_without_text_and_model_the_plan_says_what_is_unknown_and_what_would_tell(resource):
     text = plan("-f", resource())
-    assert "optimizer steps      unknown   3 epochs, each of 16 sequences; pass --data and" in text
+    assert "optimizer steps      unknown   3 epochs, 16 sequences a step; pass --data and" in text
     assert "trained parameters   unknown   pass --model-config" in text
     assert "training time        unknown   pass --tokens-per-second of an earlier run" in text
     assert "corpus of sw   corpus of sw is Auto: how much text this job has is known only" in text
@@ -441,6 +441,6 @@ def test_yaml_says_the_same_as_json(resource, text, spelling):
 def test_markdown_has_run_text_and_parameters(resource, text, spelling):
     page = plan("-f", resource(), "--data", text, "--tokenizer", spelling, "-o", "markdown")
     assert page.startswith("## swahili\n\npolicy Guide, method LoRA. ")
-    assert "| optimizer steps | 9 | 3 epochs, each of 16 sequences |" in page
+    assert "| optimizer steps | 9 | 3 epochs, 16 sequences a step |" in page
     assert "| examples to train on | 38 |" in page
     assert "| `r` | `8` |" in page

@@ -102,7 +102,7 @@ def test_memory_that_holds_the_estimate_and_not_its_band_is_warned(resolve_of):
     resolution = resolve_of(**with_gpu("20G", method="LoRA"))
     advice = next(a for a in resolution.warnings if a.id == "insufficient-gpu-memory")
     assert advice.message == (
-        "One sequence needs about 17.4 GB and, the estimate being within 16%, up to 20.2 GB of the GPU's "
+        "One sequence of 2,048 tokens needs about 17.4 GB and, the estimate being within 16%, up to 20.2 GB of the GPU's "
         "20.0: the run may end out of memory. Lower parameters.maxSeqLength, set method to QLoRA, or "
         "take a larger GPU."
     )
