@@ -153,7 +153,7 @@ def test_a_rank_0_that_is_killed_takes_the_others_along(
     worker = find_worker(pod, first.pid)
     first.kill()
     first.wait(10)
-    for _ in range(300):
+    for _ in range(100):
         if not is_running(worker):
             break
         time.sleep(0.2)

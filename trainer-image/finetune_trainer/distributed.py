@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,12 +16,11 @@ import torch.distributed as dist
 from finetune_trainer.commands import Command
 from finetune_trainer.errors import RankLost, TrainerError
 from finetune_trainer.launcher import PEER_LOST
-from finetune_trainer.launches import TokenBudget, Tokens
+from finetune_trainer.launches import TokenBudget
 from finetune_trainer.process_group import SINGLE
-from finetune_trainer.sharding import shard_by_tokens
+from finetune_trainer.sharding import AnyTokens, shard_by_tokens
 from finetune_trainer.snapshot import Snapshot
 
-Sequence_ = TypeVar("Sequence_", bound=Tokens)
 TIMEOUT = timedelta(hours=1)
 """A rank that is silent for longer hangs. One may wait for another that loads a model from a slow disk;
 one that dies is noticed at once, by the launcher and by its open connections."""
@@ -93,7 +91,7 @@ class DistributedGroup:
         self._explain = explain or build_lost
         self._flat: torch.Tensor | None = None
 
-    def shard(self, sequences: Sequence[Sequence_]) -> Sequence[Sequence_]:
+    def shard(self, sequences: Sequence[AnyTokens]) -> Sequence[AnyTokens]:
         """Return this rank's shard."""
         return shard_by_tokens(sequences, world_size=self.world_size)[self.rank]
 

@@ -5,17 +5,16 @@ here, the group of several is `distributed`. On rank 0 a stage first has the oth
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from finetune_trainer.commands import Command
-from finetune_trainer.launches import TokenBudget, Tokens
+from finetune_trainer.launches import TokenBudget
+from finetune_trainer.sharding import AnyTokens
 
 if TYPE_CHECKING:
     import torch
 
     from finetune_trainer.snapshot import Snapshot
-
-Sequence_ = TypeVar("Sequence_", bound=Tokens)
 
 
 class ProcessGroup(Protocol):
@@ -35,7 +34,7 @@ class ProcessGroup(Protocol):
     def send_state(self, snapshot: "Snapshot") -> None:
         """Bring the other ranks to the state that rank 0 went on from."""
 
-    def shard(self, sequences: Sequence[Sequence_]) -> Sequence[Sequence_]:
+    def shard(self, sequences: Sequence[AnyTokens]) -> Sequence[AnyTokens]:
         """Return those of the sequences that this rank computes."""
 
     def sync_budget(self, budget: TokenBudget) -> None:
@@ -72,7 +71,7 @@ class SingleProcess:
     def send_state(self, snapshot: "Snapshot") -> None:
         """There is no other rank."""
 
-    def shard(self, sequences: Sequence[Sequence_]) -> Sequence[Sequence_]:
+    def shard(self, sequences: Sequence[AnyTokens]) -> Sequence[AnyTokens]:
         """Return all of them, in their order."""
         return sequences
 

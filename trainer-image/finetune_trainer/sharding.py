@@ -9,18 +9,18 @@ from typing import TypeVar
 
 from finetune_trainer.launches import Tokens
 
-Sequence_ = TypeVar("Sequence_", bound=Tokens)
+AnyTokens = TypeVar("AnyTokens", bound=Tokens)
 
 
 def shard_by_tokens(
-    sequences: Sequence[Sequence_], *, world_size: int
-) -> tuple[tuple[Sequence_, ...], ...]:
+    sequences: Sequence[AnyTokens], *, world_size: int
+) -> tuple[tuple[AnyTokens, ...], ...]:
     """Return one shard a rank, of like many tokens; with few sequences some are empty.
 
     The longest goes first, each to whoever has least, so that the shards also hold long and short
     sequences alike: attention makes a token of a long one dearer.
     """
-    shards: list[list[Sequence_]] = [[] for _ in range(world_size)]
+    shards: list[list[AnyTokens]] = [[] for _ in range(world_size)]
     held = [0] * world_size
     for sequence in sorted(sequences, key=lambda each: len(each.input_ids), reverse=True):
         least = held.index(min(held))

@@ -55,18 +55,19 @@ def read_place(environ: Mapping[str, str]) -> tuple[int, int]:
 
 
 def read_commands(stream: TextIO) -> Iterator[Command]:
-    """Yield the commands as they come. The end of the stream ends the process wherever it is.
+    """Return the commands as they come. From now on the end of the stream ends the process.
 
-    NB: it may be waiting inside an all-reduce that never ends, for a rank 0 that died.
+    NB: wherever it is: it may wait inside an all-reduce that never ends, for a rank 0 that died.
     """
     queue: SimpleQueue[Command] = SimpleQueue()
 
     def listen() -> None:
-        for line in stream:
-            queue.put(parse_command(line))
-        logging.shutdown()
-        os._exit(0)
+        try:
+            for line in stream:
+                queue.put(parse_command(line))
+        finally:
+            logging.shutdown()
+            os._exit(0)
 
     threading.Thread(target=listen, name="commands", daemon=True).start()
-    while True:
-        yield queue.get()
+    return iter(queue.get, None)
