@@ -176,6 +176,16 @@ def _split(given: str, *, tags: Sequence[str], option: str) -> tuple[str, str]:
     tag, equals, path = given.partition("=")
     if equals and tag in tags and path:
         return tag, path
+    # A file may have an equals sign in its name.
+    if equals and Path(path).exists() and not Path(given).exists():
+        raise CliError(
+            [
+                (
+                    f"{option} {given} names {tag or 'no language'}, expected a language of the resource: "
+                    f"{', '.join(tags)}; correct the tag."
+                )
+            ]
+        )
     if len(tags) == 1 and given:
         return tags[0], given
     raise CliError(

@@ -77,15 +77,17 @@ def _by_rule(
     alternative: Alternative | None = None,
     world: int,
 ) -> Decision:
-    name = rule.parameter
+    name, message = rule.parameter, rule.message
     in_guide = name in rules_guide.GROUPS
+    if name in NOTES:
+        message = build_message(message, parameter=name, values=values, world=world)
     # NB: by position, here and below: keywords take half as long again as all the rest of it.
     return Decision(
         name,
         values[name],
         rule.id,
         DecisionSource.RULE if in_guide else DecisionSource.DEFAULT,
-        build_message(rule.message, parameter=name, values=values, world=world),
+        message,
         rule.guide_ids,
         tuple([traits[axis] for axis in rule.axes if axis in traits]),
         superseded,
@@ -118,6 +120,8 @@ def _by_evidence(
 def _measured_message(rule: EvidenceRule, *, values: Values, facts: Facts) -> str:
     """Return a rule's message with what was measured filled in."""
     filled = rule.message.format(facts=facts) if "{" in rule.message else rule.message
+    if rule.parameter not in NOTES:
+        return filled
     return build_message(filled, parameter=rule.parameter, values=values, world=facts.world)
 
 

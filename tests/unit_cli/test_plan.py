@@ -265,6 +265,18 @@ def test_text_that_belongs_to_no_language_is_refused(data, told, resource, text,
     assert found == told.format(text=text)
 
 
+def test_text_of_a_language_that_the_resource_lacks_is_refused_by_its_tag(resource, text, spelling):
+    assert refusal("-f", resource(), "--data", f"hi={text}", "--tokenizer", spelling) == (
+        f"--data hi={text} names hi, expected a language of the resource: sw; correct the tag.\n"
+    )
+
+
+def test_a_file_may_have_an_equals_sign_in_its_name(resource, text, tmp_path, spelling):
+    odd = tmp_path / "hi=text.jsonl"
+    odd.write_bytes(text.read_bytes())
+    assert document("-f", resource(), "--data", odd, "--tokenizer", spelling)["corpus"]
+
+
 def test_an_empty_path_is_no_path_of_this_folder(resource, spelling):
     assert refusal("-f", resource(), "--data", "", "--tokenizer", spelling) == (
         "--data is empty and does not say whose text it is; write --data TAG=PATH with one of sw.\n"
