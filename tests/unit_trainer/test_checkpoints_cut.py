@@ -120,7 +120,7 @@ def live(store: StoreInMemory, disk: Path, life: Life) -> int:
     return told
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(LIVES)
 def test_wherever_pods_are_cut_the_newest_whole_checkpoint_is_resumed_from(
     lives: list[Life],
@@ -138,7 +138,7 @@ def test_wherever_pods_are_cut_the_newest_whole_checkpoint_is_resumed_from(
                 assert newest(places_of(store, disk)) >= max(whole, default=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(lives=LIVES, damaged=st.sets(st.integers(1, 12), max_size=4))
 def test_what_was_damaged_never_pushes_out_what_is_resumed_from(
     lives: list[Life], damaged: set[int]

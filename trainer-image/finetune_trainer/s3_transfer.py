@@ -58,7 +58,9 @@ class DownloadedFile:
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file in hex: where no store wants an MD5, which takes twice as long."""
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(HASHED_AT_ONCE))
+    # No larger than the file: thousands of small ones would mostly clear memory.
+    room = min(HASHED_AT_ONCE, max(1, path.stat().st_size))
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(room))
     with path.open("rb", buffering=0) as file:
         while size := file.readinto(buffer):
             digest.update(buffer[:size])
