@@ -1,6 +1,7 @@
 """Fixtures of the end-to-end tests: the product as a user installs it, on the real kubelet."""
 
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.demo.materials import load_corpus
 from tests.e2e.product import (
     RELEASE,
     SYSTEM_NAMESPACE,
+    Finetune,
     Product,
     build_client,
     chats,
@@ -62,6 +64,30 @@ def product(lab: Lab, s3: S3, tiny_model: Path, hub: FakeHub) -> Iterator[Produc
     install(lab, trainer_env={"HF_ENDPOINT": hub.endpoint})
     yield Product(lab=lab, s3=s3, client=client)
     run_helm(lab, "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")
+
+
+SHORT_LIVED_S = 300
+"""The least time to live that the schema takes."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_lived(request: pytest.FixtureRequest, product: Product) -> Iterator[tuple[str, str]]:
+    """A run whose Job lives for the least time there is: namespace and name.
+
+    It begins with the session, so that `test_e2e_ttl.py`, which is read last, need not wait for all of it.
+    """
+    namespace, name = f"e2e-short-lived-{uuid.uuid4().hex[:6]}", "short-lived"
+    is_asked = any(item.path.name == "test_e2e_ttl.py" for item in request.session.items)
+    if not is_asked:
+        yield namespace, name
+        return
+    product.lab.kubectl("create", "namespace", namespace)
+    product.create_secret(namespace)
+    data = product.put_rows("short-lived/train.jsonl", chats(24))
+    spec = {"ttlSecondsAfterFinished": SHORT_LIVED_S}
+    product.lab.apply(Finetune(name=name, dataset=data, spec=spec).build(namespace))
+    yield namespace, name
+    product.lab.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def _make_bucket(client: Any, bucket: str) -> None:
