@@ -293,5 +293,31 @@ def test_a_restored_resource_is_complete_without_a_pod_that_has_a_gpu(
     assert all("nvidia.com/gpu" not in json.dumps(pod["spec"]) for pod in product.pods(namespace))
 
 
+def test_a_run_whose_keys_were_denied_goes_on_with_the_secret_that_it_names_then(
+    product: Product, namespace: str
+) -> None:
+    product.create_secret(namespace)
+    product.create_secret(namespace, "wrong", AWS_SECRET_ACCESS_KEY="not-the-key")
+    data = product.put_rows(f"lifecycle/{namespace}/denied.jsonl", chats(24))
+    wanted = Finetune(name="denied", dataset=data).build(namespace)
+    wanted["spec"]["resources"]["gpus"] = 1
+    output = wanted["spec"]["output"]
+    wanted["spec"]["output"] = output | {"secretRef": {"name": "wrong"}}
+    product.lab.apply(wanted)
+    failed = product.wait_end(namespace, "denied", timeout_s=90)
+    assert "Failed" in truths(failed)
+    assert attempts(failed) == [condition(failed, "Failed")["reason"]]
+
+    set_spec(product, namespace, "denied", output=output)
+    # No node has a GPU: that it is asked for shows that the keys were good this time.
+    product.wait(namespace, "denied", lambda found: "JobCreated" in truths(found), 90)
+
+    assert [job["metadata"]["name"] for job in product.jobs(namespace)] == [
+        "denied-1-probe-1",
+        "denied-1-probe-2",
+        "denied-1-train-1",
+    ]
+
+
 def _names(product: Product, namespace: str) -> list[str]:
     return [pod["metadata"]["name"] for pod in product.pods(namespace)]
