@@ -27,7 +27,9 @@ DECIMALS: Final = 4
 Decimal = Annotated[float, AfterValidator(lambda value: round(value, DECIMALS))]
 """A measured ratio; more digits would be noise."""
 # The bounds are what fits a termination message sixteen times, and more than one pod can read.
-Rows = Annotated[int, Field(ge=0, lt=10**8)]
+MOST_COUNTED: Final = 10**8 - 1
+"""Rows of one kind that a profile tells; where there are more it tells this many."""
+Rows = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Amount = Annotated[int, Field(ge=0, lt=10**11)]
 Length = Annotated[int, Field(ge=0, lt=10**8)]
 
@@ -87,6 +89,10 @@ class LanguageProfile(Strict):
     """Examples with text that was decoded wrongly, or with characters that were lost."""
     truncated: tuple[Rows, ...] | None = None
     """Examples longer than each of `CANDIDATE_LENGTHS`."""
+    unmeasured: Rows | None = None
+    """Rows that were only counted, because there are so many; no other number holds them. None: none."""
+    uncompared: Rows | None = None
+    """Rows for which no near duplicate was sought, because there are so many; None: none."""
 
     @property
     def characters_per_token(self) -> float | None:

@@ -54,11 +54,11 @@ def _measurement(language: Language, *, measured: LanguageProfile) -> LanguageMe
     has_own_file = validation is not None and validation.uri is not None
     held_out = 0 if has_own_file else measured.validation_examples
     return LanguageMeasurement(
-        examples=measured.examples + held_out,
+        examples=measured.examples + held_out + (measured.unmeasured or 0),
         held_out=held_out,
-        tokens=measured.tokens,
-        supervised_tokens=measured.supervised_tokens,
-        unique_tokens=measured.unique_tokens,
+        tokens=_of_all(measured.tokens, measured),
+        supervised_tokens=_of_all(measured.supervised_tokens, measured),
+        unique_tokens=_of_all(measured.unique_tokens, measured),
         chars_per_token=measured.characters_per_token,
         bytes_per_token=measured.bytes_per_token,
         words=measured.words,
@@ -70,6 +70,13 @@ def _measurement(language: Language, *, measured: LanguageProfile) -> LanguageMe
         max_tokens=measured.longest,
         truncated_shares=tuple(_truncated_shares(measured)),
     )
+
+
+def _of_all(tokens: int, measured: LanguageProfile) -> int:
+    """Return tokens of the measured rows with those of the rest, which are taken to be like them."""
+    if not measured.unmeasured or not measured.examples:
+        return tokens
+    return tokens + tokens * measured.unmeasured // measured.examples
 
 
 def _truncated_shares(measured: LanguageProfile) -> Iterator[tuple[int, float]]:
@@ -150,8 +157,18 @@ def _percent(part: int | None, whole: int) -> str | None:
 
 
 def _warnings(measured: LanguageProfile) -> Iterator[str]:
+    if measured.unmeasured:
+        yield (
+            f"The first {measured.examples:,} examples were measured; {measured.unmeasured:,} more were "
+            "counted and are taken to be like them."
+        )
     if measured.duplicates or measured.near_duplicates:
         yield _repeats(measured)
+    if measured.uncompared:
+        yield (
+            f"For {measured.uncompared:,} examples no near duplicate was sought, because there are so many; "
+            "equal texts were."
+        )
     if measured.overlap:
         yield (
             f"{measured.overlap:,} of {measured.validation_examples:,} held-out examples are trained "

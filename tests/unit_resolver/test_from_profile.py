@@ -201,3 +201,18 @@ def test_repetitions_are_told_as_they_are_counted(exact: int, near: int, said: s
     repeating = profile(duplicates=exact, near_duplicates=near)
     [shown] = corpus_statuses(repeating, max_seq_length=2048)
     assert shown.warnings == [f"{said}: what repeats is learnt by heart; remove it."]
+
+
+def test_rows_that_were_only_counted_count_as_rows_and_tokens_like_the_measured_ones() -> None:
+    [measured] = measurements_of(spec(), profile(unmeasured=4750)).languages
+    assert (measured.examples, measured.held_out) == (9500 + 500 + 4750, 500)
+    assert (measured.tokens, measured.supervised_tokens) == (3_000_000, 2_250_000)
+    assert measured.unique_tokens == 2_985_000
+
+
+def test_what_was_not_measured_is_told() -> None:
+    [shown] = corpus_statuses(profile(unmeasured=4750, uncompared=1200), max_seq_length=None)
+    assert shown.warnings == [
+        "The first 9,500 examples were measured; 4,750 more were counted and are taken to be like them.",
+        "For 1,200 examples no near duplicate was sought, because there are so many; equal texts were.",
+    ]

@@ -1,12 +1,19 @@
 """Measure at the edges: nothing to learn, one row, long rows, unknown tags, parts that templates drop."""
 
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from finetune_text.errors import TextInvalid
+from finetune_text.held_out import HASH_BYTES
 from finetune_text.language_report import MOST_PLACES, FindingKind, Place
 from finetune_text.measure import BATCH_CHARACTERS
+from finetune_text.near_duplicates import NearDuplicates, shingle
+from finetune_text.row_figures import RowFigures
+from finetune_text.rows import RowStore, find_first
 from tests.unit_text.texts import build_tokenizer, build_word_tokenizer, measure, write_rows
 
 WITHOUT_SYSTEM = (
@@ -159,3 +166,53 @@ def test_a_new_name_that_is_another_files_old_one_is_not_renamed_twice() -> None
 def test_a_name_that_ends_another_is_left_alone() -> None:
     place = Place(source="more/a.jsonl line 2", what="")
     assert place.moved({"a.jsonl": "b.jsonl"}) == place
+
+
+# --- Very many rows -----------------------------------------------------------------------------
+
+
+def test_rows_beyond_the_most_are_counted_and_checked_and_not_measured(tmp_path: Path) -> None:
+    rows: list[Any] = [{"text": f"neno {number}"} for number in range(30)]
+    rows[25] = "not json"
+    rows[27] = {"text": " "}
+    report = measure(write_rows(tmp_path / "a.jsonl", rows), most_rows=20)
+    found = report.profile
+    assert found.examples + found.validation_examples == 20
+    assert (found.unmeasured, found.invalid, found.empty) == (8, 1, 1)
+    assert report.notes == ("The first 20 rows of sw were measured; 8 more were counted alone.",)
+
+
+def test_as_many_rows_as_may_be_measured_are_all_measured(tmp_path: Path) -> None:
+    rows = [{"text": f"neno {number}"} for number in range(20)]
+    report = measure(write_rows(tmp_path / "a.jsonl", rows), most_rows=20)
+    assert (report.profile.unmeasured, report.profile.uncompared, report.notes) == (None, None, ())
+
+
+def test_texts_that_come_when_there_is_no_room_are_counted_and_not_compared() -> None:
+    near = NearDuplicates(most=2)
+    words = np.arange(50, dtype=np.uint64)
+    for number in range(4):
+        near.add(number, shingle(words, width=5))
+    assert [found.text for found in near.find(np.ones(4, dtype=np.bool_))] == [1]
+    assert (near.is_full, near.left_out) == (True, 2)
+
+
+def test_the_first_wanted_row_of_a_key_is_found() -> None:
+    keys = np.array([7, 9, 7, 3, 9], dtype=np.uint64)
+    wanted = np.array([False, True, True, True, True])
+    sought = np.array([7, 9, 3, 1, 2**63], dtype=np.uint64)
+    assert find_first(keys, wanted, sought=sought).tolist() == [2, 1, 3, -1, -1]
+    assert find_first(keys, np.zeros(5, dtype=np.bool_), sought=sought).tolist() == [-1] * 5
+
+
+def test_a_row_takes_sixty_bytes_and_a_signature() -> None:
+    store = RowStore()
+    figures = RowFigures(9, 8, 1, 30, 31, 8)
+    tracemalloc.start()
+    for number in range(100_000):
+        store.place(file=0, line=number, key=number, content=number.to_bytes(HASH_BYTES, "big"))
+        store.add(figures, has_mojibake=False)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    # Arrays grow by an eighth at a time.
+    assert size / 100_000 < 57 * 1.125 + 1

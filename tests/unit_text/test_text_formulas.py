@@ -97,7 +97,7 @@ def test_the_order_of_words_counts() -> None:
     text = words(*range(60))
     near.add(0, shingle(hashes(" ".join(text)), width=5))
     near.add(1, shingle(hashes(" ".join(reversed(text))), width=5))
-    assert near.find(np.ones(2, dtype=np.bool_)) == []
+    assert list(near.find(np.ones(2, dtype=np.bool_))) == []
 
 
 def test_a_text_shorter_than_a_shingle_is_one_shingle() -> None:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from finetune_api.plan import PlannedDataset
 from finetune_text.language_report import LanguageReport
-from finetune_text.measure import LanguageText, build_sequencer, measure_language
+from finetune_text.measure import MOST_ROWS, LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import FastTokenizer
 
 CHATML = (
@@ -73,9 +73,11 @@ def measure(
     tag: str = "sw",
     tokenizer: FastTokenizer | None = None,
     validation: tuple[File, ...] = (),
+    most_rows: int = MOST_ROWS,
     **dataset: Any,
 ) -> LanguageReport:
     """Measure files as one language's text."""
     planned = PlannedDataset(tag=tag, uri="s3://corpora/", **dataset)
     sequencer = build_sequencer(tokenizer or build_tokenizer(), generation={}, completion_only=True)
-    return measure_language(LanguageText(planned, files, validation), sequencer)
+    text = LanguageText(planned, files, validation)
+    return measure_language(text, sequencer, most_rows=most_rows)

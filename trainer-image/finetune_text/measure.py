@@ -1,9 +1,9 @@
 """Measure: one language's files in, one report out.
 
 On top of this package; called by the Measure pod and by the CLI with a tokenizer that they loaded.
-It reads each file once, in batches; what is kept of a row is a hundred bytes of numbers and, for near
-duplicates, a signature. Nothing is downloaded here and nothing decides a parameter: that is the
-resolver's, from the profile.
+It reads each file once, in batches; what is kept of a row is sixty bytes of numbers and, for near
+duplicates, a signature, and both have an end (`MOST_ROWS`, `MOST_TEXTS`). Nothing is downloaded here and
+nothing decides a parameter: that is the resolver's, from the profile.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.plan import PlannedDataset
-from finetune_api.profile import CONTENT_CHARACTERS, LanguageProfile
+from finetune_api.profile import CONTENT_CHARACTERS, MOST_COUNTED, LanguageProfile
 from finetune_text.examples import Example
 from finetune_text.faults import Fault
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
@@ -30,7 +31,9 @@ from finetune_text.reading import TextFile, read_lines
 from finetune_text.row_figures import RowFigures, weigh_rows
 from finetune_text.rows import (
     Mask,
+    RowPlaces,
     RowStore,
+    find_first,
     find_longest,
     find_repeats,
     nearest_rank,
@@ -45,7 +48,13 @@ UNCUT = 2**31 - 1
 
 
 BATCH_CHARACTERS = 1_000_000
-"""Characters tokenised at once at most, but for one long row: a token takes a hundred bytes meanwhile."""
+"""Characters tokenised at once at most, but for one long row: one takes up to 870 bytes meanwhile."""
+MOST_ROWS = 10_000_000
+"""Rows of one language that are measured; later ones are counted, and checked as all are. This bounds the
+memory of the Measure pod, whose limit is 4 GiB in the chart: 0.6 GB for the rows and as much while they
+are summed up, 0.7 GB for near duplicates, 0.5 GB for the largest tokenizer we know (Gemma's), and 1.7 GB
+while the longest row is tokenised in a script that the tokenizer writes byte by byte: 4 GB where all of it
+comes together. Summed up from smaller texts (`python -m tests.bench.measure_memory`)."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +83,15 @@ def build_sequencer(
     return Sequencer(tokenizer, rules=rules, generation=generation)
 
 
-def measure_language(text: LanguageText, sequencer: Sequencer) -> LanguageReport:
-    """Read one language's files and return everything that was measured.
+def measure_language(
+    text: LanguageText, sequencer: Sequencer, *, most_rows: int = MOST_ROWS
+) -> LanguageReport:
+    """Read one language's files and return everything that was measured of the first rows.
 
     Raises:
         TextInvalid: Columns that nothing can be learned from, or chats without a chat template.
     """
-    reading = _Reading(text, sequencer)
+    reading = _Reading(text, sequencer, most_rows=most_rows)
     reading.read_train()
     return reading.conclude()
 
@@ -88,7 +99,8 @@ def measure_language(text: LanguageText, sequencer: Sequencer) -> LanguageReport
 class _Reading:
     """One language's files while they are read, row by row."""
 
-    def __init__(self, text: LanguageText, sequencer: Sequencer) -> None:
+    def __init__(self, text: LanguageText, sequencer: Sequencer, *, most_rows: int) -> None:
+        self._most_rows = most_rows
         self._text = text
         self._sequencer = sequencer
         self._survey = TextSurvey(text.dataset.tag)
@@ -97,6 +109,7 @@ class _Reading:
         self._rows = RowStore()
         self._notes = Notebook()
         self._tally = Tally()
+        self._unmeasured = 0
 
     # --- Reading ---
 
@@ -106,6 +119,9 @@ class _Reading:
             batch: list[tuple[int, Example]] = []
             characters = 0
             for line, example in self._learnable(file):
+                if len(self._rows) + len(batch) >= self._most_rows:
+                    self._unmeasured += 1
+                    continue
                 batch.append((line, example))
                 characters += len(example.words())
                 if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
@@ -145,17 +161,13 @@ class _Reading:
             self._notes.note(FindingKind.OTHER_SCRIPT, example.source, surveyed.other_script)
         if not figures.supervised:
             self._notes.note(FindingKind.UNSUPERVISED, example.source, "has no token to learn")
-        if surveyed.key not in self._seen:
-            self._seen.add(surveyed.key)
+        if self._near.is_full or surveyed.key not in self._seen:
+            # Without end they would take more memory than the signatures.
+            if not self._near.is_full:
+                self._seen.add(surveyed.key)
             self._near.add(len(self._rows), surveyed.shingles)
-        self._rows.add(
-            file=file,
-            line=line,
-            figures=figures,
-            key=surveyed.key,
-            content=hash_example(example),
-            has_mojibake=wrong is not None,
-        )
+        self._rows.place(file=file, line=line, key=surveyed.key, content=hash_example(example))
+        self._rows.add(figures, has_mojibake=wrong is not None)
 
     def _source(self, row: int) -> str:
         return f"{self._text.train[self._rows.file[row]].source} line {self._rows.line[row]}"
@@ -181,46 +193,41 @@ class _Reading:
             return self._read_validation()
         wanted = self._text.dataset.validation
         chosen = decide_held_out(
-            self._rows.content, fraction=wanted.fraction, max_examples=wanted.max_examples
+            self._rows.contents(), fraction=wanted.fraction, max_examples=wanted.max_examples
         )
-        held = self._rows.held_out(chosen)
-        trained = self._first_of_key(~held)
-        overlap = 0
-        for row in np.flatnonzero(held):
-            overlap += self._note_overlap(self._rows.key[row], self._source(int(row)), trained)
-        return _HeldOut(rows=held, examples=int(held.sum()), overlap=overlap)
+        held = self._rows.having(chosen)
+        keys = self._rows.keys()[held]
+        sources = [self._source(int(row)) for row in np.flatnonzero(held)]
+        overlap = self._note_overlap(keys, sources, trained=~held)
+        return _HeldOut(rows=held, examples=len(sources), overlap=overlap)
 
     def _read_validation(self) -> "_HeldOut":
         """Read the held-out dataset of its own; its rows are not measured otherwise."""
-        rows = [
-            (hash_example(example), fold_key(fold(example.words())), example.source)
-            for file in self._text.validation
-            for _, example in self._learnable(file)
-        ]
+        rows = RowPlaces()
+        for number, file in enumerate(self._text.validation):
+            for line, example in self._learnable(file):
+                key = fold_key(fold(example.words()))
+                rows.place(file=number, line=line, key=key, content=hash_example(example))
         evaluated = decide_evaluated(
-            [content for content, _, _ in rows],
-            max_examples=self._text.dataset.validation.max_examples,
+            rows.contents(), max_examples=self._text.dataset.validation.max_examples
         )
+        kept = np.flatnonzero(rows.having(evaluated)).tolist()
+        sources = [
+            f"{self._text.validation[rows.file[row]].source} line {rows.line[row]}" for row in kept
+        ]
         nothing: Mask = np.zeros(len(self._rows), dtype=np.bool_)
-        trained = self._first_of_key(~nothing)
-        kept = [(key, source) for content, key, source in rows if content in evaluated]
-        overlap = sum(self._note_overlap(key, source, trained) for key, source in kept)
+        overlap = self._note_overlap(rows.keys()[kept], sources, trained=~nothing)
         return _HeldOut(rows=nothing, examples=len(kept), overlap=overlap)
 
-    def _first_of_key(self, wanted: Mask) -> dict[int, int]:
-        """Return the first row of each folded text among the wanted rows."""
-        first: dict[int, int] = {}
-        for row in np.flatnonzero(wanted):
-            first.setdefault(self._rows.key[row], int(row))
-        return first
-
-    def _note_overlap(self, key: int, source: str, trained: Mapping[int, int]) -> bool:
-        row = trained.get(key)
-        if row is None:
-            return False
-        what = f"is held out, and {self._source(row)} trains on the same text"
-        self._notes.note(FindingKind.OVERLAP, source, what)
-        return True
+    def _note_overlap(
+        self, keys: NDArray[np.uint64], sources: Sequence[str], *, trained: Mask
+    ) -> int:
+        """Note which held-out rows are trained on too, and return how many; shape of keys: (rows,)."""
+        first = find_first(self._rows.keys(), trained, sought=keys)
+        for place in np.flatnonzero(first >= 0).tolist():
+            what = f"is held out, and {self._source(int(first[place]))} trains on the same text"
+            self._notes.note(FindingKind.OVERLAP, sources[place], what)
+        return int((first >= 0).sum())
 
     def _find_near(self, wanted: Mask) -> Mask:
         """Return which rows are nearly an earlier one."""
@@ -242,8 +249,10 @@ class _Reading:
             content=self._text.sha256[:CONTENT_CHARACTERS],
             validation_examples=held.examples,
             overlap=held.overlap,
-            empty=counts.get(FindingKind.EMPTY_ROW, 0),
-            invalid=sum(counts.get(kind, 0) for kind in BREAKING),
+            empty=_at_most(counts.get(FindingKind.EMPTY_ROW, 0)),
+            invalid=_at_most(sum(counts.get(kind, 0) for kind in BREAKING)),
+            unmeasured=_at_most(self._unmeasured) or None,
+            uncompared=self._near.left_out or None,
             truncated=tuple(limit.truncated for limit in limits),
             **self._survey_figures(),
             **self._row_figures(trained, repeats=repeats, near=near),
@@ -297,11 +306,22 @@ class _Reading:
         }
 
     def _describe_limits(self) -> Iterator[str]:
-        if self._near.is_full:
+        tag = self._text.dataset.tag
+        if self._unmeasured:
             yield (
-                f"Near duplicates were sought among the first {MOST_TEXTS:,} different rows of"
-                f" {self._text.dataset.tag}; later ones were compared for equal text alone."
+                f"The first {len(self._rows):,} rows of {tag} were measured; {self._unmeasured:,} more were"
+                " counted alone."
             )
+        if self._near.left_out:
+            yield (
+                f"Near duplicates were sought among the first {MOST_TEXTS:,} different rows of {tag};"
+                f" {self._near.left_out:,} more were compared for equal text alone."
+            )
+
+
+def _at_most(count: int) -> int:
+    """Return a count as a profile can tell it."""
+    return min(count, MOST_COUNTED)
 
 
 @dataclass(frozen=True)

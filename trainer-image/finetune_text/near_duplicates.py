@@ -5,6 +5,8 @@ once and kept in 256 bytes a text, and bands are compared by sorting, so that a 
 memory for nothing else. The reference is Broder 1997; bands and rows as in Leskovec et al., chapter 3.
 """
 
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +28,7 @@ LOOK_BACK = 4
 CHUNK = 4096
 """Shingles at once: their hashes under all permutations fill 4 MiB."""
 MOST_TEXTS = 2_000_000
-"""Texts whose signatures are kept: 512 MB of values, 1.2 GB with what holds them (estimated). Later ones
-are not compared, which is told."""
+"""Texts whose signatures are kept, in 512 MB. Later ones are not compared, which is told."""
 
 _draw = np.random.default_rng(20260101)
 _FACTORS = _draw.integers(1, 2**63, PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -84,77 +85,73 @@ def sign(shingles: NDArray[np.uint64]) -> NDArray[np.uint16]:
 class NearDuplicates:
     """Signatures of texts, in the order they were added."""
 
-    def __init__(self) -> None:
-        self._signatures: list[NDArray[np.uint16]] = []
-        self._texts: list[int] = []
+    def __init__(self, most: int = MOST_TEXTS) -> None:
+        # Memory is taken as it is written to: a short text takes little.
+        self._signatures: NDArray[np.uint16] = np.empty((most, PERMUTATIONS), dtype=np.uint16)
+        self._texts = array("q")
+        self.left_out = 0
+        """Texts that came when there was no room left."""
 
     def add(self, text: int, shingles: NDArray[np.uint64]) -> None:
         """Remember one text by its number; numbers rise."""
-        if len(shingles) and len(self._texts) < MOST_TEXTS:
-            self._signatures.append(sign(shingles))
-            self._texts.append(text)
+        if not len(shingles):
+            return
+        if self.is_full:
+            self.left_out += 1
+            return
+        self._signatures[len(self._texts)] = sign(shingles)
+        self._texts.append(text)
 
     @property
     def is_full(self) -> bool:
-        """Whether later texts were not compared."""
-        return len(self._texts) >= MOST_TEXTS
+        """Whether later texts are not compared."""
+        return len(self._texts) >= len(self._signatures)
 
-    def find(self, wanted: NDArray[np.bool_]) -> list[NearDuplicate]:
-        """Return the texts that resemble an earlier one, each with the earliest it was compared with.
+    def find(self, wanted: NDArray[np.bool_]) -> Iterator[NearDuplicate]:
+        """Yield the texts that resemble an earlier one, each with the earliest it was compared with.
 
         Args:
             wanted: Shape: (texts,). By number, which texts are compared at all.
         """
-        places = [place for place, text in enumerate(self._texts) if wanted[text]]
-        if len(places) < 2:
-            return []
-        signatures = np.stack([self._signatures[place] for place in places])
-        best: dict[int, tuple[int, float]] = {}
+        texts = np.array(self._texts, dtype=np.int64)
+        places = np.flatnonzero(wanted[texts]) if len(texts) else texts
         # A band of four 16-bit values is one 64-bit value.
-        bands = np.ascontiguousarray(signatures).view(np.uint64)
-        for band in bands.T:
-            later, earlier = _meet(band)
-            alike = _similarity(signatures, later, earlier)
-            for one, other, share in zip(
-                later[alike >= JACCARD_FROM].tolist(),
-                earlier[alike >= JACCARD_FROM].tolist(),
-                alike[alike >= JACCARD_FROM].tolist(),
-                strict=True,
-            ):
-                if one not in best or other < best[one][0]:
-                    best[one] = (other, share)
-        return [
-            NearDuplicate(self._texts[places[one]], self._texts[places[other]], share)
-            for one, (other, share) in sorted(best.items())
-        ]
+        bands = self._signatures.view(np.uint64)
+        # Shape: (places,). Of each the earliest that it resembles; itself where there is none.
+        earliest = np.arange(len(places))
+        for band in range(bands.shape[1]):
+            for later, earlier in _meet(bands[places, band]):
+                alike = self._compare(places[later], places[earlier]) >= JACCARD_FROM
+                np.minimum.at(earliest, later[alike], earlier[alike])
+        found = np.flatnonzero(earliest != np.arange(len(places)))
+        shares = self._compare(places[found], places[earliest[found]])
+        for one, share in zip(found.tolist(), shares.tolist(), strict=True):
+            text, earlier = texts[places[one]], texts[places[earliest[one]]]
+            yield NearDuplicate(int(text), int(earlier), share)
+
+    def _compare(self, later: NDArray[np.int64], earlier: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the share of equal values of each pair; shape: (pairs,)."""
+        parts = (slice(first, first + CHUNK) for first in range(0, len(later), CHUNK))
+        kept = self._signatures
+        shares = [(kept[later[part]] == kept[earlier[part]]).mean(axis=1) for part in parts]
+        return np.concatenate(shares) if shares else np.zeros(0)
 
 
-def _meet(band: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return pairs of texts with the same band: each with its nearest predecessors and the first.
+def _meet(band: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield pairs of texts with the same band: each with the first, and with its nearest predecessors.
 
     Args:
         band: Shape: (texts,).
 
-    Returns:
+    Yields:
         Later and earlier texts; shapes: (pairs,).
     """
     order = np.argsort(band, kind="stable")
     ordered = band[order]
-    begins = np.concatenate(([True], ordered[1:] != ordered[:-1]))
-    first = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
+    begins = np.concatenate((np.ones(min(1, len(band)), np.bool_), ordered[1:] != ordered[:-1]))
     places = np.arange(len(order))
-    pairs = [(places[first < places], first[first < places])]
+    first = np.maximum.accumulate(np.where(begins, places, 0))
+    yield order[places[first < places]], order[first[first < places]]
     for back in range(1, LOOK_BACK + 1):
         has = places - back > first
-        pairs.append((places[has], places[has] - back))
-    later, earlier = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return order[later], order[earlier]
-
-
-def _similarity(
-    signatures: NDArray[np.uint16], later: NDArray[np.int64], earlier: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return the share of equal values of each pair; shape: (pairs,)."""
-    parts = (slice(first, first + CHUNK) for first in range(0, len(later), CHUNK))
-    shares = [(signatures[later[part]] == signatures[earlier[part]]).mean(axis=1) for part in parts]
-    return np.concatenate(shares) if shares else np.zeros(0)
+        yield order[places[has]], order[places[has] - back]

@@ -1,6 +1,6 @@
 """The rows of one language as columns of numbers, and the sums over them.
 
-Below `measure`. A row costs a hundred bytes, so that millions fit where their text does not.
+Below `measure`. A row costs sixty bytes, so that millions fit where their text does not.
 """
 
 from array import array
@@ -12,22 +12,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.profile import CANDIDATE_LENGTHS
+from finetune_text.held_out import HASH_BYTES, HASH_TYPE
 from finetune_text.language_report import MOST_LONGEST, LengthReport
 from finetune_text.row_figures import RowFigures
 
 Mask: TypeAlias = NDArray[np.bool_]
 
 
-def _column(code: str = "q") -> "array[int]":
+def _column(code: str = "I") -> "array[int]":
+    # Four bytes: no row has more characters, and no file more lines, than fit into them.
     return array(code)
 
 
 @dataclass
-class RowStore:
-    """Every example of the training files that can be learned from, in order."""
+class RowPlaces:
+    """Where rows stand, and what they are told apart by, in order."""
 
     file: "array[int]" = field(default_factory=_column)
     line: "array[int]" = field(default_factory=_column)
+    key: "array[int]" = field(default_factory=lambda: _column("Q"))
+    """Of the folded text."""
+    content: bytearray = field(default_factory=bytearray)
+    """Hashes of the exact contents, one after the other, by which the held-out rows are chosen."""
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def place(self, *, file: int, line: int, key: int, content: bytes) -> None:
+        """Add one row."""
+        self.file.append(file)
+        self.line.append(line)
+        self.key.append(key)
+        self.content += content
+
+    def keys(self) -> NDArray[np.uint64]:
+        """Return the folded texts' hashes; shape: (rows,)."""
+        return np.array(self.key, dtype=np.uint64)
+
+    def contents(self) -> NDArray[np.bytes_]:
+        """Return the exact contents' hashes; shape: (rows,)."""
+        return np.frombuffer(bytes(self.content), dtype=HASH_TYPE)
+
+    def having(self, contents: frozenset[bytes]) -> Mask:
+        """Return which rows have one of these contents; shape: (rows,)."""
+        starts = range(0, len(self.content), HASH_BYTES)
+        found = (bytes(self.content[at : at + HASH_BYTES]) in contents for at in starts)
+        return np.fromiter(found, np.bool_, len(self))
+
+
+@dataclass
+class RowStore(RowPlaces):
+    """Every example of the training files that can be learned from, with its figures."""
+
     length: "array[int]" = field(default_factory=_column)
     supervised: "array[int]" = field(default_factory=_column)
     first_supervised: "array[int]" = field(default_factory=_column)
@@ -35,27 +71,9 @@ class RowStore:
     text_bytes: "array[int]" = field(default_factory=_column)
     text_tokens: "array[int]" = field(default_factory=_column)
     mojibake: "array[int]" = field(default_factory=lambda: _column("b"))
-    key: "array[int]" = field(default_factory=lambda: _column("Q"))
-    """Of the folded text."""
-    content: list[bytes] = field(default_factory=list)
-    """Hash of the exact content, by which the held-out rows are chosen."""
 
-    def __len__(self) -> int:
-        return len(self.line)
-
-    def add(
-        self,
-        *,
-        file: int,
-        line: int,
-        figures: RowFigures,
-        key: int,
-        content: bytes,
-        has_mojibake: bool,
-    ) -> None:
-        """Add one row."""
-        self.file.append(file)
-        self.line.append(line)
+    def add(self, figures: RowFigures, *, has_mojibake: bool) -> None:
+        """Add the figures of the row that was placed last."""
         self.length.append(figures.length)
         self.supervised.append(figures.supervised)
         self.first_supervised.append(figures.first_supervised)
@@ -63,20 +81,31 @@ class RowStore:
         self.text_bytes.append(figures.text_bytes)
         self.text_tokens.append(figures.text_tokens)
         self.mojibake.append(has_mojibake)
-        self.key.append(key)
-        self.content.append(content)
 
     def numbers(self, name: str) -> NDArray[np.int64]:
         """Return one column; shape: (rows,)."""
         return np.array(getattr(self, name), dtype=np.int64)
 
-    def keys(self) -> NDArray[np.uint64]:
-        """Return the folded texts' hashes; shape: (rows,)."""
-        return np.array(self.key, dtype=np.uint64)
 
-    def held_out(self, contents: frozenset[bytes]) -> Mask:
-        """Return which rows have one of these contents; shape: (rows,)."""
-        return np.fromiter((each in contents for each in self.content), np.bool_, len(self))
+def find_first(
+    keys: NDArray[np.uint64], wanted: Mask, *, sought: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """Return the first wanted row of each key that is sought, or -1 where there is none.
+
+    Args:
+        keys: Shape: (rows,).
+        wanted: Shape: (rows,).
+        sought: Shape: (sought,).
+
+    Returns:
+        Shape: (sought,).
+    """
+    places = np.flatnonzero(wanted)
+    if not len(places):
+        return np.full(len(sought), -1)
+    order = places[np.argsort(keys[places], kind="stable")]
+    at = np.minimum(np.searchsorted(keys[order], sought), len(order) - 1)
+    return np.where(keys[order[at]] == sought, order[at], -1)
 
 
 def find_repeats(keys: NDArray[np.uint64], wanted: Mask) -> tuple[Mask, NDArray[np.int64]]:

@@ -64,7 +64,8 @@ class TextSurvey:
         self._letters: NDArray[np.int64] = np.zeros(256, dtype=np.int64)
         self._ratio = MovingTypeTokenRatio()
         self._words = 0
-        self._mixing: list[float] = []
+        self._mixed = 0
+        self._mixing = 0.0
 
     def add(self, text: str) -> SurveyedText:
         """Survey one example's words."""
@@ -87,7 +88,8 @@ class TextSurvey:
         counts = runs.letters if is_unspaced else np.bincount(runs.scripts, minlength=256)
         by_script = count_scripts(counts, joined=self._joined)
         if by_script:
-            self._mixing.append(code_mixing_index(by_script))
+            self._mixed += 1
+            self._mixing += code_mixing_index(by_script)
 
     def _find_other_script(self, letters: NDArray[np.int64]) -> str:
         share = self._share(letters)
@@ -139,7 +141,7 @@ class TextSurvey:
     @property
     def mean_mixing(self) -> float | None:
         """Mean code-mixing index over utterances (F10)."""
-        return sum(self._mixing) / len(self._mixing) if self._mixing else None
+        return self._mixing / self._mixed if self._mixed else None
 
 
 def fold_key(folded: str) -> int:
