@@ -135,8 +135,8 @@ class Tokenizer:
 
     family: str
     chars_per_token: float
-    """Of the paragraphs of the declaration in Hindi. Published of its whole text, with the headings, are
-    0.96, 1.07 and 3.68."""
+    """Of the paragraphs of the declaration in Hindi. The catalogue's 0.96, 1.07 and 3.68 are of FLORES-200's
+    sentences, other text with more names and numbers."""
     density: str
     config: JsonObject
     """The model's shape, as its config.json tells it."""
