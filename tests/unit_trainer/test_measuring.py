@@ -217,6 +217,30 @@ def test_changed_text_and_another_tokenizer_are_measured_anew(
     assert TAKEN not in caplog.messages
 
 
+def test_a_tokenizer_in_its_older_files_counts_as_the_same_in_tokenizer_json(
+    pod: MeasurePod,
+) -> None:
+    pytest.importorskip("torch")
+    whole = pod.run(pod.plan()).profile
+    older = pod.folder / "older"
+    older.mkdir()
+    tokenizer = build_tokenizer(CHATML)
+    tokenizer.backend_tokenizer.model.save(str(older))
+    special = ["<|im_start|>", "<|im_end|>"]
+    config = {"chat_template": CHATML, "eos_token": special[1], "extra_special_tokens": special}
+    uri = f"s3://{pod.bucket.name}/older"
+    for path in older.iterdir():
+        pod.bucket.put(f"older/{path.name}", path.read_bytes())
+    pod.bucket.put("older/tokenizer_config.json", json.dumps(config))
+    pod.bucket.put("older/config.json", json.dumps(CONFIG | {"model_type": "qwen2"}))
+    pod.bucket.put("older/model.safetensors", b"weights that nobody reads")
+    found = pod.run(pod.plan(model={"uri": uri, "credentials": "MODEL"})).profile
+    assert whole is not None
+    assert found is not None
+    assert found.languages[0].tokens == whole.languages[0].tokens
+    assert found.languages[0].supervised_tokens == whole.languages[0].supervised_tokens
+
+
 def test_broken_rows_end_as_training_would_and_every_one_is_named(pod: MeasurePod) -> None:
     rows = chats(30).splitlines()
     for place in range(2, 22, 2):
