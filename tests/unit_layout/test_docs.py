@@ -55,3 +55,11 @@ def test_no_link_of_a_page_leads_nowhere() -> None:
         if not (page.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_decisions_are_counted_through_and_listed() -> None:
+    folder = ROOT / "docs/decisions"
+    pages = sorted(page.name for page in folder.glob("[0-9]*.md"))
+    assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\]\((\d{4}-[^)]+)\)", index) == pages
