@@ -48,13 +48,14 @@ UNCUT = 2**31 - 1
 
 
 BATCH_CHARACTERS = 1_000_000
-"""Characters tokenised at once at most, but for one long row: one takes up to 870 bytes meanwhile."""
+"""Characters tokenised at once at most, but for one long row: one takes up to 940 bytes meanwhile."""
 MOST_ROWS = 10_000_000
 """Rows of one language that are measured; later ones are counted, and checked as all are. This bounds the
 memory of the Measure pod, whose limit is 4 GiB in the chart: 0.6 GB for the rows and as much while they
-are summed up, 0.7 GB for near duplicates, 0.5 GB for the largest tokenizer we know (Gemma's), and 1.7 GB
-while the longest row is tokenised in a script that the tokenizer writes byte by byte: 4 GB where all of it
-comes together. Summed up from smaller texts (`python -m tests.bench.measure_memory`)."""
+are summed up, 0.7 GB for near duplicates, 0.5 GB for the largest tokenizer we know (Gemma's), and 1.9 GB
+while the longest row is tokenised in a script that the tokenizer writes byte by byte. The last is free
+again before the rows are summed up (2.1 GiB in all at ten million, measured without a tokenizer), so that
+at most 3.7 GB come together, as computed from the parts."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from finetune_text.faults import Fault
 from finetune_text.records import Row, read_records
 
 MOST_ROW_CHARACTERS = 2_000_000
-"""Of one row. While it is tokenised a character takes 350 bytes in text of one token a character, and
-870 where a tokenizer has only bytes for a script (measured: 192 to 346): then 1.7 GB."""
+"""Of one row. While it is tokenised a character takes 190 to 350 bytes, and 940 in Amharic under Llama
+3.1's tokenizer, which writes it byte by byte (`tests.bench.measure_memory`): then 1.9 GB."""
 
 
 class TextFile(Protocol):
