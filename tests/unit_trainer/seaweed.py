@@ -4,6 +4,7 @@ It can be killed and started again on the same data, which is what several tests
 """
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -62,11 +63,17 @@ class SeaweedFS:
             "s3.port.lance": 0,
             "master.volumeSizeLimitMB": 64,
             "master.telemetry": "false",
-            "volume.max": 0,
+            # A bucket takes a volume of its own, and every test makes a bucket.
+            "volume.max": 5000,
         }
+        # At first use of a bucket, one volume and not the seven that spread load over real disks: their room
+        # is set aside, and fifty gigabytes of it were not there.
+        settings = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
         command = [find_weed(), "server", *(f"-{flag}={value}" for flag, value in flags.items())]
         log = (self.folder / "weed.log").open("ab")
-        self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+        self.process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=self.folder, env=os.environ | settings
+        )
         self.wait()
 
     def wait(self) -> None:

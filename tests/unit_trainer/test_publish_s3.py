@@ -212,7 +212,7 @@ def test_an_address_that_no_key_can_hold_is_refused_before_the_training() -> Non
     with pytest.raises(PlanInvalid) as caught:
         OutputPlace.of(build_plan(), parse_s3_uri(f"s3://adapters/{'x' * 1000}"))
     assert caught.value.message == (
-        "The folder of this run below output.uri has an address of 1038 bytes: expected at most 990,"
+        "The folder of this run below output.uri has an address of 1038 bytes: expected at most 975,"
         " because S3 keys end at 1024; shorten output.uri and apply again."
     )
 
