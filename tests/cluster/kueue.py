@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 
 from tests.cluster import images, tools
+from tests.cluster.control_plane import kubectl
 from tests.cluster.layout import IMAGE_PREFIX, Layout
-from tests.cluster.steps import run, step
+from tests.cluster.steps import LabError, run, step, wait_until
 
 NAMESPACE = "kueue-system"
 DOCKERFILE = Path(__file__).parent / "kueue.Dockerfile"
@@ -27,6 +28,19 @@ def install(layout: Layout) -> None:
         waits = ["--wait", f"--timeout={READY_TIMEOUT}"]
         release = ["upgrade", "--install", "kueue", str(_chart())]
         run([*_helm(layout), *release, *where, *waits], given=build_values())
+        wait_until(lambda: _takes_objects(layout), what="Kueue's webhooks to answer")
+
+
+def _takes_objects(layout: Layout) -> bool:
+    """Return whether its webhooks let an object in; its pod says that it is ready before they listen."""
+    flavor = {"kind": "ResourceFlavor", "metadata": {"name": "probe"}}
+    given = json.dumps(flavor | {"apiVersion": "kueue.x-k8s.io/v1beta2"})
+    program = tools.wheel_program(tools.KUBECTL)
+    try:
+        kubectl("create", "--dry-run=server", "-f-", layout=layout, program=program, given=given)
+    except LabError:
+        return False
+    return True
 
 
 def uninstall(layout: Layout) -> None:

@@ -33,12 +33,15 @@ def queueing(lab: Lab) -> Iterator[None]:
     layout = Layout.from_environment()
     kueue.install(layout)
     objects = cluster_objects()
-    lab.apply(*objects)
-    yield
-    # While Kueue is still there: it alone takes its finalizers off.
-    for one in reversed(objects):
-        lab.kubectl("delete", one["kind"], one["metadata"]["name"], "--timeout=60s")
-    kueue.uninstall(layout)
+    try:
+        lab.apply(*objects)
+        yield
+        # While Kueue is still there: it alone takes its finalizers off.
+        for one in reversed(objects):
+            lab.kubectl("delete", one["kind"], one["metadata"]["name"], "--timeout=60s")
+    finally:
+        # Whatever happened: its webhooks see every Job of the lab.
+        kueue.uninstall(layout)
 
 
 def cluster_objects() -> list[JsonObject]:
