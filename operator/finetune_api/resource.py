@@ -8,8 +8,7 @@ its base in `part`; all of their names can be imported from here. Cross-field ru
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from finetune_api.choices import (
     Bias,
@@ -38,6 +37,7 @@ from finetune_api.choices import (
 )
 from finetune_api.parameters import LoraParameters, Parameters
 from finetune_api.part import DnsName, Part, Quantity, StringMap, Uri
+from finetune_api.strict import Lenient
 
 __all__ = [
     "Bias",
@@ -360,12 +360,8 @@ class LanguageFinetuneSpec(Part):
     """Trainer image. Only where the operator's settings allow it."""
 
 
-class ObjectMeta(BaseModel):
+class ObjectMeta(Lenient):
     """The part of Kubernetes metadata that the project reads."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True
-    )
 
     name: str
     namespace: str = "default"
@@ -378,12 +374,8 @@ class ObjectMeta(BaseModel):
     annotations: dict[str, str] = Field(default_factory=dict)
 
 
-class LanguageFinetune(BaseModel):
+class LanguageFinetune(Lenient):
     """The whole object. Status stays a plain mapping here: an old one must always parse."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True
-    )
 
     api_version: str
     kind: str

@@ -20,3 +20,11 @@ class Strict(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+
+class Lenient(BaseModel):
+    """The same for whole objects of the API server, which knows fields of them that we do not."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True
+    )

@@ -34,9 +34,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Return a file system of its own that a test may fill."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+    if os.geteuid() != 0 and not os.environ.get("CI"):
         pytest.skip("Only root may mount a small disk.")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(disk)]
+    subprocess.run(mount, check=True)
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
