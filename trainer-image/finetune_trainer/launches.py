@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from finetune_trainer.errors import OutOfGpuMemory
 
@@ -186,19 +187,24 @@ def build_padded(launch: Launch) -> PaddedRows:
 
 
 def build_packed(launch: Launch) -> PackedRow:
-    """Return one packed launch."""
-    lengths = torch.tensor(launch.lengths, dtype=torch.int32)
-    starts = lengths.cumsum(0) - lengths
+    """Return one packed launch.
+
+    NB: no operation of torch's. For a row of 32,000 tokens it wakes a thread on every core, and the
+    device has nothing to do meanwhile: 4 ms of a step of 350 where numpy takes 0.3 (measured, 16 cores).
+    """
+    lengths = np.array(launch.lengths, dtype=np.int32)
+    starts = lengths.cumsum() - lengths
     input_ids = _join([sequence.input_ids for sequence in launch.sequences])
     labels = _join([sequence.labels for sequence in launch.sequences])
     labels[starts] = IGNORED
-    positions = torch.arange(len(input_ids)) - starts.repeat_interleave(lengths)
-    return PackedRow(input_ids, labels, positions.to(torch.int32), lengths)
+    positions = np.arange(len(input_ids), dtype=np.int32) - np.repeat(starts, lengths)
+    arrays = (input_ids, labels, positions.astype(np.int32), lengths)
+    return PackedRow(*map(torch.from_numpy, arrays))
 
 
-def _join(parts: Sequence[Sequence[int]]) -> torch.Tensor:
+def _join(parts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     # By numpy, which reads a row's buffer as it is; torch would take it number by number.
-    return torch.from_numpy(np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]))
+    return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
 
 
 def launches(sequences: Sequence[Tokens], *, token_budget: int, layout: Layout) -> Iterator[Launch]:

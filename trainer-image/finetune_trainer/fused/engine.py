@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from finetune_trainer.fused.attention import Documents, measure_error
@@ -121,6 +122,7 @@ class FusedEngine:
 
 def _find_scored(row: PackedRow) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the places that predict a supervised token, and those tokens; on the CPU, no device waits."""
-    following = torch.cat([row.labels[1:], row.labels.new_full((1,), IGNORED)])
-    scored = (following != IGNORED).nonzero()[:, 0]
-    return scored, following[scored]
+    # By numpy for the reason that `build_packed` gives.
+    following = row.labels.numpy()[1:]
+    scored = np.flatnonzero(following != IGNORED)
+    return torch.from_numpy(scored), torch.from_numpy(following[scored])
