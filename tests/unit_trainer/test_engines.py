@@ -105,7 +105,8 @@ def test_an_engine_that_does_not_exist_cannot_be_forced(folder: Path) -> None:
         choose(folder, {"FINETUNE_ENGINE": "turbo"})
     assert caught.value.message == (
         "The environment forces the runtime to something that does not exist ('turbo' is not a valid"
-        " EngineName): unset FINETUNE_ENGINE, FINETUNE_TOKENS_PER_LAUNCH and FINETUNE_LAYERS_KEPT."
+        " EngineName): unset FINETUNE_ENGINE, FINETUNE_ATTENTION, FINETUNE_TOKENS_PER_LAUNCH and"
+        " FINETUNE_LAYERS_KEPT."
     )
 
 

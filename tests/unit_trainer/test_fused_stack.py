@@ -312,10 +312,12 @@ def test_scaled_rotations_have_the_models_own_frequencies() -> None:
 
 
 def test_attention_is_torchs_own() -> None:
-    from finetune_trainer.fused.attention import measure_error
+    from finetune_trainer.fused.attention import PlainAttention, measure_error
     from finetune_trainer.fused.pieces import Heads
 
-    error = measure_error(Heads(8, 2, 32), device=torch.device("cpu"), dtype=torch.float32)
+    error = measure_error(
+        PlainAttention(), Heads(8, 2, 32), device=torch.device("cpu"), dtype=torch.float32
+    )
     assert error < TOLERANCE * 10
 
 

@@ -11,8 +11,8 @@ from importlib import import_module
 
 
 @contextmanager
-def imported_meanwhile(name: str) -> Iterator[None]:
-    """Import a module while the block runs; it is there when the block is over.
+def imported_meanwhile(*names: str) -> Iterator[None]:
+    """Import modules, in this order, while the block runs; they are there when it is over.
 
     A block that fails is over only when the import is: an interpreter that ends in the middle of one
     may crash, and its exit code would be that of no known fault.
@@ -21,6 +21,6 @@ def imported_meanwhile(name: str) -> Iterator[None]:
         ImportError: There is no such module, or it lacks something.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="import") as pool:
-        importing = pool.submit(import_module, name)
+        importing = pool.submit(lambda: [import_module(name) for name in names])
         yield
         importing.result()

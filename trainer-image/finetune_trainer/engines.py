@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from finetune_api.plan import TrainingParameters, TrainingPlan
+from finetune_trainer.attention_choice import LARGEST_ERROR, choose_attention
 from finetune_trainer.engine_check import compare, exercise
 from finetune_trainer.errors import PlanInvalid
 from finetune_trainer.fused.engine import FusedEngine
@@ -25,6 +26,7 @@ from finetune_trainer.order import DataOrder
 from finetune_trainer.process_group import SINGLE, ProcessGroup
 from finetune_trainer.runtime import (
     ActivationCost,
+    AttentionName,
     Choice,
     EngineName,
     Forced,
@@ -48,8 +50,6 @@ REFUSALS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, As
 """What a model's forward raises that was not made for packed rows."""
 SUMMED_BYTES = 4
 """Of a trained weight whose gradient is summed over ranks: the flat copy in fp32."""
-LARGEST_ATTENTION_ERROR = 0.01
-"""Relative, of output and gradients. In bf16 0.002 to 0.003 (measured on one H100)."""
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,8 @@ def choose(
     )
     choice = decide_engine(obstacles=obstacles, on_gpu=on_gpu, forced=forced.engine)
     if choice.value == EngineName.FUSED:
-        engine, choices = _try_fused(loaded, rows, choice, group=group)
+        built = _build_fused(loaded, rows, attention=forced.attention)
+        engine, choices = _take_fused(built, loaded, rows, choice, group=group)
     else:
         engine, choices = _build_plain(loaded, rows, choice, group=group)
     launching = _decide_launching(plan, loaded, rows, engine=engine, forced=forced, group=group)
@@ -111,7 +112,7 @@ def _read_forced(environ: Mapping[str, str]) -> Forced:
     except ValueError as fault:
         raise PlanInvalid(
             f"The environment forces the runtime to something that does not exist ({fault}): unset"
-            " FINETUNE_ENGINE, FINETUNE_TOKENS_PER_LAUNCH and FINETUNE_LAYERS_KEPT.",
+            " FINETUNE_ENGINE, FINETUNE_ATTENTION, FINETUNE_TOKENS_PER_LAUNCH and FINETUNE_LAYERS_KEPT.",
             reason="RuntimeForced",
         ) from fault
 
@@ -119,14 +120,30 @@ def _read_forced(environ: Mapping[str, str]) -> Forced:
 # --- Engines ------------------------------------------------------------------------------------
 
 
-def _try_fused(
-    loaded: LoadedModel, rows: Sequence[Tokens], choice: Choice, *, group: ProcessGroup
+@dataclass(frozen=True)
+class Built:
+    """What became of the fused engine on this rank."""
+
+    engine: FusedEngine | None
+    """None where it may not train."""
+    told: str
+    """What was found of it."""
+    choices: tuple[Choice, ...] = ()
+
+
+def _take_fused(
+    built: Built,
+    loaded: LoadedModel,
+    rows: Sequence[Tokens],
+    choice: Choice,
+    *,
+    group: ProcessGroup,
 ) -> tuple[Engine, tuple[Choice, ...]]:
-    """Return the fused engine where its gradients are the model's own, else what Unsloth has."""
-    engine, told = _build_fused(loaded, rows)
+    """Return the fused engine where it may train on every rank, else what Unsloth has."""
+    engine, told = built.engine, built.told
     if group.all_reduce_min(engine is not None) and engine is not None:
         checked = Choice("startUpCheck", "passed", f"The fused stack may train: {told}.")
-        return engine, (choice, checked)
+        return engine, (choice, *built.choices, checked)
     if engine is not None:
         engine.release()
         told = "it cannot run on another GPU of the pod, whose log says why"
@@ -135,31 +152,37 @@ def _try_fused(
     return _build_plain(loaded, rows, Choice("engine", EngineName.UNSLOTH, reason), group=group)
 
 
-def _build_fused(loaded: LoadedModel, rows: Sequence[Tokens]) -> tuple[FusedEngine | None, str]:
-    """Return the fused engine, None where it may not train, and what was found of it."""
+def _build_fused(
+    loaded: LoadedModel, rows: Sequence[Tokens], *, attention: AttentionName | None
+) -> Built:
+    """Build the fused engine, choose its attention and check it."""
     try:
         engine = FusedEngine(loaded.network, device=loaded.device)
     except torch.OutOfMemoryError:
         # Weights that were stacked already are views, which the model's own path reads as well.
-        return None, "the GPU's memory does not hold the stacked weights beside the model's"
+        return Built(None, "the GPU's memory does not hold the stacked weights beside the model's")
+    choices: tuple[Choice, ...] = ()
     try:
+        if loaded.device.type == "cuda":
+            capability = torch.cuda.get_device_capability(loaded.device)
+            choices = (choose_attention(engine, capability=capability, forced=attention),)
         told, passes = _check_fused(loaded, engine, rows)
     except find_kernel_faults(loaded.device) as fault:
         # A kernel that does not compile here, or an operation that this torch lacks.
         told = f"it fails on this machine ({_first_line(fault)})"
         passes = False
     if passes:
-        return engine, told
+        return Built(engine, told, choices)
     engine.release()
-    return None, told
+    return Built(None, told)
 
 
 def _check_fused(
     loaded: LoadedModel, engine: FusedEngine, rows: Sequence[Tokens]
 ) -> tuple[str, bool]:
     """Return what was found of the engine, and whether it may train."""
-    error = engine.measure_attention_error()
-    if not error <= LARGEST_ATTENTION_ERROR:
+    error = engine.measure_attention_error(engine.attention)
+    if not error <= LARGEST_ERROR:
         return f"its attention is {error:.2%} off torch's own in fp32", False
     plain = PlainEngine(loaded.network, loaded.device, loaded.dtype)
     if loaded.device.type == "cuda":
@@ -205,6 +228,8 @@ def _first_line(fault: Exception) -> str:
 def _name_attention(loaded: LoadedModel, engine: Engine) -> str:
     if engine.layout is Layout.PADDED:
         return loaded.attention
+    if isinstance(engine, FusedEngine):
+        return engine.attention.name
     return "flash, variable length" if loaded.device.type == "cuda" else "plain"
 
 

@@ -169,7 +169,7 @@ def _importing(plan: TrainingPlan, pod: Pod) -> AbstractContextManager[None]:
     if not plan.resources.gpus or any(uri.startswith("hf://") for uri in uris):
         return nullcontext()
     environment.go_offline(pod.environ)
-    return imported_meanwhile("finetune_trainer.training_run")
+    return imported_meanwhile("finetune_trainer.training_run", "finetune_trainer.fused.flash4")
 
 
 def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:

@@ -14,6 +14,8 @@ from finetune_trainer.launches import Layout
 GIB = 2**30
 FORCED_ENGINE = "FINETUNE_ENGINE"
 """Environment, for measuring: `unsloth` or `fused`, whatever would have been chosen."""
+FORCED_ATTENTION = "FINETUNE_ATTENTION"
+"""Environment, for measuring: `flash2` keeps torch's own kernels in the fused stack."""
 FORCED_TOKENS = "FINETUNE_TOKENS_PER_LAUNCH"
 """Environment, for measuring: tokens of one launch."""
 FORCED_LAYERS = "FINETUNE_LAYERS_KEPT"
@@ -42,6 +44,15 @@ class EngineName(StrEnum):
     """Unsloth's own forward and backward: always available."""
     FUSED = "fused"
     """The stack of `finetune_trainer.fused`."""
+
+
+class AttentionName(StrEnum):
+    """What the fused stack computes attention with on a GPU."""
+
+    FLASH_2 = "flash2"
+    """torch's own kernels: always there."""
+    FLASH_4 = "flash4"
+    """FlashAttention 4, where it runs and is right."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,7 @@ class Forced:
     """What a measurement fixes instead of having it chosen."""
 
     engine: EngineName | None = None
+    attention: AttentionName | None = None
     tokens: int | None = None
     layers_kept: int | None = None
 
@@ -159,9 +171,10 @@ def read_forced(environ: Mapping[str, str]) -> Forced:
         ValueError: A value is none of those allowed.
     """
     engine, tokens = environ.get(FORCED_ENGINE), environ.get(FORCED_TOKENS)
-    layers = environ.get(FORCED_LAYERS)
+    attention, layers = environ.get(FORCED_ATTENTION), environ.get(FORCED_LAYERS)
     return Forced(
         engine=EngineName(engine) if engine else None,
+        attention=AttentionName(attention) if attention else None,
         tokens=int(tokens) if tokens else None,
         layers_kept=int(layers) if layers else None,
     )

@@ -141,11 +141,27 @@ def draw_curve(chosen: Any, plan: Any, case: Any) -> list[float]:
     return losses
 
 
-def measure_attention(heads: int, key_heads: int, size: int, *, device: str) -> dict[str, float]:
+def find_attentions(device: str) -> list[Any]:
+    """Return the implementations that this machine can run."""
+    import torch
+
+    from finetune_trainer.fused.attention import load_attention
+
+    found = [load_attention(torch.device(device))]
+    if device == "cuda":
+        flash4 = import_module("finetune_trainer.fused.flash4")
+        if not flash4.find_obstacle(torch.cuda.get_device_capability()):
+            found.append(flash4.FlashAttention4())
+    return found
+
+
+def measure_attention(
+    attention: Any, heads: int, key_heads: int, size: int, *, device: str
+) -> dict[str, float]:
     """Return relative errors of the attention op and its gradients against fp32."""
     import torch
 
-    from finetune_trainer.fused.attention import Documents, attend, attend_backward
+    from finetune_trainer.fused.attention import Documents
     from tests.bench.gpu.numerics_case import relative_error
 
     lengths = [1200, 700, 500, 400, 300, 300, 250, 200, 150, 96] if device == "cuda" else [40, 9, 3]
@@ -158,8 +174,8 @@ def measure_attention(heads: int, key_heads: int, size: int, *, device: str) -> 
     )
     ends = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32, device=device)
     documents = Documents(ends, max(lengths))
-    attended = attend(q, k, v, documents=documents)
-    found = attend_backward(gradient, q, k, v, attended=attended, documents=documents)
+    attended = attention.forward(q, k, v, documents=documents)
+    found = attention.backward(gradient, q, k, v, attended=attended, documents=documents)
     expected = attend_in_fp32(q, k, v, gradient, lengths)
     names = ("out", "dq", "dk", "dv")
     return {
@@ -240,9 +256,10 @@ def main() -> int:
     found: dict[str, Any] = {
         "engines": engines,
         "attention": {
-            f"{heads}/{key_heads} x {size}": measure_attention(
-                heads, key_heads, size, device=device
+            f"{attention.name}, {heads}/{key_heads} x {size}": measure_attention(
+                attention, heads, key_heads, size, device=device
             )
+            for attention in find_attentions(device)
             for heads, key_heads, size in ATTENTION_SHAPES
         },
     }

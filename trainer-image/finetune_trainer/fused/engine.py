@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune_trainer.fused.attention import Documents, measure_error
+from finetune_trainer.fused.attention import (
+    Attention,
+    Documents,
+    load_attention,
+    measure_error,
+)
 from finetune_trainer.fused.dropout import Dropout, count_threshold
 from finetune_trainer.fused.head import Head
 from finetune_trainer.fused.layer import Launching
@@ -35,6 +40,8 @@ class FusedEngine:
         self._network = network
         self._device = device
         self._pieces = load_pieces(device)
+        self.attention: Attention = load_attention(device)
+        """Whoever knows a faster one may replace it before the first launch."""
         self._embedding = base.get_input_embeddings()
         self._heads = Heads(
             config.num_attention_heads, config.num_key_value_heads, head_size_of(config)
@@ -73,6 +80,7 @@ class FusedEngine:
         longest = int(row.lengths.max())
         launching = Launching(
             pieces=self._pieces,
+            attention=self.attention,
             heads=self._heads,
             documents=Documents(self._move(ends), longest),
             rotation=self._tables.rotation(self._move(row.positions), longest=longest),
@@ -90,9 +98,11 @@ class FusedEngine:
         finally:
             self._with_adapter = True
 
-    def measure_attention_error(self) -> float:
-        """Return how far this machine's packed attention is from torch's own in fp32, relative."""
-        return measure_error(self._heads, device=self._device, dtype=self._embedding.weight.dtype)
+    def measure_attention_error(self, attention: Attention) -> float:
+        """Return how far an implementation is from torch's own in fp32 on this machine, relative."""
+        return measure_error(
+            attention, self._heads, device=self._device, dtype=self._embedding.weight.dtype
+        )
 
     def release(self) -> None:
         """Give each module a weight of its own again; the engine is not used afterwards."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.attention import Attended, Documents, attend, attend_backward
+from finetune_trainer.fused.attention import Attended, Attention, Documents
 from finetune_trainer.fused.dropout import Dropout, Mask
 from finetune_trainer.fused.pieces import HeadNorm, Heads, Pieces, Rotation
 from finetune_trainer.fused.projection import PROJECTIONS, Projection, Workspace
@@ -21,6 +21,7 @@ class Launching:
     """What all layers share in one launch."""
 
     pieces: Pieces
+    attention: Attention
     heads: Heads
     documents: Documents
     rotation: Rotation
@@ -84,7 +85,7 @@ class Layer:
         qkv_input, qkv_rstd = self._enter(qkv_of, stream, self.input_norm, launching)
         qkv = qkv_of.forward(qkv_input, stream.new_empty(len(stream), qkv_of.outputs))
         head_rstd = pieces.rotate(qkv, launching.rotation, heads=heads, norm=self.head_norm)
-        attended = attend(*_divide(qkv, heads), documents=launching.documents)
+        attended = launching.attention.forward(*_divide(qkv, heads), documents=launching.documents)
         self.output.load()
         extended = self.output.extended(stream)
         # Copied, because attention chooses where it writes.
@@ -226,7 +227,7 @@ class Layer:
     ) -> torch.Tensor:
         """Return the gradient of q, k and v before norm and rotation, (T, q + 2 k + ranks)."""
         heads = launching.heads
-        gradients = attend_backward(
+        gradients = launching.attention.backward(
             d_attended.view(-1, heads.queries, heads.size),
             *_divide(kept.qkv, heads),
             attended=kept.attended,
