@@ -28,9 +28,8 @@ ENOUGH_TOKENS = 4096
 """Below it a launch does not fill the GPU, and recomputing layers to make room pays: on one H100 4,096
 tokens with all layers kept beat 16,384 with none (16,429 against 12,131 tokens/s, measured)."""
 MOST_TOKENS = 32_768
-"""Above it speed is lost: of a 1B's steps in one launch, those of up to 32,474 tokens ran at 83,000 to
-91,000 tokens/s and those from 33,449 on at 71,000 to 82,000, with about the same texts in them (measured
-on an H100; why is not known). Two launches of half as many run at 83,000; an 8B gains nothing above 8,192."""
+"""Above it nothing is gained and memory is lost: a 1B's steps of 24,000 to 37,000 tokens run at 90,000 tokens/s
+in one launch, and one of 36,864 in two launches too; an 8B gains nothing above 8,192 (measured on an H100)."""
 SPARE_BYTES = 3 * GIB
 """Kept free: the allocator's fragments, attention's workspace, what the estimate leaves out."""
 LOGIT_ROWS = 4096

@@ -73,11 +73,11 @@ class Bench:
         self.options.out.mkdir(parents=True, exist_ok=True)
         store = start_store(self.options.scratch / "s3")
         try:
-            together, apart = self.build_tasks(store.endpoint)
+            alone, apart = self.build_tasks(store.endpoint)
+            # First, because some of the others read what they leave.
+            for task in alone:
+                task(0 if self.cards else None)
             self.spread(apart)
-            # Those that train on several GPUs have the machine to themselves.
-            for task in together:
-                task(0)
         finally:
             store.kill()
             shutil.rmtree(self.options.scratch, ignore_errors=True)
@@ -91,7 +91,7 @@ class Bench:
         return min(len(self.cards), self.options.gpus or len(self.cards))
 
     def build_tasks(self, endpoint: str) -> tuple[list[Task], list[Task]]:
-        """Return what needs several GPUs, and what needs one, in order; each is told its first.
+        """Return what has the machine to itself, and what runs beside others; each is told its first GPU.
 
         Rows for more GPUs than may be used are left out.
         """
@@ -110,9 +110,9 @@ class Bench:
         def add(extra: Extra) -> Task:
             return lambda gpu: self.add_extra(extra, gpu, endpoint=endpoint)
 
-        together = [measure(row) for row in rows if row.gpus > 1]
-        apart = [measure(row) for row in rows if row.gpus == 1]
-        return together, [*apart, *map(add, wanted)]
+        alone = [measure(row) for row in rows if row.needs_machine]
+        apart = [measure(row) for row in rows if not row.needs_machine]
+        return alone, [*apart, *map(add, wanted)]
 
     def spread(self, tasks: Sequence[Task]) -> None:
         """Run the tasks, one at a time on each GPU."""
