@@ -4,6 +4,7 @@ The only module that imports the package. It is imported on a GPU alone, by `att
 of time, by the pipeline: the import takes 7 s and the kernels of a head size 6 s more (measured).
 """
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -15,6 +16,9 @@ from finetune_trainer.fused.attention import AutogradAttention, Documents
 CAPABILITIES = frozenset({9, 10})
 """Major compute capabilities that it has forward and backward kernels for, as torch's registry of
 implementations lists them."""
+
+# Of the package's own arguments, at each kernel that it compiles; nobody here can do anything about it.
+warnings.filterwarnings("ignore", message=r"Argument aux_data .* cannot be converted")
 
 package: Any = None
 """None where it cannot be imported."""
