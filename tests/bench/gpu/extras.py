@@ -1,4 +1,4 @@
-"""What a suite measures beside its rows: memory, numerics, reloading, resuming. Pure: which processes there are.
+"""What a suite measures beside its rows: memory, numerics, attention, reloading, resuming. Pure: which processes there are.
 
 Each is a module that is started as `python -m MODULE DEVICE ANSWER.json MODEL… ARGUMENT…` and writes one
 JSON object, which stands under its name in results.json. A `failure` in it fails the suite.
@@ -30,6 +30,7 @@ def _reload(shape: Shape, rows: tuple[Row, ...]) -> Extra:
 MEMORY, NUMERICS = "tests.bench.gpu.memory", "tests.bench.gpu.numerics"
 RESUME = "tests.bench.gpu.resume"
 PROFILE = "tests.bench.gpu.step_profile"
+ATTENTION = "tests.bench.gpu.attention_speed"
 EXTRAS: dict[str, tuple[Extra, ...]] = {
     "small": (_reload(LLAMA_1B, SMALL),),
     "full": (
@@ -39,6 +40,7 @@ EXTRAS: dict[str, tuple[Extra, ...]] = {
         _reload(LLAMA_1B, (OWN_1B,)),
         Extra("resume", RESUME, (LLAMA_1B,)),
         Extra("profile", PROFILE, (LLAMA_8B, LLAMA_1B)),
+        Extra("attention", ATTENTION, ()),
         # Two, so that two GPUs share them.
         Extra("memory-1B", MEMORY, (LLAMA_1B,)),
         Extra("memory-8B", MEMORY, (LLAMA_8B,)),
@@ -49,6 +51,7 @@ EXTRAS: dict[str, tuple[Extra, ...]] = {
         Extra("resume", RESUME, (TINY,)),
         Extra("memory", MEMORY, (TINY,)),
         Extra("profile", PROFILE, (TINY,)),
+        Extra("attention", ATTENTION, ()),
     ),
 }
 """By suite."""

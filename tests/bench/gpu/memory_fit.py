@@ -95,14 +95,16 @@ def build_point(told: dict[str, Any]) -> Point:
 
 
 def read_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of the suite as a measured launch: its largest step, split as the trainer did."""
+    """Return a row of the suite as a measured launch: the largest, each step split as the trainer did."""
     chosen = dict(re.findall(r"^(\w+) (\S+):", "\n".join(row["choices"]), re.MULTILINE))
     budget = int(chosen["tokensPerLaunch"])
-    largest = row["largest_step_tokens"]
+    # The first results knew the largest step alone, and one GPU.
+    steps = row.get("step_tokens", [row["largest_step_tokens"]])
+    shards = [tokens / row.get("gpus", 1) for tokens in steps]
     return row | {
         "targets": TARGETS[row["targets"]],
         "engine": chosen["engine"],
-        "tokens": largest / -(-largest // budget),
+        "tokens": max(shard / -(-shard // budget) for shard in shards),
         "layers_kept": int(chosen["layersKept"]),
         "reserved_bytes": row["peak_gib"] * GIB,
     }

@@ -165,6 +165,13 @@ def test_the_memory_of_a_row_is_predicted_for_its_largest_launch():
     assert point.predicted_bytes / 2**30 == pytest.approx(17.6, abs=0.1)
 
 
+def test_a_step_that_fits_a_launch_may_be_larger_than_each_half_of_the_largest_step():
+    choices = ("engine fused: It may.", "tokensPerLaunch 300: So many.", "layersKept 32: All.")
+    ours = replace(OURS, choices=choices, step_tokens=(100, 100, 290, 400, 100))
+    [point] = read_points({"rows": build_rows([Result(OWN_8B, ours)], card="NVIDIA H100")})
+    assert point.tokens == 290
+
+
 def test_the_memory_points_of_an_extra_are_compared_where_something_was_observed():
     told = {
         "shape": "1B",

