@@ -86,7 +86,7 @@ def choose(
     choice = decide_engine(obstacles=obstacles, on_gpu=on_gpu, forced=forced.engine)
     if choice.value == EngineName.FUSED:
         built = _build_fused(loaded, rows, attention=forced.attention)
-        engine, choices = _take_fused(built, loaded, rows, choice, group=group)
+        engine, choices = _take_fused(built, loaded=loaded, rows=rows, choice=choice, group=group)
     else:
         engine, choices = _build_plain(loaded, rows, choice, group=group)
     launching = _decide_launching(plan, loaded, rows, engine=engine, forced=forced, group=group)
@@ -133,10 +133,10 @@ class Built:
 
 def _take_fused(
     built: Built,
+    *,
     loaded: LoadedModel,
     rows: Sequence[Tokens],
     choice: Choice,
-    *,
     group: ProcessGroup,
 ) -> tuple[Engine, tuple[Choice, ...]]:
     """Return the fused engine where it may train on every rank, else what Unsloth has."""
