@@ -384,17 +384,21 @@ class LanguageFinetuneStatus(StatusPart):
 
     def to_object(self) -> dict[str, Any]:
         """Return the JSON object for the API server; empty parts, lists and texts are left out."""
-        whole: dict[str, Any] = _present(
-            self.model_dump(by_alias=True, exclude_none=True, mode="json")
-        )
+        whole: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True, mode="json")
+        _drop_empty(whole)
         return whole
 
 
-def _present(value: Any) -> Any:
-    """Return a JSON value without the entries that say nothing."""
-    if isinstance(value, dict):
-        entries = {key: _present(one) for key, one in value.items()}
-        return {key: one for key, one in entries.items() if one not in ("", [], {})}
-    if isinstance(value, list):
-        return [_present(one) for one in value]
-    return value
+def _drop_empty(entries: dict[str, Any]) -> None:
+    """Drop, at every depth, the entries that say nothing; in place, for it is done at every look."""
+    for key, one in list(entries.items()):
+        if isinstance(one, dict):
+            _drop_empty(one)
+        elif isinstance(one, list):
+            for item in one:
+                if isinstance(item, dict):
+                    _drop_empty(item)
+        elif not isinstance(one, str):
+            continue
+        if not one:
+            del entries[key]

@@ -5,8 +5,9 @@ this module asks the second, and a test runs both over the same files. Shapes an
 `resource`. Nothing here reads a cluster or a file.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -37,26 +38,27 @@ def check_spec(
     spec: LanguageFinetuneSpec, *, rules: tuple[Rule, ...] = ALL_RULES
 ) -> list[Violation]:
     """Return every one of `rules` that `spec` breaks, in their order; an empty list is a pass."""
+    places = {path: _places(spec, path) for path in {rule.path for rule in rules}}
     return [
         Violation(path=path, message=rule.message)
         for rule in rules
-        for path, value in _places(spec, rule.path)
+        for path, value in places[rule.path]
         if not rule.check(value)
     ]
 
 
-def _places(spec: LanguageFinetuneSpec, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield the places of `path` that exist in `spec`, each with its value."""
+def _places(spec: LanguageFinetuneSpec, path: str) -> list[tuple[str, Any]]:
+    """Return the places of `path` that exist in `spec`, each with its value."""
     found: list[tuple[str, Any]] = [("spec", spec)]
     for step in path.split(".")[1:]:
         found = [place for at, value in found for place in _children(value, at=at, step=step)]
-    yield from found
+    return found
 
 
 def _children(value: BaseModel, *, at: str, step: str) -> list[tuple[str, Any]]:
     """Return the children of `value` that `step` names; `name[]` names the items of a list."""
     name = step.removesuffix("[]")
-    child = _by_alias(value)[name]
+    child = getattr(value, _attributes(type(value))[name])
     if child is None:
         return []
     if step.endswith("[]"):
@@ -64,6 +66,7 @@ def _children(value: BaseModel, *, at: str, step: str) -> list[tuple[str, Any]]:
     return [(f"{at}.{name}", child)]
 
 
-def _by_alias(part: BaseModel) -> Mapping[str, Any]:
-    fields = type(part).model_fields.items()
-    return {field.alias or name: getattr(part, name) for name, field in fields}
+@cache
+def _attributes(part: type[BaseModel]) -> Mapping[str, str]:
+    """Return the attribute behind each name that a field has in YAML; a class never changes."""
+    return {field.alias or name: name for name, field in part.model_fields.items()}
