@@ -72,6 +72,7 @@ class Reconciler:
         self._metrics = metrics
         self._now = now
         self._just_created: set[Key] = set()
+        self._turn = asyncio.Lock()
 
     async def work(self) -> None:
         """Take and reconcile for ever."""
@@ -94,11 +95,11 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> float | None:
         """Do what one resource needs now; return the seconds after which to look again."""
-        observed = self._gatherer.observe(key)
-        if observed is None:
+        looked = await self._look(key)
+        if looked is None:
             self._just_created.discard(key)
             return None
-        actions = self._decide(observed, now=self._now())
+        observed, actions = looked
         if actions.needs_begun_plan:
             name = actions.needs_begun_plan
             plan = await self._gatherer.fetch_plan(observed, config_map=name)
@@ -111,11 +112,11 @@ class Reconciler:
         begun_plan = observed.begun_plan
         refusal = await self._create(actions)
         if refusal is not None:
-            observed = self._gatherer.observe(key)
-            if observed is None:
+            again = self._gatherer.observe(key)
+            if again is None:
                 return None
             observed = replace(
-                observed,
+                again,
                 begun_plan=begun_plan,
                 name_conflicts=refusal.name_conflicts,
                 predecessors=refusal.predecessors,
@@ -126,6 +127,19 @@ class Reconciler:
             return SETTLE_S
         await self._applier.apply_rest(observed.body, actions)
         return actions.requeue_after_s
+
+    async def _look(self, key: Key) -> tuple[Observed, Actions] | None:
+        """Return what is known of a resource and what to do about it, or None where it is gone.
+
+        A decision takes milliseconds of processor. In a burst every worker has one to take, and all of
+        them in one turn of the event loop would keep watches, leases and the pods' reports waiting for
+        as long: new resources would come to notice last, behind the statuses of those before them.
+        """
+        async with self._turn:
+            # NB: first, so that what is decided on is never older than the turn.
+            await asyncio.sleep(0)
+            observed = self._gatherer.observe(key)
+            return None if observed is None else (observed, self._decide(observed, now=self._now()))
 
     def _tells_later(self, key: Key, *, has_created: bool) -> bool:
         """Return whether the status is left to the next round; never twice, or it were a hot loop."""

@@ -331,6 +331,31 @@ async def test_a_pod_that_outlives_its_job_is_found_by_the_attempts_in_status(
     assert [pod.name for pod in looking.observed[0].pods] == seen
 
 
+async def test_between_two_decisions_everything_else_gets_its_turn(world: MakeWorld) -> None:
+    busy = world(*(Actions() for _ in range(3)))
+    turns: list[int] = []
+
+    async def watch() -> None:
+        while len(busy.observed) < 3:
+            turns.append(len(busy.observed))
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(watch())
+        for _ in range(3):
+            group.create_task(busy.reconciler.reconcile(KEY))
+    assert set(turns) == {0, 1, 2}
+
+
+async def test_what_arrives_while_a_look_waits_for_its_turn_is_seen(world: MakeWorld) -> None:
+    busy = world(Actions(), Actions())
+    first, second = (asyncio.create_task(busy.reconciler.reconcile(KEY)) for _ in range(2))
+    await asyncio.sleep(0)
+    busy.resources.ingest("MODIFIED", {**build_object("sw", version=2), "spec": "newer"})
+    await asyncio.gather(first, second)
+    assert [one.body.get("spec") for one in busy.observed] == ["newer", "newer"]
+
+
 async def test_a_bug_in_one_resource_harms_no_other(world: MakeWorld) -> None:
     met = world()  # no answer is scripted: each decision raises
     met.resources.ingest("ADDED", build_object("good", version=9))
