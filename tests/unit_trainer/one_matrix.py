@@ -9,6 +9,7 @@ import multiprocessing
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ class OneMatrixEngine:
     memory: int = 1_000_000
     """Tokens of a launch that fit."""
     launches: list[int] = field(default_factory=list)
+    prepared: list[int] = field(default_factory=list)
+    """Tokens of the launches that were laid out before their step."""
+
+    def prepare(self, launch: Launch) -> Launch:
+        self.prepared.append(sum(launch.lengths))
+        return launch
 
     def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
         if sum(launch.lengths) > self.memory:
@@ -88,12 +95,18 @@ def do_steps(group: ProcessGroup, *, rows: int, **engine: Any) -> dict[str, Any]
     plan = build_plan(training__learning_rate=1e-2)
     stepper = Stepper(loaded, training=plan.training, budget=tokens, group=group)
     corpus, found = build_rows(rows * STEPS, vocabulary=WORDS), []
+    batches = [corpus[first : first + rows] for first in range(0, len(corpus), rows)]
     fault = ""
-    for step in range(STEPS):
-        batch = corpus[step * rows : (step + 1) * rows]
+    for step, batch in enumerate(batches):
         supervised = max(1, sum(count_supervised(row) for row in batch))
         try:
-            loss, norm, _ = stepper.do(batch, step=step, supervised=supervised, learning_rate=1e-2)
+            loss, norm, _ = stepper.do(
+                batch,
+                step=step,
+                supervised=supervised,
+                learning_rate=1e-2,
+                following=partial(sum, batches[step + 1 : step + 2], []),
+            )
         except NotFinite as caught:
             fault = caught.message
             break
@@ -104,6 +117,7 @@ def do_steps(group: ProcessGroup, *, rows: int, **engine: Any) -> dict[str, Any]
         "matrix": loaded.network.table.detach().flatten().tolist(),
         "budget": (tokens.tokens, tokens.halvings),
         "launches": loaded.engine.launches,
+        "prepared": loaded.engine.prepared,
     }
 
 

@@ -32,6 +32,14 @@ def test_steps_of_two_are_the_steps_of_one(seen: dict[str, Any], scenario: str) 
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
+def test_each_prepares_its_own_shard_of_the_step_that_follows(seen: dict[str, Any]) -> None:
+    for who in WHO:
+        found = seen[who]["odd"]
+        assert len(found["launches"]) == 4
+        # The first step has none before it, and none follows the last.
+        assert found["prepared"] == found["launches"][1:]
+
+
 def test_a_row_alone_is_computed_once(seen: dict[str, Any]) -> None:
     first, second, alone = of(seen, "one row")
     assert first["launches"] == alone["launches"]

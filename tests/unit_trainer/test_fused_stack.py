@@ -107,12 +107,6 @@ def build_engine(network: Any) -> Any:
     return FusedEngine(network, device=torch.device("cpu"))
 
 
-def build_packed(launch: Any) -> Any:
-    from finetune_trainer.launches import build_packed
-
-    return build_packed(launch)
-
-
 def launch_of(texts: list[Text], *, first_token: int = 0) -> Any:
     from finetune_trainer.launches import Launch
 
@@ -179,11 +173,11 @@ def test_in_16_bits_an_adapter_moves_a_stream_whose_step_is_larger_than_its_part
             if "lora_B" in name:
                 parameter.data.normal_(0, 4e-4 if target == "o_proj" else 8e-4)
         engine = build_engine(network.to(dtype))
-        row = build_packed(launch_of(build_texts()))
+        launch = launch_of(build_texts())
         with torch.no_grad(), engine.base_only():
-            without = engine.hidden_states(row).double()
+            without = engine.hidden_states(launch).double()
         with torch.no_grad():
-            return engine.hidden_states(row).double() - without
+            return engine.hidden_states(launch).double() - without
 
     exact, rounded = move(torch.float64), move(torch.bfloat16)
     assert float(exact.abs().median()) < 2**-9

@@ -63,6 +63,22 @@ def test_twice_three_steps_are_six_with_dropout(model: Path, tmp_path: Path) -> 
     assert (tmp_path / "metrics.jsonl").read_text().startswith(lines)
 
 
+def test_a_step_that_was_prepared_by_the_pod_before_is_the_same(
+    model: Path, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from finetune_trainer.fused.engine import FusedEngine
+
+    def adapt(loaded: Any) -> Any:
+        return replace(loaded, engine=FusedEngine(loaded.network, device=loaded.device))
+
+    training = build(model, tmp_path, adapt=adapt, token_budget=60)
+    calm = training.train()
+    training.train(stop_after=3)
+    assert_equal(training.train(resume=True), calm)
+
+
 def test_early_stopping_and_the_best_state_outlive_a_pod(model: Path, tmp_path: Path) -> None:
     training = build(model, tmp_path, changes=BEST, losses=[3.0, 2.0, 2.5, 2.4, 2.3, 9.0])
     calm = training.train()

@@ -48,6 +48,17 @@ class StatefulEngine(Protocol):
         """Put it back."""
 
 
+@runtime_checkable
+class PreparingEngine(Protocol):
+    """An engine that can lay a launch out before its turn, while the device is busy with another."""
+
+    def prepare(self, launch: Launch) -> Launch:
+        """Return the launch with all that `sum_of_losses` would else make of it first.
+
+        Nothing that changes with a step goes into it: neither weights nor random numbers.
+        """
+
+
 @dataclass(frozen=True)
 class PlainEngine:
     """The model's own forward, which Unsloth patched, and autograd."""

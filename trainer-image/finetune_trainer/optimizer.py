@@ -21,9 +21,10 @@ from finetune_api.resource import Optimizer
 from finetune_trainer.commands import DoStep
 from finetune_trainer.errors import NotFinite, OutOfGpuMemory, PlanInvalid
 from finetune_trainer.host_copies import Copy, copy_fresh
-from finetune_trainer.launches import TokenBudget, Tokens, launches, retry_smaller
+from finetune_trainer.launches import TokenBudget, Tokens, retry_smaller
 from finetune_trainer.network import LoadedModel, StatefulEngine
 from finetune_trainer.process_group import SINGLE, ProcessGroup
+from finetune_trainer.upcoming import Upcoming
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -67,6 +68,10 @@ class Found:
     norm: float
 
 
+def _no_rows() -> Sequence[Tokens]:
+    return ()
+
+
 class Stepper:
     """Does optimizer steps on one model."""
 
@@ -81,6 +86,7 @@ class Stepper:
     ) -> None:
         self._device = loaded.device
         self._engine = loaded.engine
+        self._upcoming = Upcoming(loaded.engine)
         self._parameters = loaded.trainable()
         self._optimizer = build_optimizer(loaded, training)
         self._max_norm = training.max_grad_norm or inf
@@ -96,9 +102,18 @@ class Stepper:
         )
 
     def do(
-        self, batch: Sequence[Tokens], *, step: int, supervised: int, learning_rate: float
+        self,
+        batch: Sequence[Tokens],
+        *,
+        step: int,
+        supervised: int,
+        learning_rate: float,
+        following: Callable[[], Sequence[Tokens]] = _no_rows,
     ) -> tuple[float, float, int]:
         """Do step `step`, which counts from 0.
+
+        `following` returns the rows of the step that comes next, none after the last. It is called when
+        all of this step is queued: what the host can do for the next one costs nothing then.
 
         Returns:
             Loss in nats per supervised token, gradient norm before clipping, count of launches.
@@ -121,7 +136,12 @@ class Stepper:
             self._group.sync_budget(self._budget)
             with _told_when_full():
                 loss = self._group.all_reduce_gradients(loss, self._parameters)
-                found = self._update(loss, self._clip(), learning_rate=learning_rate)
+                found = self._update(
+                    loss,
+                    self._clip(),
+                    learning_rate=learning_rate,
+                    meanwhile=partial(self._look_ahead, following),
+                )
             if isfinite(found.norm) or not isfinite(found.loss) or self._loss_scale == 1.0:
                 break
             # fp16 overflowed, which says nothing about the training: the step is done again.
@@ -165,7 +185,7 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(mix_seed(self._seed, step, rank=self._group.rank))
         total, launched = torch.zeros((), device=self._device), 0
-        for launch in launches(batch, token_budget=token_budget, layout=self._engine.layout):
+        for launch in self._upcoming.take(batch, token_budget=token_budget):
             self._check()
             loss = self._engine.sum_of_losses(launch, divisor=supervised)
             (loss * self._loss_scale).backward()
@@ -181,10 +201,21 @@ class Stepper:
         norm: torch.Tensor = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         return norm
 
-    def _update(self, loss: torch.Tensor, norm: torch.Tensor, *, learning_rate: float) -> Found:
+    def _look_ahead(self, following: Callable[[], Sequence[Tokens]]) -> None:
+        mine = self._group.shard(following())
+        self._upcoming.prepare(mine, token_budget=self._budget.tokens)
+
+    def _update(
+        self,
+        loss: torch.Tensor,
+        norm: torch.Tensor,
+        *,
+        learning_rate: float,
+        meanwhile: Callable[[], None],
+    ) -> Found:
         """Update the weights where loss and norm are finite; return both, waiting for the device once.
 
-        On a GPU the guard is part of the update, so that everything of a step is queued before the
+        `meanwhile` is called before that wait, when all that can be queued before it is. On a GPU the guard is part of the update, so that everything of a step is queued before the
         host waits: it would otherwise keep the device idle between gradient and update.
         """
         for group in self._optimizer.param_groups:
@@ -194,7 +225,9 @@ class Stepper:
             # torch's own gradient scaler tells its fused optimizers the same way to do nothing.
             self._optimizer.found_inf = (~numbers.isfinite().all()).float()
             self._optimizer.step()
+            meanwhile()
             return Found(*numbers.tolist())
+        meanwhile()
         found = Found(*numbers.tolist())
         if isfinite(found.loss) and isfinite(found.norm):
             self._optimizer.step()

@@ -1,7 +1,7 @@
 """The training loop: exact optimizer steps over the plan's batches, on a GPU or a CPU alike.
 
 Between `model` and `export`. The plan's numbers decide everything that changes the mathematics:
-`schedule` says when, `order` says which rows, `optimizer` does a step, `selection` says which state
+`schedule` says when, `batches` says which rows, `optimizer` does a step, `selection` says which state
 is kept. The loop runs them and tells of each step; it evaluates, reports and saves only through its
 hooks, and it can go on from any snapshot that it gave.
 """
@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -17,13 +18,13 @@ from typing import Protocol, TextIO
 import torch
 
 from finetune_api.plan import TrainingParameters
+from finetune_trainer.batches import Batches
 from finetune_trainer.course import Course
 from finetune_trainer.errors import BrokenOff, Interrupted, NotFinite, RankLost
 from finetune_trainer.held_out import HeldOutLoss
-from finetune_trainer.launches import TokenBudget, Tokens, count_supervised
+from finetune_trainer.launches import TokenBudget, Tokens
 from finetune_trainer.network import LoadedModel
 from finetune_trainer.optimizer import Stepper
-from finetune_trainer.order import DataOrder
 from finetune_trainer.process_group import SINGLE, ProcessGroup
 from finetune_trainer.schedule import Keep, build_schedule
 from finetune_trainer.selection import EarlyStopping, Selection
@@ -173,11 +174,13 @@ class Loop:
     ) -> None:
         self._state = state
         self._course = state.course
-        self._rows = rows
         self._training = training
         self._hooks = hooks
-        self._order = DataOrder(
-            rows=len(rows), sequences_per_step=training.sequences_per_step, seed=training.seed
+        self._batches = Batches(
+            rows,
+            sequences_per_step=training.sequences_per_step,
+            seed=training.seed,
+            total_steps=state.course.schedule.total_steps,
         )
         self._started = time.monotonic()
 
@@ -269,26 +272,28 @@ class Loop:
         """Do step `step`, which counts from 0."""
         started = time.monotonic()
         schedule = self._course.schedule
-        batch = [self._rows[row] for row in self._order.rows_of(step)]
+        batch = self._batches.of(step)
         rate = self._training.learning_rate * schedule.learning_rate_factor(step)
-        # A batch without a supervised token has the loss zero, not zero divided by zero.
-        supervised = max(1, sum(count_supervised(row) for row in batch))
         try:
             loss, norm, launched = self._state.stepper.do(
-                batch, step=step, supervised=supervised, learning_rate=rate
+                batch.rows,
+                step=step,
+                supervised=batch.supervised,
+                learning_rate=rate,
+                following=partial(self._batches.rows_after, step),
             )
         except NotFinite as fault:
-            raise _build_not_finite(fault, batch, step=step, learning_rate=rate) from fault
+            raise _build_not_finite(fault, batch.rows, step=step, learning_rate=rate) from fault
         return StepReport(
             step=step + 1,
             total_steps=schedule.total_steps,
-            epoch=self._order.epochs_after(step + 1),
+            epoch=self._batches.order.epochs_after(step + 1),
             loss=loss,
             grad_norm=norm,
             learning_rate=rate,
-            sequences=len(batch),
-            tokens=sum(len(row.input_ids) for row in batch),
-            supervised_tokens=supervised,
+            sequences=len(batch.rows),
+            tokens=sum(len(row.input_ids) for row in batch.rows),
+            supervised_tokens=batch.supervised,
             launches=launched,
             seconds=time.monotonic() - started,
         )

@@ -5,20 +5,21 @@ rank 0 runs too.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from finetune_api.plan import TrainingParameters, TrainingPlan
 
 # Unsloth before everything that imports transformers.
 from finetune_trainer import model
+from finetune_trainer.batches import Batches
 from finetune_trainer.commands import Begin, Command, DoStep, Evaluate, LoadState
 from finetune_trainer.distributed import DistributedGroup, join
 from finetune_trainer.engines import Chosen, choose
 from finetune_trainer.errors import NotFinite
 from finetune_trainer.evaluate import evaluate, evaluate_base
-from finetune_trainer.launches import count_supervised
 from finetune_trainer.optimizer import Stepper
-from finetune_trainer.order import DataOrder
+from finetune_trainer.schedule import build_schedule
 from finetune_trainer.snapshot import ADAPTER, OPTIMIZER
 from finetune_trainer.worker_files import HELD_OUT, TRAIN, StoredRows, read_state
 
@@ -36,11 +37,15 @@ class WorkerTraining:
         group: DistributedGroup,
     ) -> None:
         self._chosen = chosen
-        self._train, self._held_out = train, held_out
+        self._held_out = held_out
         self._group = group
         self._stepper = Stepper(chosen.loaded, training=training, budget=chosen.budget, group=group)
-        self._order = DataOrder(
-            rows=len(train), sequences_per_step=training.sequences_per_step, seed=training.seed
+        schedule = build_schedule(training, rows=len(train), held_out=len(held_out))
+        self._batches = Batches(
+            train,
+            sequences_per_step=training.sequences_per_step,
+            seed=training.seed,
+            total_steps=schedule.total_steps,
         )
         chosen.loaded.network.train()
 
@@ -100,11 +105,14 @@ class WorkerTraining:
                 raise TypeError(f"The command {command.kind!r} comes once, at the beginning.")
 
     def _do_step(self, command: DoStep) -> None:
-        batch = [self._train[row] for row in self._order.rows_of(command.step)]
-        supervised = max(1, sum(count_supervised(row) for row in batch))
+        batch = self._batches.of(command.step)
         try:
             self._stepper.do(
-                batch, step=command.step, supervised=supervised, learning_rate=command.learning_rate
+                batch.rows,
+                step=command.step,
+                supervised=batch.supervised,
+                learning_rate=command.learning_rate,
+                following=partial(self._batches.rows_after, command.step),
             )
         except NotFinite:
             # Rank 0 has the same numbers and ends the run with the rows' names.

@@ -90,7 +90,7 @@ def see(chosen: Any, case: Any) -> Any:
     """Pass once over the first batch, packed where the engine takes that."""
     import torch
 
-    from finetune_trainer.launches import Launch, build_packed
+    from finetune_trainer.launches import Launch
     from tests.bench.gpu.numerics_case import Seen, collect, find_adapter
 
     network, engine = chosen.loaded.network.train(), chosen.loaded.engine
@@ -104,7 +104,7 @@ def see(chosen: Any, case: Any) -> Any:
     gradients = collect(find_adapter(network))
     with torch.no_grad():
         if engine.name == "fused":
-            hidden = base.model.norm(engine.hidden_states(build_packed(launch)))
+            hidden = base.model.norm(engine.hidden_states(launch))
         else:
             hidden = take_documents(states[0], launch)
         rows = hidden[case.picked().to(hidden.device)]

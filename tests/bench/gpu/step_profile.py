@@ -67,7 +67,13 @@ def profile(row: Row, *, model: Path, folder: Path, device: str) -> dict[str, An
     def do(count: int) -> float:
         started = time.monotonic()
         for step in range(count):
-            stepper.do(documents, step=step, supervised=supervised, learning_rate=1e-4)
+            stepper.do(
+                documents,
+                step=step,
+                supervised=supervised,
+                learning_rate=1e-4,
+                following=lambda: documents,
+            )
         return (time.monotonic() - started) / count
 
     do(2)

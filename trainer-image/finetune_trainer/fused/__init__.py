@@ -11,6 +11,7 @@ and column: drawn again in backward, they cost no memory, and a step that is spl
 again has the same ones.
 
     engine        what the trainer calls: a launch in, the sum of its losses out
+    prepared      a launch laid out on the device, ahead of its turn where the trainer asks for it
     restrictions  which models, adapters and devices can run here; everything else runs elsewhere
     stack         all layers, kept or recomputed       head     final norm and loss, in chunks
     layer         one layer, forward and backward      projection   the stacked matrix

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 
 from finetune_trainer.fused.attention import (
@@ -21,11 +20,12 @@ from finetune_trainer.fused.dropout import Dropout, count_threshold
 from finetune_trainer.fused.head import Head
 from finetune_trainer.fused.layer import Launching
 from finetune_trainer.fused.pieces import Heads, load_pieces
+from finetune_trainer.fused.prepared import PreparedLaunch, prepare
 from finetune_trainer.fused.projection import ADAPTER
 from finetune_trainer.fused.restrictions import head_size_of
 from finetune_trainer.fused.rotary import RotaryTables, compute_frequencies
 from finetune_trainer.fused.stack import Stack
-from finetune_trainer.launches import IGNORED, Launch, Layout, PackedRow, build_packed
+from finetune_trainer.launches import Launch, Layout
 
 
 class FusedEngine:
@@ -66,27 +66,31 @@ class FusedEngine:
 
     def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
         """Return the loss of a launch. Shape: ()."""
-        row = build_packed(launch)
-        stream = self.hidden_states(row, first_token=launch.first_token)
-        scored, targets = _find_scored(row)
+        prepared = self.prepare(launch)
         return self._head.sum_of_losses(
-            stream, scored=self._move(scored), targets=self._move(targets), divisor=divisor
+            self.hidden_states(prepared),
+            scored=prepared.scored,
+            targets=prepared.targets,
+            divisor=divisor,
         )
 
-    def hidden_states(self, row: PackedRow, *, first_token: int = 0) -> torch.Tensor:
+    def prepare(self, launch: Launch) -> PreparedLaunch:
+        """Lay a launch out on the device; waits for nothing that the device is busy with."""
+        return prepare(launch, device=self._device)
+
+    def hidden_states(self, launch: Launch) -> torch.Tensor:
         """Return the residual stream after all layers, (tokens, hidden size)."""
+        prepared = self.prepare(launch)
         self.stack.copy_adapter(with_adapter=self._with_adapter)
-        ends = torch.cat([row.lengths.new_zeros(1), row.lengths.cumsum(0, dtype=torch.int32)])
-        longest = int(row.lengths.max())
         launching = Launching(
             pieces=self._pieces,
             attention=self.attention,
             heads=self._heads,
-            documents=Documents(self._move(ends), longest),
-            rotation=self._tables.rotation(self._move(row.positions), longest=longest),
-            dropout=self._decide_dropout(first_token),
+            documents=Documents(prepared.ends, prepared.longest),
+            rotation=self._tables.rotation(prepared.positions, longest=prepared.longest),
+            dropout=self._decide_dropout(prepared.first_token),
         )
-        embedded = self._embedding.weight.data[self._move(row.input_ids)]
+        embedded = self._embedding.weight.data[prepared.input_ids]
         return self.stack.run(embedded, launching)
 
     @contextmanager
@@ -122,17 +126,3 @@ class FusedEngine:
             seed=torch.initial_seed(),
             first_token=first_token,
         )
-
-    def _move(self, values: torch.Tensor) -> torch.Tensor:
-        if self._device.type != "cuda":
-            return values
-        # Pinned, so that the copy is queued like a kernel and the host goes on.
-        return values.pin_memory().to(self._device, non_blocking=True)
-
-
-def _find_scored(row: PackedRow) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the places that predict a supervised token, and those tokens; on the CPU, no device waits."""
-    # By numpy for the reason that `build_packed` gives.
-    following = row.labels.numpy()[1:]
-    scored = np.flatnonzero(following != IGNORED)
-    return torch.from_numpy(scored), torch.from_numpy(following[scored])
