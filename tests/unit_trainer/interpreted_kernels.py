@@ -71,6 +71,32 @@ def test_norm_and_its_backward(agree: Callable[..., None], kernels: Any) -> None
     )
 
 
+def test_norm_of_an_output_and_its_backward(agree: Callable[..., None], kernels: Any) -> None:
+    stream, x, weight = torch.randn(TOKENS, 96), torch.randn(TOKENS, 96), torch.rand(96) - 0.5
+    weight[3] = 0.0
+    agree("add_rms_norm", stream, x, weight, eps=1e-5)
+    rstd = kernels.add_rms_norm(stream, x, weight, eps=1e-5)
+    extended = torch.zeros(TOKENS, 128)
+    agree(
+        "rms_norm_backward",
+        torch.randn(TOKENS, 128)[:, :96],
+        extended[:, :96],
+        x=x,
+        weight=weight,
+        rstd=rstd,
+    )
+
+
+def test_a_weight_of_32_bits_is_multiplied_before_anything_is_rounded(kernels: Any) -> None:
+    from finetune_trainer.fused.reference import PIECES as REFERENCE
+
+    x, weight = torch.randn(TOKENS, 96).bfloat16(), torch.rand(96) + 0.5
+    ours, expected = torch.zeros(TOKENS, 96), torch.zeros(TOKENS, 96)
+    kernels.rms_norm(x, weight, ours, eps=1e-5)
+    REFERENCE.rms_norm(x.float(), weight, expected, eps=1e-5)
+    assert float((ours - expected).norm() / expected.norm()) < TOLERANCE
+
+
 @pytest.mark.parametrize("with_norm", [False, True], ids=["plain", "head norms"])
 @pytest.mark.parametrize(
     ("queries", "keys", "size"), [(12, 4, 16), (4, 2, 48)], ids=["12/4 x 16", "4/2 x 48"]
@@ -103,17 +129,31 @@ def test_rotation_and_its_backward(
     )
 
 
-def test_gate(agree: Callable[..., None]) -> None:
-    agree("swiglu", torch.randn(TOKENS, 464), torch.zeros(TOKENS, 200))
+def build_gate(name: str) -> Any:
+    from finetune_trainer.fused.architecture import GATES
+
+    return GATES[name]
 
 
+@pytest.mark.parametrize("name", ["silu", "gelu_pytorch_tanh"])
+def test_gate(agree: Callable[..., None], name: str) -> None:
+    agree("glu", torch.randn(TOKENS, 464), torch.zeros(TOKENS, 200), gate=build_gate(name))
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu_pytorch_tanh"])
 @pytest.mark.parametrize("width", [None, 16, 64], ids=["no dropout", "rank 16", "rank 64"])
-def test_backward_of_the_gate(agree: Callable[..., None], width: int | None) -> None:
+def test_backward_of_the_gate(agree: Callable[..., None], width: int | None, name: str) -> None:
     dropped = None
     if width is not None:
         mask = build_mask(slots=1, width=width)
         dropped = (torch.randn(TOKENS, width), torch.randn(width, 200), mask)
-    agree("swiglu_backward", torch.randn(TOKENS, 464), torch.randn(TOKENS, 200), dropped=dropped)
+    agree(
+        "glu_backward",
+        torch.randn(TOKENS, 464) * 3,
+        torch.randn(TOKENS, 200),
+        gate=build_gate(name),
+        dropped=dropped,
+    )
 
 
 @pytest.mark.parametrize("width", [16, 64], ids=["rank 16", "rank 64"])

@@ -103,7 +103,7 @@ def test_the_environment_can_keep_torchs_own() -> None:
 
 
 def test_flash_attention_4_is_called_for_packed_documents_and_differentiated() -> None:
-    from finetune_trainer.fused.attention import Documents, PlainAttention, measure_error
+    from finetune_trainer.fused.attention import Documents, PlainAttention, Sight, measure_error
     from finetune_trainer.fused.flash4 import FlashAttention4
     from finetune_trainer.fused.pieces import Heads
 
@@ -113,13 +113,20 @@ def test_flash_attention_4_is_called_for_packed_documents_and_differentiated() -
         asked.append({name: each for name, each in named.items() if not torch.is_tensor(each)})
         assert named["cu_seqlens_q"] is named["cu_seqlens_k"]
         documents = Documents(named["cu_seqlens_q"], named["max_seqlen_q"])
-        return PlainAttention().compute(q, k, v, documents=documents), None
+        left = named["window_size"][0]
+        sight = Sight(named["softmax_scale"], window=None if left is None else left + 1)
+        return PlainAttention().compute(q, k, v, documents=documents, sight=sight), None
 
     error = measure_error(
         FlashAttention4(compute),
         Heads(8, 2, 32),
+        sights=(Sight(0.25, window=40), Sight(0.25, window=None)),
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
     assert error < 1e-5
-    assert asked == [{"max_seqlen_q": 130, "max_seqlen_k": 130, "causal": True}]
+    always = {"max_seqlen_q": 130, "max_seqlen_k": 130, "causal": True, "softmax_scale": 0.25}
+    assert sorted(asked, key=str) == [
+        always | {"window_size": (39, None)},
+        always | {"window_size": (None, None)},
+    ]

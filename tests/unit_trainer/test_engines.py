@@ -147,11 +147,10 @@ def test_adapters_that_the_fused_stack_does_not_cover(
         ("model_type", "gemma2", "the model is of type gemma2"),
         ("hidden_act", "gelu", "its MLP gates with gelu"),
         ("attention_dropout", 0.1, "it drops 0.1 of its attention"),
-        (
-            "sliding_window",
-            16,
-            "its attention slides over 16 tokens and the longest text has 39",
-        ),
+        ("use_bidirectional_attention", True, "its attention looks ahead"),
+        ("attn_logit_softcapping", 50.0, "it has attn_logit_softcapping 50"),
+        ("final_logit_softcapping", 30.0, "it has final_logit_softcapping 30"),
+        ("layer_types", ["full_attention", "linear"], "it has layers of type linear"),
         (
             "rope_parameters",
             {"rope_type": "dynamic", "rope_theta": 10000.0},
@@ -168,7 +167,7 @@ def test_models_that_the_fused_stack_does_not_cover(
 
     network = model.load(build_plan(), folder=folder).network
     setattr(network.get_base_model().config, name, value)
-    assert find_obstacles(network, longest=39, capability=None) == (obstacle,)
+    assert find_obstacles(network, capability=None) == (obstacle,)
 
 
 def test_gpus_that_the_fused_stack_does_not_cover(folder: Path) -> None:
@@ -176,7 +175,7 @@ def test_gpus_that_the_fused_stack_does_not_cover(folder: Path) -> None:
     from finetune_trainer.fused.restrictions import find_obstacles
 
     network = model.load(build_plan(), folder=folder).network
-    assert find_obstacles(network, longest=39, capability=(7, 5)) == (
+    assert find_obstacles(network, capability=(7, 5)) == (
         "the GPU has compute capability 7.5, below 8.0",
         "the model computes in torch.float32, not in bfloat16",
     )

@@ -17,9 +17,10 @@ from finetune_api.plan import TrainingParameters, TrainingPlan
 from finetune_trainer.attention_choice import LARGEST_ERROR, choose_attention
 from finetune_trainer.engine_check import compare, exercise
 from finetune_trainer.errors import PlanInvalid
+from finetune_trainer.fused.architecture import head_size_of
 from finetune_trainer.fused.engine import FusedEngine
 from finetune_trainer.fused.pieces import find_kernel_faults
-from finetune_trainer.fused.restrictions import find_obstacles, head_size_of
+from finetune_trainer.fused.restrictions import find_obstacles
 from finetune_trainer.launches import Layout, TokenBudget, Tokens
 from finetune_trainer.network import Engine, LoadedModel, PlainEngine
 from finetune_trainer.order import DataOrder
@@ -80,7 +81,6 @@ def choose(
     on_gpu = loaded.device.type == "cuda"
     obstacles = find_obstacles(
         loaded.network,
-        longest=max(len(row.input_ids) for row in rows),
         capability=torch.cuda.get_device_capability() if on_gpu else None,
     )
     choice = decide_engine(obstacles=obstacles, on_gpu=on_gpu, forced=forced.engine)

@@ -31,7 +31,7 @@ SMALL_SIDE = 256
 """A product with a side of at most so many is one of the adapter's."""
 KINDS = {
     "attention": r"flash|fmha|cudnn.*sdpa",
-    "gate": r"swiglu",
+    "gate": r"glu",
     "norms and rotation": r"rms_norm|rotate",
     "dropout of the adapter's input": r"dropped",
     "loss": r"cross_entropy",

@@ -31,7 +31,7 @@ class Seen:
     [
         ("void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel", "attention"),
         ("nvjet_sm90_tst_64x72_64x12_1x4_h_bz_TNT", "products"),
-        ("_swiglu_backward", "gate"),
+        ("_glu_backward", "gate"),
         ("Memcpy HtoD (Pinned -> Device)", "Memcpy HtoD (Pinned -> Device)"),
     ],
 )

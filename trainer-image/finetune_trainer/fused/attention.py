@@ -6,14 +6,20 @@ the other.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import inf, sqrt
+from math import inf
 from typing import Any, Protocol
 
 import torch
 
 from finetune_trainer.fused.pieces import Heads
+
+CHECKED_LENGTHS = (65, 1, 130)
+"""Tokens of the documents that an implementation is checked with."""
+CHECKED_WINDOW = 50
+"""Tokens of the window that it is checked with, where the model has one: two of the documents slide."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,22 @@ class Documents:
     boundaries: torch.Tensor
     """Shape: (documents + 1,), int32, on the device: 0 and the end of each."""
     longest: int
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a token of a layer looks at in its document, and how its scores are scaled."""
+
+    scale: float
+    """Factor on q·kᵀ."""
+    window: int | None = None
+    """Tokens, itself the last of them; None for all before it."""
+
+    def left_of(self, documents: Documents) -> int | None:
+        """Return the tokens before itself that it sees; None for all, as in documents that fit."""
+        if self.window is None or self.window >= documents.longest:
+            return None
+        return self.window - 1
 
 
 @dataclass(frozen=True)
@@ -46,15 +68,22 @@ class Attention(Protocol):
         """As status and log call it."""
 
     def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, documents: Documents
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        documents: Documents,
+        sight: Sight,
     ) -> Attended:
-        """Return softmax(q·kᵀ / √size)·v of each token with those before it in its document.
+        """Return softmax(scale·q·kᵀ)·v of each token with what it sees of its document.
 
         Args:
             q: (tokens, query heads, size).
             k: (tokens, key heads, size).
             v: (tokens, key heads, size).
             documents: Their boundaries.
+            sight: Of the layer.
         """
 
     def backward(
@@ -66,6 +95,7 @@ class Attention(Protocol):
         *,
         attended: Attended,
         documents: Documents,
+        sight: Sight,
     ) -> Gradients:
         """Return the gradients of q, k and v."""
 
@@ -76,12 +106,29 @@ class FlashAttention:
     name = "FlashAttention 2 of torch, variable length"
 
     def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, documents: Documents
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        documents: Documents,
+        sight: Sight,
     ) -> Attended:
         """Run the kernel; the state is what torch hands from one to the other."""
         ends, longest = documents.boundaries, documents.longest
         out, *state = torch.ops.aten._flash_attention_forward(
-            q, k, v, ends, ends, longest, longest, 0.0, True, False
+            q,
+            k,
+            v,
+            ends,
+            ends,
+            longest,
+            longest,
+            0.0,
+            True,
+            False,
+            scale=sight.scale,
+            window_size_left=sight.left_of(documents),
         )
         # The last of the state is a debugging aid.
         return Attended(out, tuple(state[:3]))
@@ -95,6 +142,7 @@ class FlashAttention:
         *,
         attended: Attended,
         documents: Documents,
+        sight: Sight,
     ) -> Gradients:
         """Run the kernel."""
         logarithms, seed, offset = attended.state
@@ -114,6 +162,8 @@ class FlashAttention:
             True,
             seed,
             offset,
+            scale=sight.scale,
+            window_size_left=sight.left_of(documents),
         )
         return dq, dk, dv
 
@@ -123,18 +173,30 @@ class AutogradAttention(ABC):
 
     @abstractmethod
     def compute(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, documents: Documents
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        documents: Documents,
+        sight: Sight,
     ) -> torch.Tensor:
         """Return attention as `Attention.forward` has it, (tokens, query heads, size)."""
 
     def forward(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, documents: Documents
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        documents: Documents,
+        sight: Sight,
     ) -> Attended:
         """Compute, and keep the graph. The inputs are the caller's own memory, nothing is copied."""
         inputs = [each.detach().requires_grad_() for each in (q, k, v)]
         # NB: on inside the stack's own node, where autograd is off.
         with torch.enable_grad():
-            out = self.compute(*inputs, documents=documents)
+            out = self.compute(*inputs, documents=documents, sight=sight)
         return Attended(out.detach(), (out, *inputs))
 
     def backward(
@@ -146,9 +208,10 @@ class AutogradAttention(ABC):
         *,
         attended: Attended,
         documents: Documents,
+        sight: Sight,
     ) -> Gradients:
         """Differentiate the graph, once."""
-        del q, k, v, documents
+        del q, k, v, documents, sight
         out, *inputs = attended.state
         dq, dk, dv = torch.autograd.grad(out, inputs, gradient)
         return dq, dk, dv
@@ -160,12 +223,20 @@ class PlainAttention(AutogradAttention):
     name = "plain"
 
     def compute(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, documents: Documents
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        documents: Documents,
+        sight: Sight,
     ) -> torch.Tensor:
         """Attend in one document after the other."""
         ends = documents.boundaries.tolist()
         parts = [
-            _attend_in_document(*(each[begin:end].transpose(0, 1) for each in (q, k, v)))
+            _attend_in_document(
+                *(each[begin:end].transpose(0, 1) for each in (q, k, v)), sight=sight
+            )
             for begin, end in pairwise(ends)
         ]
         return torch.cat([part.transpose(0, 1) for part in parts])
@@ -177,24 +248,39 @@ def load_attention(device: torch.device) -> Attention:
 
 
 def measure_error(
-    attention: Attention, heads: Heads, *, device: torch.device, dtype: torch.dtype
+    attention: Attention,
+    heads: Heads,
+    *,
+    sights: Iterable[Sight],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> float:
     """Return the largest relative error of output and gradients against torch's attention in fp32.
 
-    Three random documents, one of a single token, with the heads of the model.
+    Three random documents, one of a single token, with the heads of the model and all that its layers
+    see; of a longer window a short one takes the place.
     """
-    lengths = (65, 1, 130)
-    ends = torch.tensor((0, *lengths)).cumsum(0)
-    documents = Documents(ends.to(device, torch.int32), max(lengths))
     draw = torch.Generator().manual_seed(0)
-    q, k, v, gradient = (
-        torch.randn(sum(lengths), count, heads.size, generator=draw).to(device, dtype)
+    inputs = [
+        torch.randn(sum(CHECKED_LENGTHS), count, heads.size, generator=draw).to(device, dtype)
         for count in (heads.queries, heads.keys, heads.keys, heads.queries)
-    )
-    attended = attention.forward(q, k, v, documents=documents)
-    found = attention.backward(gradient, q, k, v, attended=attended, documents=documents)
-    inputs = [each.float().requires_grad_() for each in (q, k, v)]
-    shared = heads.queries // heads.keys
+    ]
+    checked = {
+        replace(sight, window=sight.window and min(sight.window, CHECKED_WINDOW))
+        for sight in sights
+    }
+    return max(_measure_sight(attention, inputs, sight) for sight in checked)
+
+
+def _measure_sight(attention: Attention, tensors: Sequence[torch.Tensor], sight: Sight) -> float:
+    """Return the error with q, k, v and the output's gradient."""
+    *qkv, gradient = tensors
+    ends = torch.tensor((0, *CHECKED_LENGTHS)).cumsum(0)
+    documents = Documents(ends.to(gradient.device, torch.int32), max(CHECKED_LENGTHS))
+    attended = attention.forward(*qkv, documents=documents, sight=sight)
+    found = attention.backward(gradient, *qkv, attended=attended, documents=documents, sight=sight)
+    inputs = [each.float().requires_grad_() for each in qkv]
+    shared = inputs[0].shape[1] // inputs[1].shape[1]
     out = torch.cat(
         [
             torch.nn.functional.scaled_dot_product_attention(
@@ -202,7 +288,8 @@ def measure_error(
                     each[begin:end].repeat_interleave(repeat, 1).transpose(0, 1)
                     for each, repeat in zip(inputs, (1, shared, shared), strict=True)
                 ),
-                is_causal=True,
+                attn_mask=_seen(end - begin, sight, device=gradient.device),
+                scale=sight.scale,
             ).transpose(0, 1)
             for begin, end in pairwise(ends.tolist())
         ]
@@ -214,11 +301,19 @@ def measure_error(
     )
 
 
-def _attend_in_document(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _seen(length: int, sight: Sight, *, device: torch.device) -> torch.Tensor:
+    """Return which tokens (columns) each token (rows) of a document sees, (length, length)."""
+    whole = torch.ones(length, length, dtype=torch.bool, device=device)
+    seen = whole.tril()
+    return seen if sight.window is None else seen & whole.triu(1 - sight.window)
+
+
+def _attend_in_document(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, sight: Sight
+) -> torch.Tensor:
     """Attend within one document; each (heads, length, size)."""
-    length, size = q.shape[1:]
     shared = q.shape[0] // k.shape[0]
     k, v = k.repeat_interleave(shared, 0), v.repeat_interleave(shared, 0)
-    later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-    scores = (q @ k.transpose(1, 2) / sqrt(size)).masked_fill(later, -inf)
+    unseen = ~_seen(q.shape[1], sight, device=q.device)
+    scores = (q @ k.transpose(1, 2) * sight.scale).masked_fill(unseen, -inf)
     return scores.softmax(-1) @ v

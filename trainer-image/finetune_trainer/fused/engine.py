@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.fused.architecture import build_architecture, rotations_of
 from finetune_trainer.fused.attention import (
     Attention,
     Documents,
@@ -19,10 +20,9 @@ from finetune_trainer.fused.attention import (
 from finetune_trainer.fused.dropout import Dropout, count_threshold
 from finetune_trainer.fused.head import Head
 from finetune_trainer.fused.layer import Launching
-from finetune_trainer.fused.pieces import Heads, load_pieces
+from finetune_trainer.fused.pieces import load_pieces
 from finetune_trainer.fused.prepared import PreparedLaunch, prepare
 from finetune_trainer.fused.projection import ADAPTER
-from finetune_trainer.fused.restrictions import head_size_of
 from finetune_trainer.fused.rotary import RotaryTables, compute_frequencies
 from finetune_trainer.fused.stack import Stack
 from finetune_trainer.launches import Launch, Layout
@@ -43,18 +43,16 @@ class FusedEngine:
         self.attention: Attention = load_attention(device)
         """Whoever knows a faster one may replace it before the first launch."""
         self._embedding = base.get_input_embeddings()
-        self._heads = Heads(
-            config.num_attention_heads, config.num_key_value_heads, head_size_of(config)
-        )
-        frequencies, scaling = compute_frequencies(config, head_size=self._heads.size)
-        if self._embedding.weight.dtype == torch.float64:
-            frequencies = frequencies.double()
-        self._tables = RotaryTables(frequencies, scaling=scaling, device=device)
-        self.stack = Stack(base.model.layers)
+        self._architecture = build_architecture(config)
+        scale = torch.tensor(self._architecture.embedding_scale)
+        # Rounded to the embeddings' own type, as the models do it.
+        self._embedding_scale = float(scale.to(self._embedding.weight.dtype))
+        self._tables = {kind: self._build_tables(config, kind) for kind in rotations_of(config)}
+        self.stack = Stack(base.model.layers, self._architecture)
         self._head = Head(
             self._pieces,
-            norm=base.model.norm.weight.data,
-            eps=float(base.model.norm.variance_epsilon),
+            norm=self._architecture.norm_weight(base.model.norm),
+            eps=self._architecture.eps,
             weight=base.get_output_embeddings().weight.data,
         )
         self._dropouts = [
@@ -85,12 +83,16 @@ class FusedEngine:
         launching = Launching(
             pieces=self._pieces,
             attention=self.attention,
-            heads=self._heads,
             documents=Documents(prepared.ends, prepared.longest),
-            rotation=self._tables.rotation(prepared.positions, longest=prepared.longest),
+            rotations={
+                kind: tables.rotation(prepared.positions, longest=prepared.longest)
+                for kind, tables in self._tables.items()
+            },
             dropout=self._decide_dropout(prepared.first_token),
         )
         embedded = self._embedding.weight.data[prepared.input_ids]
+        if self._embedding_scale != 1.0:
+            embedded.mul_(self._embedding_scale)
         return self.stack.run(embedded, launching)
 
     @contextmanager
@@ -105,12 +107,24 @@ class FusedEngine:
     def measure_attention_error(self, attention: Attention) -> float:
         """Return how far an implementation is from torch's own in fp32 on this machine, relative."""
         return measure_error(
-            attention, self._heads, device=self._device, dtype=self._embedding.weight.dtype
+            attention,
+            self._architecture.heads,
+            sights=(each.sight for each in self._architecture.layers),
+            device=self._device,
+            dtype=self._embedding.weight.dtype,
         )
 
     def release(self) -> None:
         """Give each module a weight of its own again; the engine is not used afterwards."""
         self.stack.release()
+
+    def _build_tables(self, config: Any, kind: str | None) -> RotaryTables:
+        frequencies, scaling = compute_frequencies(
+            config, head_size=self._architecture.heads.size, rotation=kind
+        )
+        if self._embedding.weight.dtype == torch.float64:
+            frequencies = frequencies.double()
+        return RotaryTables(frequencies, scaling=scaling, device=self._device)
 
     def _decide_dropout(self, first_token: int) -> Dropout:
         """Return the dropout that the adapter's own modules ask for, as they are now.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.attention import AutogradAttention, Documents
+from finetune_trainer.fused.attention import AutogradAttention, Documents, Sight
 
 CAPABILITIES = frozenset({9, 10})
 """Major compute capabilities that it has forward and backward kernels for, as torch's registry of
@@ -40,7 +40,13 @@ class FlashAttention4(AutogradAttention):
         self._function = function or package.flash_attn_varlen_func
 
     def compute(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, documents: Documents
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        documents: Documents,
+        sight: Sight,
     ) -> torch.Tensor:
         """Run the kernel, which takes fewer key heads than query heads."""
         ends, longest = documents.boundaries, documents.longest
@@ -54,6 +60,8 @@ class FlashAttention4(AutogradAttention):
             max_seqlen_q=longest,
             max_seqlen_k=longest,
             causal=True,
+            softmax_scale=sight.scale,
+            window_size=(sight.left_of(documents), None),
         )
         return out
 

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from finetune_trainer.fused import dropout_kernels, rotary_kernels
 from finetune_trainer.fused.dropout import STEPS, Mask
-from finetune_trainer.fused.pieces import HeadNorm, Heads, Pieces, Rotation
+from finetune_trainer.fused.pieces import Gate, HeadNorm, Heads, Pieces, Rotation
 
 GATE_BLOCK = 2048
 """Columns of one program of the forward gate."""
@@ -35,8 +35,8 @@ def _rms_norm(
     value = tl.load(x + row * x_stride + column, mask=inside, other=0).to(tl.float32)
     one = 1.0 / tl.sqrt(tl.sum(value * value, 0) / width + eps)
     scale = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
-    # Rounded between norm and weight, as the models do it.
-    normed = (value * one).to(out.dtype.element_ty).to(tl.float32) * scale
+    # Rounded between norm and weight where the models do it: then the weight has 16 bits too.
+    normed = (value * one).to(weight.dtype.element_ty).to(tl.float32) * scale
     tl.store(out + row * out_stride + column, normed.to(out.dtype.element_ty), mask=inside)
     tl.store(rstd + row, one)
 
@@ -68,7 +68,65 @@ def _add_rms_norm_backward(
 
 
 @triton.jit
-def _swiglu(gate_up, out, gate_stride, out_stride, width, block: tl.constexpr):
+def _add_rms_norm(
+    stream, x, weight, rstd, eps, stream_stride, x_stride, width: tl.constexpr, block: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, block)
+    inside = column < width
+    value = tl.load(x + row * x_stride + column, mask=inside, other=0).to(tl.float32)
+    at = stream + row * stream_stride + column
+    before = tl.load(at, mask=inside, other=0).to(tl.float32)
+    one = 1.0 / tl.sqrt(tl.sum(value * value, 0) / width + eps)
+    scale = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
+    tl.store(at, (before + value * one * scale).to(stream.dtype.element_ty), mask=inside)
+    tl.store(rstd + row, one)
+
+
+@triton.jit
+def _rms_norm_backward(
+    dy,
+    out,
+    x,
+    weight,
+    rstd,
+    dy_stride,
+    out_stride,
+    x_stride,
+    width: tl.constexpr,
+    block: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, block)
+    inside = column < width
+    gradient = tl.load(dy + row * dy_stride + column, mask=inside, other=0).to(tl.float32)
+    scale = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
+    one = tl.load(rstd + row)
+    normed = tl.load(x + row * x_stride + column, mask=inside, other=0).to(tl.float32) * one
+    mean = tl.sum(gradient * scale * normed, 0) / width
+    dx = one * (gradient * scale - normed * mean)
+    tl.store(out + row * out_stride + column, dx.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _sigmoid_of_gate(gate, linear: tl.constexpr, cubic: tl.constexpr):
+    inner = gate * linear
+    if cubic != 0.0:
+        inner = gate * (linear + cubic * gate * gate)
+    return tl.sigmoid(inner)
+
+
+@triton.jit
+def _glu(
+    gate_up,
+    out,
+    gate_stride,
+    out_stride,
+    width,
+    linear: tl.constexpr,
+    cubic: tl.constexpr,
+    block: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < width
@@ -76,12 +134,13 @@ def _swiglu(gate_up, out, gate_stride, out_stride, width, block: tl.constexpr):
     gate = tl.load(at, mask=inside, other=0).to(tl.float32)
     up = tl.load(at + width, mask=inside, other=0).to(tl.float32)
     # Rounded between gate and product, as the models do it.
-    gated = (gate * tl.sigmoid(gate)).to(out.dtype.element_ty).to(tl.float32) * up
+    gated = gate * _sigmoid_of_gate(gate, linear, cubic)
+    gated = gated.to(out.dtype.element_ty).to(tl.float32) * up
     tl.store(out + row * out_stride + column, gated.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["tokens", "seed", "first"])
-def _swiglu_backward(
+def _glu_backward(
     gate_up,
     dh,
     e,
@@ -94,6 +153,8 @@ def _swiglu_backward(
     a_stride,
     seed,
     first,
+    linear: tl.constexpr,
+    cubic: tl.constexpr,
     threshold: tl.constexpr,
     steps: tl.constexpr,
     rank: tl.constexpr,
@@ -110,9 +171,9 @@ def _swiglu_backward(
     gate = tl.load(at_gate, mask=inside, other=0).to(tl.float32)
     up = tl.load(at_gate + width, mask=inside, other=0).to(tl.float32)
     gradient = tl.load(at_dh, mask=inside, other=0).to(tl.float32)
-    sigmoid = tl.sigmoid(gate)
-    silu = gate * sigmoid
-    gated = silu.to(gate_up.dtype.element_ty).to(tl.float32) * up
+    sigmoid = _sigmoid_of_gate(gate, linear, cubic)
+    activated = gate * sigmoid
+    gated = activated.to(gate_up.dtype.element_ty).to(tl.float32) * up
     if threshold > 0:
         if on_tensor_cores:
             slot = tl.arange(0, rank)
@@ -134,9 +195,12 @@ def _swiglu_backward(
         scale: tl.constexpr = steps / (steps - threshold)
         gradient += tl.where(kept, term * scale, 0.0)
         gated = tl.where(kept, gated * scale, 0.0)
-    to_gate = gradient * up * sigmoid * (1 + gate * (1 - sigmoid))
+    slope = linear
+    if cubic != 0.0:
+        slope = linear + 3 * cubic * gate * gate
+    to_gate = gradient * up * sigmoid * (1 + gate * slope * (1 - sigmoid))
     tl.store(at_gate, to_gate.to(gate_up.dtype.element_ty), mask=inside)
-    tl.store(at_gate + width, (gradient * silu).to(gate_up.dtype.element_ty), mask=inside)
+    tl.store(at_gate + width, (gradient * activated).to(gate_up.dtype.element_ty), mask=inside)
     tl.store(at_dh, gated.to(dh.dtype.element_ty), mask=inside)
 
 
@@ -216,6 +280,51 @@ class Kernels:
             num_warps=_count_warps(width),
         )
 
+    def add_rms_norm(
+        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, eps: float
+    ) -> torch.Tensor:
+        """Norm each row and add it."""
+        tokens, width = x.shape
+        rstd = torch.empty(tokens, dtype=torch.float32, device=x.device)
+        _add_rms_norm[(tokens,)](
+            stream,
+            x,
+            weight,
+            rstd,
+            eps,
+            stream.stride(0),
+            x.stride(0),
+            width,
+            triton.next_power_of_2(width),
+            num_warps=_count_warps(width),
+        )
+        return rstd
+
+    def rms_norm_backward(
+        self,
+        dy: torch.Tensor,
+        out: torch.Tensor,
+        *,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        rstd: torch.Tensor,
+    ) -> None:
+        """Write the gradient of the norm's input."""
+        tokens, width = x.shape
+        _rms_norm_backward[(tokens,)](
+            dy,
+            out,
+            x,
+            weight,
+            rstd,
+            dy.stride(0),
+            out.stride(0),
+            x.stride(0),
+            width,
+            triton.next_power_of_2(width),
+            num_warps=_count_warps(width),
+        )
+
     def rotate(
         self, qkv: torch.Tensor, rotation: Rotation, *, heads: Heads, norm: HeadNorm | None
     ) -> torch.Tensor | None:
@@ -238,25 +347,34 @@ class Kernels:
             gradients, out, rotation, heads=heads, norm=norm, rotated=rotated, rstd=rstd
         )
 
-    def swiglu(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
+    def glu(self, gate_up: torch.Tensor, out: torch.Tensor, *, gate: Gate) -> None:
         """Gate."""
         tokens, width = out.shape
-        _swiglu[(tokens, triton.cdiv(width, GATE_BLOCK))](
-            gate_up, out, gate_up.stride(0), out.stride(0), width, GATE_BLOCK, num_warps=8
+        _glu[(tokens, triton.cdiv(width, GATE_BLOCK))](
+            gate_up,
+            out,
+            gate_up.stride(0),
+            out.stride(0),
+            width,
+            gate.linear,
+            gate.cubic,
+            GATE_BLOCK,
+            num_warps=8,
         )
 
-    def swiglu_backward(
+    def glu_backward(
         self,
         gate_up: torch.Tensor,
         dh: torch.Tensor,
         *,
+        gate: Gate,
         dropped: tuple[torch.Tensor, torch.Tensor, Mask] | None,
     ) -> None:
         """Put the gradients where gate and up were, and the gated value where its gradient was."""
         tokens, width = dh.shape
         e, a, mask = dropped or (dh, dh, Mask(0, 0, 0, 1, 1))
         block_t, block_n = DROPPED_GATE_TILE if dropped else GATE_TILE
-        _swiglu_backward[(triton.cdiv(width, block_n), triton.cdiv(tokens, block_t))](
+        _glu_backward[(triton.cdiv(width, block_n), triton.cdiv(tokens, block_t))](
             gate_up,
             dh,
             e,
@@ -269,6 +387,8 @@ class Kernels:
             a.stride(0),
             mask.seed,
             mask.first_token,
+            gate.linear,
+            gate.cubic,
             mask.threshold,
             STEPS,
             mask.width,

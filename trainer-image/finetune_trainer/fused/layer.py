@@ -2,14 +2,19 @@
 
 Called by `stack` alone. T is the tokens of a launch, H the hidden size, F the MLP's width. The residual
 stream and its gradient are updated in place; of what forward computes, only what backward reads is
-kept, and nothing twice: a norm's output stands for its input.
+kept, and nothing twice: an input's norm is kept by its output alone.
+
+Where a model norms what attention and MLP put out, the norm stands between product and stream. There the
+product is kept, which the norm leaves as it was: its output is never written, only added.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from finetune_trainer.fused.architecture import Architecture
 from finetune_trainer.fused.attention import Attended, Attention, Documents
 from finetune_trainer.fused.dropout import Dropout, Mask
 from finetune_trainer.fused.pieces import HeadNorm, Heads, Pieces, Rotation
@@ -22,10 +27,21 @@ class Launching:
 
     pieces: Pieces
     attention: Attention
-    heads: Heads
     documents: Documents
-    rotation: Rotation
+    rotations: Mapping[str | None, Rotation]
+    """By `LayerKind.rotation`."""
     dropout: Dropout
+
+
+@dataclass(frozen=True)
+class Left:
+    """What stays of an output that went into the stream."""
+
+    adapted: torch.Tensor
+    """What the adapter made of the input, (T, ranks)."""
+    product: torch.Tensor | None = None
+    """Before its norm, (T, H); None without one."""
+    rstd: torch.Tensor | None = None
 
 
 @dataclass
@@ -39,21 +55,21 @@ class Kept:
     """Rotated, (T, q + 2 k)."""
     head_rstd: torch.Tensor | None
     attended: Attended
-    output_adapted: torch.Tensor
-    """Shape: (T, ranks)."""
+    output: Left
     mlp_input: torch.Tensor
     """Shape: (T, H + ranks)."""
     mlp_rstd: torch.Tensor
     gate_up: torch.Tensor
     """Shape: (T, 2F + ranks)."""
-    down_adapted: torch.Tensor
-    """Shape: (T, ranks)."""
+    down: Left
 
 
 class Layer:
     """The frozen weights of one layer with the adapters in them."""
 
-    def __init__(self, module: Any, *, number: int, workspace: Workspace) -> None:
+    def __init__(
+        self, module: Any, *, number: int, architecture: Architecture, workspace: Workspace
+    ) -> None:
         attention, mlp = module.self_attn, module.mlp
         self.projections = tuple(
             Projection(modules, place=number * PROJECTIONS + place, workspace=workspace)
@@ -67,10 +83,17 @@ class Layer:
             )
         )
         self.qkv, self.output, self.gate_up, self.down = self.projections
-        self.input_norm = module.input_layernorm.weight.data
-        self.mlp_norm = module.post_attention_layernorm.weight.data
-        self.eps = float(module.input_layernorm.variance_epsilon)
-        self.head_norm = _find_head_norm(attention)
+        weight_of, names = architecture.norm_weight, architecture.family.norms
+        self.input_norm = weight_of(getattr(module, names.attention_input))
+        self.mlp_norm = weight_of(getattr(module, names.mlp_input))
+        self.output_norm = names.attention_output and weight_of(
+            getattr(module, names.attention_output)
+        )
+        self.down_norm = names.mlp_output and weight_of(getattr(module, names.mlp_output))
+        self.eps = architecture.eps
+        self.head_norm = _find_head_norm(attention, architecture)
+        self.heads, self.gate = architecture.heads, architecture.gate
+        self.kind = architecture.layers[number]
         self.is_first = number == 0
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -81,16 +104,19 @@ class Layer:
 
     def forward(self, stream: torch.Tensor, launching: Launching) -> Kept:
         """Add the layer to the residual stream (T, H), in place."""
-        pieces, heads, qkv_of = launching.pieces, launching.heads, self.qkv
+        pieces, heads, qkv_of = launching.pieces, self.heads, self.qkv
         qkv_input, qkv_rstd = self._enter(qkv_of, stream, self.input_norm, launching)
         qkv = qkv_of.forward(qkv_input, stream.new_empty(len(stream), qkv_of.outputs))
-        head_rstd = pieces.rotate(qkv, launching.rotation, heads=heads, norm=self.head_norm)
-        attended = launching.attention.forward(*_divide(qkv, heads), documents=launching.documents)
+        rotation = launching.rotations[self.kind.rotation]
+        head_rstd = pieces.rotate(qkv, rotation, heads=heads, norm=self.head_norm)
+        attended = launching.attention.forward(
+            *_divide(qkv, heads), documents=launching.documents, sight=self.kind.sight
+        )
         self.output.load()
         extended = self.output.extended(stream)
         # Copied, because attention chooses where it writes.
         extended[:, : self.output.inputs].copy_(attended.out.flatten(1))
-        output_adapted = self._leave(self.output, stream, extended, launching)
+        output = self._leave(self.output, self.output_norm, stream, extended, launching)
         del extended
 
         mlp_input, mlp_rstd = self._enter(self.gate_up, stream, self.mlp_norm, launching)
@@ -99,19 +125,19 @@ class Layer:
         self.gate_up.forward(mlp_input, gate_up[:, :width])
         self.down.load()
         extended = self.down.extended(stream)
-        pieces.swiglu(gate_up, extended[:, : self.down.inputs])
-        down_adapted = self._leave(self.down, stream, extended, launching)
+        pieces.glu(gate_up, extended[:, : self.down.inputs], gate=self.gate)
+        down = self._leave(self.down, self.down_norm, stream, extended, launching)
         return Kept(
             qkv_input=qkv_input,
             qkv_rstd=qkv_rstd,
             qkv=qkv,
             head_rstd=head_rstd,
             attended=attended,
-            output_adapted=output_adapted,
+            output=output,
             mlp_input=mlp_input,
             mlp_rstd=mlp_rstd,
             gate_up=gate_up,
-            down_adapted=down_adapted,
+            down=down,
         )
 
     def _enter(
@@ -129,20 +155,26 @@ class Layer:
     def _leave(
         self,
         projection: Projection,
+        norm: torch.Tensor | None,
         stream: torch.Tensor,
         extended: torch.Tensor,
         launching: Launching,
-    ) -> torch.Tensor:
-        """Add a projection's output to the stream; return what the adapter made of its input.
+    ) -> Left:
+        """Add a projection's output, normed where the model does so, to the stream.
 
         One product for both parts: a young adapter's alone would be smaller than half a step of the
         stream's 16 bits almost everywhere, and be rounded away.
         """
         x, adapted = extended[:, : projection.inputs], extended[:, projection.inputs :]
         projection.adapt(launching.pieces, x, adapted, projection.mask(launching.dropout))
-        stream.addmm_(extended, projection.matrix[: projection.outputs].t())
         # A copy of its own: a view would keep the whole of `extended`.
-        return adapted.clone()
+        adapted = adapted.clone()
+        if norm is None:
+            stream.addmm_(extended, projection.matrix[: projection.outputs].t())
+            return Left(adapted)
+        product = projection.forward(extended, torch.empty_like(stream))
+        rstd = launching.pieces.add_rms_norm(stream, product, norm, eps=self.eps)
+        return Left(adapted, product, rstd)
 
     # --- Backward ---------------------------------------------------------------------------------
 
@@ -169,7 +201,7 @@ class Layer:
         pieces, down, gate_up = launching.pieces, self.down, self.gate_up
         mask = down.mask(launching.dropout)
         down.load()
-        dy = gradient[:, : down.outputs + down.ranks]
+        dy = _gradient_of_product(pieces, down, self.down_norm, gradient, kept.down)
         of_adapter = down.project(dy)
         dropped: tuple[torch.Tensor, torch.Tensor, Mask] | None = None
         if mask is None:
@@ -178,11 +210,11 @@ class Layer:
             # The adapter's part joins inside the gate, which draws the mask anyway.
             hidden = torch.mm(dy[:, : down.outputs], down.weight)
             dropped = (of_adapter[:, : mask.width], down.a[: mask.width], mask)
-        pieces.swiglu_backward(kept.gate_up, hidden, dropped=dropped)
+        pieces.glu_backward(kept.gate_up, hidden, gate=self.gate, dropped=dropped)
         of_down = down.gradients(
-            pieces, dy, x=hidden, adapted=kept.down_adapted, mask=mask, x_is_masked=True
+            pieces, dy, x=hidden, adapted=kept.down.adapted, mask=mask, x_is_masked=True
         )
-        del hidden
+        del hidden, dy, of_adapter, dropped
         gate_mask = gate_up.mask(launching.dropout)
         x = kept.mlp_input[:, : gate_up.inputs]
         adapted = kept.mlp_input[:, gate_up.inputs :]
@@ -199,12 +231,13 @@ class Layer:
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         pieces, output, qkv = launching.pieces, self.output, self.qkv
         mask = output.mask(launching.dropout)
-        dy = gradient[:, : output.outputs + output.ranks]
         output.load()
+        dy = _gradient_of_product(pieces, output, self.output_norm, gradient, kept.output)
         output.project(dy)
         d_attended = output.backward_input(pieces, dy, mask)
         flat = kept.attended.out.flatten(1)
-        of_output = output.gradients(pieces, dy, x=flat, adapted=kept.output_adapted, mask=mask)
+        of_output = output.gradients(pieces, dy, x=flat, adapted=kept.output.adapted, mask=mask)
+        del dy
         d_qkv = self._backward_heads(d_attended, kept, launching)
         del d_attended
 
@@ -226,19 +259,20 @@ class Layer:
         self, d_attended: torch.Tensor, kept: Kept, launching: Launching
     ) -> torch.Tensor:
         """Return the gradient of q, k and v before norm and rotation, (T, q + 2 k + ranks)."""
-        heads = launching.heads
+        heads = self.heads
         gradients = launching.attention.backward(
             d_attended.view(-1, heads.queries, heads.size),
             *_divide(kept.qkv, heads),
             attended=kept.attended,
             documents=launching.documents,
+            sight=self.kind.sight,
         )
         width = self.qkv.outputs
         d_qkv = d_attended.new_empty(len(d_attended), width + self.qkv.ranks)
         launching.pieces.rotate_backward(
             gradients,
             d_qkv[:, :width],
-            launching.rotation,
+            launching.rotations[self.kind.rotation],
             heads=heads,
             norm=self.head_norm,
             rotated=kept.qkv,
@@ -257,12 +291,33 @@ def _divide(qkv: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor
     )
 
 
-def _find_head_norm(attention: Any) -> HeadNorm | None:
-    query_norm = getattr(attention, "q_norm", None)
-    if query_norm is None:
+def _gradient_of_product(
+    pieces: Pieces,
+    projection: Projection,
+    norm: torch.Tensor | None,
+    gradient: torch.Tensor,
+    left: Left,
+) -> torch.Tensor:
+    """Return the gradient of a projection's output, (T, H + ranks); the last columns are scratch."""
+    if norm is None or left.product is None or left.rstd is None:
+        # The stream's own: what comes out of the projection is added to it as it is.
+        return gradient[:, : projection.outputs + projection.ranks]
+    dy = gradient.new_empty(len(gradient), projection.outputs + projection.ranks)
+    pieces.rms_norm_backward(
+        gradient[:, : projection.outputs],
+        dy[:, : projection.outputs],
+        x=left.product,
+        weight=norm,
+        rstd=left.rstd,
+    )
+    return dy
+
+
+def _find_head_norm(attention: Any, architecture: Architecture) -> HeadNorm | None:
+    if getattr(attention, "q_norm", None) is None:
         return None
     return HeadNorm(
-        query_weight=query_norm.weight.data,
-        key_weight=attention.k_norm.weight.data,
-        eps=float(query_norm.variance_epsilon),
+        query_weight=architecture.norm_weight(attention.q_norm),
+        key_weight=architecture.norm_weight(attention.k_norm),
+        eps=architecture.eps,
     )

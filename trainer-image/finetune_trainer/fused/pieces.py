@@ -6,6 +6,7 @@ runs everywhere else. Nothing here knows a model.
 
 from dataclasses import dataclass
 from importlib import import_module
+from math import pi, sqrt
 from typing import Any, Protocol
 
 import torch
@@ -33,8 +34,21 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What the gate of an MLP does: g·σ(linear·g + cubic·g³)."""
+
+    linear: float
+    cubic: float
+
+
+SILU = Gate(1.0, 0.0)
+GELU_TANH = Gate(2 * sqrt(2 / pi), 2 * sqrt(2 / pi) * 0.044715)
+"""GELU by its tanh: g·(1 + tanh z)/2 is g·σ(2z)."""
+
+
+@dataclass(frozen=True)
 class HeadNorm:
-    """The norm of each query and key head before the rotation, as Qwen3 has it."""
+    """The norm of each query and key head before the rotation, as Qwen3 and Gemma 3 have it."""
 
     query_weight: torch.Tensor
     """Shape: (head size,)."""
@@ -61,7 +75,10 @@ class Pieces(Protocol):
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, *, eps: float
     ) -> torch.Tensor:
-        """Write the normed `x` (T, N) to `out` (T, N); return 1/rms, (T,)."""
+        """Write the normed `x` (T, N) to `out` (T, N); return 1/rms, (T,).
+
+        What is normed is rounded to the type of `weight` (N,) before it is multiplied with it.
+        """
 
     def add_rms_norm_backward(
         self,
@@ -73,6 +90,22 @@ class Pieces(Protocol):
         rstd: torch.Tensor,
     ) -> None:
         """Add to `dx` (T, N) the gradient of the norm's input, from its output `y` and `dy`."""
+
+    def add_rms_norm(
+        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, eps: float
+    ) -> torch.Tensor:
+        """Add the normed `x` (T, N) to `stream` (T, N) and leave `x`; return 1/rms, (T,)."""
+
+    def rms_norm_backward(
+        self,
+        dy: torch.Tensor,
+        out: torch.Tensor,
+        *,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        rstd: torch.Tensor,
+    ) -> None:
+        """Write to `out` (T, N) the gradient of the norm's input `x`, from its output's, `dy`."""
 
     def rotate(
         self, qkv: torch.Tensor, rotation: Rotation, *, heads: Heads, norm: HeadNorm | None
@@ -102,14 +135,15 @@ class Pieces(Protocol):
             rstd: What `rotate` returned.
         """
 
-    def swiglu(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
-        """Write silu(gate)·up (T, F) of `gate_up` (T, at least 2F) to `out`."""
+    def glu(self, gate_up: torch.Tensor, out: torch.Tensor, *, gate: Gate) -> None:
+        """Write gate(g)·u (T, F), g and u side by side in `gate_up` (T, at least 2F), to `out`."""
 
-    def swiglu_backward(
+    def glu_backward(
         self,
         gate_up: torch.Tensor,
         dh: torch.Tensor,
         *,
+        gate: Gate,
         dropped: tuple[torch.Tensor, torch.Tensor, Mask] | None,
     ) -> None:
         """Overwrite `gate_up` with its gradient, and `dh` (T, F) with the down projection's input.

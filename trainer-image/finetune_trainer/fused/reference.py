@@ -6,7 +6,7 @@ Nothing here is fast. Each function does what `pieces.Pieces` says of it.
 import torch
 
 from finetune_trainer.fused.dropout import Mask, build_factors
-from finetune_trainer.fused.pieces import HeadNorm, Heads, Pieces, Rotation
+from finetune_trainer.fused.pieces import Gate, HeadNorm, Heads, Pieces, Rotation
 
 
 class Reference:
@@ -20,6 +20,26 @@ class Reference:
         out.copy_(x * rstd[:, None] * weight)
         return rstd
 
+    def add_rms_norm(
+        self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, eps: float
+    ) -> torch.Tensor:
+        """Norm each row and add it."""
+        rstd = torch.rsqrt(x.square().mean(1) + eps)
+        stream += x * rstd[:, None] * weight
+        return rstd
+
+    def rms_norm_backward(
+        self,
+        dy: torch.Tensor,
+        out: torch.Tensor,
+        *,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        rstd: torch.Tensor,
+    ) -> None:
+        """Write the gradient of the norm's input."""
+        out.copy_(_norm_backward(dy, x * rstd[:, None], weight, rstd[:, None]))
+
     def add_rms_norm_backward(
         self,
         dx: torch.Tensor,
@@ -30,7 +50,7 @@ class Reference:
         rstd: torch.Tensor,
     ) -> None:
         """Add the gradient of the norm's input."""
-        dx.add_(_norm_backward(dy, y, weight, rstd[:, None]))
+        dx.add_(_norm_backward(dy, _before_weight(y, weight), weight, rstd[:, None]))
 
     def rotate(
         self, qkv: torch.Tensor, rotation: Rotation, *, heads: Heads, norm: HeadNorm | None
@@ -67,22 +87,28 @@ class Reference:
                 turned, _query_and_key(rotated, heads), _weights(norm), every_rstd, strict=True
             )
             turned = [
-                _norm_backward(dy, _turn(x, rotation, sign=-1), weight, one[..., None])
+                _norm_backward(
+                    dy,
+                    _before_weight(_turn(x, rotation, sign=-1), weight),
+                    weight,
+                    one[..., None],
+                )
                 for dy, x, weight, one in parts
             ]
         out.copy_(torch.cat([part.flatten(1) for part in (*turned, gradients[2])], 1))
 
-    def swiglu(self, gate_up: torch.Tensor, out: torch.Tensor) -> None:
+    def glu(self, gate_up: torch.Tensor, out: torch.Tensor, *, gate: Gate) -> None:
         """Gate."""
         width = out.shape[1]
-        gate, up = gate_up[:, :width], gate_up[:, width : 2 * width]
-        out.copy_(torch.nn.functional.silu(gate) * up)
+        g, up = gate_up[:, :width], gate_up[:, width : 2 * width]
+        out.copy_(g * torch.sigmoid(gate.linear * g + gate.cubic * g**3) * up)
 
-    def swiglu_backward(
+    def glu_backward(
         self,
         gate_up: torch.Tensor,
         dh: torch.Tensor,
         *,
+        gate: Gate,
         dropped: tuple[torch.Tensor, torch.Tensor, Mask] | None,
     ) -> None:
         """Put the gradients where gate and up were, and the gated value where its gradient was."""
@@ -93,11 +119,12 @@ class Reference:
             e, a, mask = dropped
             factors = _factors(dh, mask, slot=0)
             gradient += (e @ a) * factors
-        gate, up = gate_up[:, :width].clone(), gate_up[:, width : 2 * width].clone()
-        sigmoid = torch.sigmoid(gate)
-        gate_up[:, :width] = gradient * up * sigmoid * (1 + gate * (1 - sigmoid))
-        gate_up[:, width : 2 * width] = gradient * gate * sigmoid
-        dh.copy_(gate * sigmoid * up * factors)
+        g, up = gate_up[:, :width].clone(), gate_up[:, width : 2 * width].clone()
+        sigmoid = torch.sigmoid(gate.linear * g + gate.cubic * g**3)
+        slope = gate.linear + 3 * gate.cubic * g**2
+        gate_up[:, :width] = gradient * up * sigmoid * (1 + g * slope * (1 - sigmoid))
+        gate_up[:, width : 2 * width] = gradient * g * sigmoid
+        dh.copy_(g * sigmoid * up * factors)
 
     def dropped_product(
         self, x: torch.Tensor, a: torch.Tensor, out: torch.Tensor, *, mask: Mask
@@ -136,11 +163,14 @@ class Reference:
 
 
 def _norm_backward(
-    dy: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor
+    dy: torch.Tensor, normed: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor
 ) -> torch.Tensor:
-    # From the output alone: y / weight is the normed input. A weight of zero lets nothing through.
-    normed = torch.where(weight == 0, 0.0, y / weight)
-    return rstd * (dy * weight - normed * (dy * y).mean(-1, keepdim=True))
+    return rstd * (dy * weight - normed * (dy * normed * weight).mean(-1, keepdim=True))
+
+
+def _before_weight(y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    # A weight of zero lets nothing through.
+    return torch.where(weight == 0, 0.0, y / weight)
 
 
 def _query_and_key(qkv: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,9 +8,19 @@ from typing import Any
 
 import torch
 
-MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Decoders of two norms, rotated heads and a gated MLP a layer. Qwen2 adds biases to q, k and v, Qwen3
-norms to the heads; both are covered. Gemma scales and norms otherwise and is not."""
+from finetune_trainer.fused.architecture import (
+    FAMILIES,
+    GATES,
+    LAYER_TYPES,
+    head_size_of,
+    layer_types_of,
+    rotations_of,
+)
+
+MODEL_TYPES = frozenset(FAMILIES)
+"""Decoders of rotated heads and a gated MLP a layer. Gemma 2 caps the scores of its attention, which no
+flash kernel inside torch does, and Gemma 3 with pictures holds its decoder inside another model; both run
+elsewhere, and so do mixtures of experts."""
 ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotations whose frequencies do not depend on the length of the text."""
 PROJECTIONS = frozenset(
@@ -24,20 +34,17 @@ FIRST_CAPABILITY = (8, 0)
 """Of a GPU that computes bf16 and runs flash attention."""
 
 
-def find_obstacles(
-    network: Any, *, longest: int, capability: tuple[int, int] | None
-) -> tuple[str, ...]:
+def find_obstacles(network: Any, *, capability: tuple[int, int] | None) -> tuple[str, ...]:
     """Return why the stack cannot run this model with its adapter; empty where it can.
 
     Args:
         network: A PEFT model.
-        longest: Tokens of the longest document.
         capability: Of the GPU; None on a CPU, where the reference in torch runs.
     """
     base = network.get_base_model()
     return (
         *_obstacles_of_device(base, capability),
-        *_obstacles_of_model(base, longest=longest),
+        *_obstacles_of_model(base),
         *_obstacles_of_adapter(network),
     )
 
@@ -53,21 +60,27 @@ def _obstacles_of_device(base: Any, capability: tuple[int, int] | None) -> Itera
         yield f"the model computes in {dtype}, not in bfloat16"
 
 
-def _obstacles_of_model(base: Any, *, longest: int) -> Iterator[str]:
+def _obstacles_of_model(base: Any) -> Iterator[str]:
     config = base.config
     if config.model_type not in MODEL_TYPES:
         yield f"the model is of type {config.model_type}"
         return
-    if config.hidden_act != "silu":
-        yield f"its MLP gates with {config.hidden_act}"
+    activation = getattr(config, FAMILIES[config.model_type].activation)
+    if activation not in GATES:
+        yield f"its MLP gates with {activation}"
     if getattr(config, "attention_dropout", 0.0):
         yield f"it drops {config.attention_dropout:g} of its attention"
-    window = getattr(config, "sliding_window", None)
-    if window is not None and window < longest and getattr(config, "use_sliding_window", True):
-        yield f"its attention slides over {window} tokens and the longest text has {longest}"
-    rotation = (config.rope_parameters or {}).get("rope_type", "default")
-    if rotation not in ROTATIONS:
-        yield f"its positions are rotated by {rotation}"
+    if getattr(config, "use_bidirectional_attention", False):
+        yield "its attention looks ahead"
+    for capped in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, capped, None) is not None:
+            yield f"it has {capped} {getattr(config, capped):g}"
+    for unknown in sorted({each for each in layer_types_of(config) if each} - LAYER_TYPES):
+        yield f"it has layers of type {unknown}"
+    for parameters in rotations_of(config).values():
+        rotation = parameters.get("rope_type", "default")
+        if rotation not in ROTATIONS:
+            yield f"its positions are rotated by {rotation}"
     size = head_size_of(config)
     if size > LARGEST_HEAD or size % 16:
         yield f"its attention heads have {size} columns"
@@ -117,9 +130,3 @@ def _obstacles_of_adapter(network: Any) -> Iterator[str]:
     others = sorted(set(config.target_modules) - PROJECTIONS)
     if others:
         yield f"the adapter targets {', '.join(others)}"
-
-
-def head_size_of(config: Any) -> int:
-    """Return the columns of an attention head."""
-    named = getattr(config, "head_dim", None)
-    return int(named or config.hidden_size // config.num_attention_heads)

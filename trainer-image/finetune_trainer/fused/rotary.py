@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from finetune_trainer.fused.architecture import rotations_of
 from finetune_trainer.fused.pieces import Rotation
 
 SMALLEST_TABLE = 4096
@@ -33,12 +34,22 @@ class RotaryTables:
         return Rotation(self._cosines, self._sines, positions)
 
 
-def compute_frequencies(config: Any, *, head_size: int) -> tuple[torch.Tensor, float]:
-    """Return the angle a position for each pair of columns (head size / 2,), and the tables' factor."""
-    parameters = config.rope_parameters
+def compute_frequencies(
+    config: Any, *, head_size: int, rotation: str | None = None
+) -> tuple[torch.Tensor, float]:
+    """Return the angle a position for each pair of columns (head size / 2,), and the tables' factor.
+
+    Args:
+        config: Of the model.
+        head_size: Columns of a head.
+        rotation: Which one, where layers have different ones.
+    """
+    parameters = rotations_of(config)[rotation]
     kind = parameters.get("rope_type", "default")
     if kind != "default":
-        frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+        frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](
+            config, torch.device("cpu"), layer_type=rotation
+        )
         return frequencies, float(scaling)
     # In fp32, as the models compute them: the same rounding as every other engine's.
     even = torch.arange(0, head_size, 2, dtype=torch.int64).float()

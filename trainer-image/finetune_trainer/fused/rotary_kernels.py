@@ -50,14 +50,16 @@ def _rotate(
             heads = start + tl.arange(0, block_heads)
             tl.store(rstd + token * total + heads, one, mask=heads < total)
             kind = x.dtype.element_ty
+            # Rounded between norm and weight as in `kernels`.
+            of_weight = query_weight.dtype.element_ty
             of_query = tl.load(query_weight + column, mask=is_column, other=0).to(tl.float32)
             of_key = tl.load(key_weight + column, mask=is_column, other=0).to(tl.float32)
-            first = (first * one[:, None]).to(kind).to(tl.float32)
+            first = (first * one[:, None]).to(of_weight).to(tl.float32)
             first = (first * tl.where(head < queries, of_query, of_key)).to(kind).to(tl.float32)
             of_query = tl.load(query_weight + half + column, mask=is_column, other=0)
             of_key = tl.load(key_weight + half + column, mask=is_column, other=0)
             weight = tl.where(head < queries, of_query.to(tl.float32), of_key.to(tl.float32))
-            second = (second * one[:, None]).to(kind).to(tl.float32)
+            second = (second * one[:, None]).to(of_weight).to(tl.float32)
             second = (second * weight).to(kind).to(tl.float32)
         turned = first * cosine - second * sine
         tl.store(at, turned.to(x.dtype.element_ty), mask=inside)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.fused.architecture import Architecture
 from finetune_trainer.fused.copies import AdapterCopies
 from finetune_trainer.fused.layer import Kept, Launching, Layer
 from finetune_trainer.fused.projection import Workspace
@@ -16,10 +17,10 @@ from finetune_trainer.fused.projection import Workspace
 class Stack:
     """The decoder layers of a model."""
 
-    def __init__(self, modules: Any) -> None:
+    def __init__(self, modules: Any, architecture: Architecture) -> None:
         self._workspace = Workspace()
         self.layers = [
-            Layer(module, number=number, workspace=self._workspace)
+            Layer(module, number=number, architecture=architecture, workspace=self._workspace)
             for number, module in enumerate(modules)
         ]
         self.parameters = [each for layer in self.layers for each in layer.parameters()]
