@@ -242,6 +242,11 @@ def _fused_layer_bytes(shape: ModelShape, workload: Workload) -> float:
         shape.hidden_size + shape.query_size + shape.key_size + shape.intermediate_size
     ) + sum(_padded_ranks(shape, workload))
     scales = 2 + shape.attention_heads
+    if shape.head_norms:
+        scales += 2 * shape.attention_heads
+    if shape.output_norms:
+        columns += 2 * shape.hidden_size
+        scales += 2
     return BYTES_16_BIT * columns + FP32_BYTES * scales
 
 

@@ -39,7 +39,8 @@ class _Family:
     """`attention_bias` adds biases to q, k, v and o."""
     query_key_norms: bool = False
     """Each layer normalises queries and keys, one weight an element of a head."""
-    norms_a_layer: int = 2
+    output_norms: bool = False
+    """Each layer also normalises what attention and MLP put out."""
     fused: bool = False
     """q, k, v are one module, and gate and up another."""
     tied_unless_said: bool = False
@@ -51,7 +52,7 @@ class _Family:
 _GEMMA3 = _Family(
     bias_by_config=True,
     query_key_norms=True,
-    norms_a_layer=4,
+    output_norms=True,
     tied_unless_said=True,
     defaults={
         "hidden_size": 2304,
@@ -70,7 +71,7 @@ FAMILIES: Mapping[str, _Family] = {
     "qwen2": _Family(query_key_value_bias=True),
     "qwen3": _Family(bias_by_config=True, query_key_norms=True),
     "gemma": _Family(bias_by_config=True, tied_unless_said=True),
-    "gemma2": _Family(bias_by_config=True, norms_a_layer=4, tied_unless_said=True),
+    "gemma2": _Family(bias_by_config=True, output_norms=True, tied_unless_said=True),
     "gemma3": _GEMMA3,
     "gemma3_text": _GEMMA3,
     "phi3": _Family(fused=True),
@@ -113,6 +114,10 @@ class ModelShape:
     """Bias elements of one layer."""
     norm_elements: int = 0
     """Elements of one layer's norms."""
+    head_norms: bool = False
+    """Each query and key head has a norm."""
+    output_norms: bool = False
+    """What attention and MLP put out has a norm."""
     exact: bool = True
     """False for an unknown model type: counted as Llama's layers are built."""
     not_counted: tuple[str, ...] = ()
@@ -271,7 +276,9 @@ def shape_from_config(config: Mapping[str, object]) -> ModelShape:
         tied_embeddings=fields.tied(),
         fused_projections=family.fused,
         bias_elements=biases,
-        norm_elements=family.norms_a_layer * hidden + query_key_norms,
+        norm_elements=(4 if family.output_norms else 2) * hidden + query_key_norms,
+        head_norms=family.query_key_norms,
+        output_norms=family.output_norms,
         exact=fields.is_known(),
         not_counted=fields.not_counted(),
     )

@@ -46,7 +46,13 @@ def choose(shape, *, gpu_bytes: int, step: ours.LargestStep) -> theirs.Launching
         vocabulary=shape.vocabulary_size,
     )
     return theirs.decide_launching(
-        theirs.estimate_fused_cost(widths, ranks=ALL_RANKS, trainable=trainable, head_norms=False),
+        theirs.estimate_fused_cost(
+            widths,
+            ranks=ALL_RANKS,
+            trainable=trainable,
+            head_norms=shape.head_norms,
+            output_norms=shape.output_norms,
+        ),
         theirs.Room(
             free_bytes=gpu_bytes - used - round(FIXED_BYTES),
             used_bytes=used,
@@ -65,7 +71,7 @@ def test_both_have_the_same_limits():
     assert mine == (theirs.ENOUGH_TOKENS, theirs.MOST_TOKENS, theirs.SPARE_BYTES, MODEL_TYPES)
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b"])
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b", "gemma-3-1b"])
 @pytest.mark.parametrize("gpu_gb", [20, 24, 28, 40, 48, 80, 141])
 @pytest.mark.parametrize(
     "step",
@@ -128,6 +134,12 @@ def test_room_to_spare_is_used_and_a_small_gpu_recomputes():
 def test_a_model_of_another_kind_keeps_all_layers_or_none():
     assert expect(model="gemma-2-9b", gpuMemory="80Gi").layers_kept == 42
     assert expect(model="gemma-2-9b", gpuMemory="24Gi").layers_kept == 0
+
+
+def test_gemma_3_keeps_some_of_its_layers_unless_it_comes_with_a_vision_tower():
+    """The fused stack keeps as many as fit, Unsloth's path all or none."""
+    assert 0 < expect(model="gemma-3-1b", gpuMemory="12Gi").layers_kept < 26
+    assert expect(model="gemma-3-4b", gpuMemory="16Gi").layers_kept == 0
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ def build_widths(shape: ModelShape) -> Widths:
     )
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.1", "qwen2.5-7b"])
+@pytest.mark.parametrize(
+    "name",
+    ["llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.1", "qwen2.5-7b", "qwen3-8b", "gemma-3-1b"],
+)
 @pytest.mark.parametrize(
     ("rank", "modules", "columns"),
     [
@@ -55,7 +58,11 @@ def test_both_count_the_same_bytes_in_the_fused_stack(
     )
     trainable = shape.lora_parameters(rank=rank, modules=modules)
     cost = estimate_fused_cost(
-        build_widths(shape), ranks=columns, trainable=trainable, head_norms=False
+        build_widths(shape),
+        ranks=columns,
+        trainable=trainable,
+        head_norms=shape.head_norms,
+        output_norms=shape.output_norms,
     )
     for layers_kept in (shape.layers, shape.layers // 2, 0):
         ours = estimate_memory(shape, workload, tokens_per_launch=8192, layers_kept=layers_kept)

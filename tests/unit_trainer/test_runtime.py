@@ -24,7 +24,13 @@ def fused_cost(name: str) -> Any:
     from finetune_trainer.runtime import estimate_fused_cost
 
     trainable = {"8B": 41_943_040, "1B": 11_272_192}[name]
-    return estimate_fused_cost(widths(name), ranks=ALL_FUSED, trainable=trainable, head_norms=False)
+    return estimate_fused_cost(
+        widths(name),
+        ranks=ALL_FUSED,
+        trainable=trainable,
+        head_norms=False,
+        output_norms=False,
+    )
 
 
 def decide(

@@ -93,11 +93,11 @@ def build_rows(count: int, *, seed: int = 0, vocabulary: int = VOCABULARY) -> li
     return rows
 
 
-def write_model(folder: Path) -> Path:
-    """Write a two-layer Llama with random weights, and a byte-level tokenizer with a chat template."""
+def write_model(folder: Path, *, family: str = "llama") -> Path:
+    """Write a two-layer model with random weights, and a byte-level tokenizer with a chat template."""
     import torch
+    import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -111,12 +111,21 @@ def write_model(folder: Path) -> Path:
             show_progress=False,
         ),
     )
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config_type, model_type, changes = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
+        "gemma3": (
+            transformers.Gemma3TextConfig,
+            transformers.Gemma3ForCausalLM,
+            # Most rows are longer than the window.
+            {"head_dim": 32, "sliding_window": 8, "sliding_window_pattern": 2},
+        ),
+    }[family]
+    config = config_type(
         vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
@@ -127,7 +136,8 @@ def write_model(folder: Path) -> Path:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **changes,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model_type(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -297,6 +297,7 @@ def _estimate_cost(
             ranks=sum(projection.ranks for projection in layer.projections),
             trainable=loaded.trainable_parameters,
             head_norms=layer.head_norm is not None,
+            output_norms=layer.output_norm is not None,
         )
     inputs = {"o_proj": widths.query, "down_proj": widths.intermediate}
     dropped = sum(inputs.get(name, widths.hidden) for name in loaded.target_modules)

@@ -209,7 +209,7 @@ def decide_engine(*, obstacles: tuple[str, ...], on_gpu: bool, forced: EngineNam
 
 
 def estimate_fused_cost(
-    widths: Widths, *, ranks: int, trainable: int, head_norms: bool
+    widths: Widths, *, ranks: int, trainable: int, head_norms: bool, output_norms: bool
 ) -> ActivationCost:
     """Return what the fused stack keeps: every tensor of `fused.layer.Kept`, counted.
 
@@ -218,10 +218,14 @@ def estimate_fused_cost(
         ranks: Padded adapter columns of all four inputs of a layer, together.
         trainable: Trained parameters.
         head_norms: Whether query and key heads have norms.
+        output_norms: Whether the outputs of attention and MLP have, whose inputs are kept.
     """
     w = widths
     columns = 2 * w.hidden + 2 * w.query + 2 * w.key + 2 * w.intermediate + ranks
     fp32 = 2 + w.heads + (w.heads * 2 if head_norms else 0)
+    if output_norms:
+        columns += 2 * w.hidden
+        fp32 += 2
     return ActivationCost(
         kept=2 * columns + 4 * fp32,
         recomputed=2 * w.hidden,
