@@ -336,70 +336,6 @@ def test_an_update_of_the_adapter_is_seen_by_the_next_launch() -> None:
     assert losses[0] > losses[1] > losses[2]
 
 
-def test_scaled_rotations_have_the_models_own_frequencies() -> None:
-    from finetune_trainer.fused.rotary import compute_frequencies
-
-    scaled = {
-        "rope_type": "llama3",
-        "rope_theta": 500000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    for parameters in (scaled, {"rope_type": "default", "rope_theta": 10000.0}):
-        config = transformers.LlamaConfig(
-            hidden_size=64, num_attention_heads=4, rope_parameters=parameters
-        )
-        own = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
-        frequencies, scaling = compute_frequencies(config, head_size=16)
-        assert torch.equal(frequencies, own.inv_freq)
-        assert scaling == own.attention_scaling
-
-
-def test_each_kind_of_gemmas_layers_has_its_own_rotation() -> None:
-    from finetune_trainer.fused.architecture import rotations_of
-    from finetune_trainer.fused.rotary import compute_frequencies
-
-    config = build_network("gemma3").get_base_model().config
-    own = transformers.models.gemma3.modeling_gemma3.Gemma3RotaryEmbedding(config)
-    assert rotations_of(config).keys() == {"sliding_attention", "full_attention"}
-    for kind in rotations_of(config):
-        frequencies, scaling = compute_frequencies(config, head_size=32, rotation=kind)
-        assert torch.equal(frequencies, getattr(own, f"{kind}_inv_freq"))
-        assert scaling == getattr(own, f"{kind}_attention_scaling")
-
-
-def test_attention_is_torchs_own() -> None:
-    from finetune_trainer.fused.attention import PlainAttention, Sight, measure_error
-    from finetune_trainer.fused.pieces import Heads
-
-    error = measure_error(
-        PlainAttention(),
-        Heads(8, 2, 32),
-        sights=(Sight(0.2), Sight(0.3, window=1000)),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
-    assert error < TOLERANCE * 10
-
-
-def test_masks_keep_what_they_should_and_differ_between_slots() -> None:
-    from finetune_trainer.fused.dropout import Mask, build_factors, count_threshold
-
-    mask = Mask(seed=99, threshold=count_threshold(0.1), first_token=0, slots=3, width=16)
-    kept = torch.stack(
-        [
-            build_factors(mask, slot=slot, tokens=512, columns=4096, dtype=torch.float64) > 0
-            for slot in range(3)
-        ]
-    ).double()
-    assert kept.mean((1, 2)).tolist() == pytest.approx([0.9004] * 3, abs=1e-3)
-    centred = kept - 0.9004
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert abs(float((centred[one] * centred[other]).mean()) / 0.09) < 3e-3
-
-
 def quantize(base: Any) -> None:
     """Replace every projection by one in 4 bits, as loading with QLoRA does."""
     bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -452,14 +388,3 @@ def test_four_bit_weights_stay_so_and_give_the_same_gradients(kept: int) -> None
     assert loss.item() == pytest.approx(expected_loss, rel=1e-5)
     assert worst_error(gradients(network), expected) < 1e-4
     assert network.get_base_model().model.layers[0].mlp.up_proj.weight.dtype == torch.uint8
-
-
-@pytest.mark.parametrize("rows", [0, 1, 128, 4096, 4097, 12_799])
-def test_every_scored_row_is_in_one_portion_of_the_head(rows: int) -> None:
-    from finetune_trainer.fused.head import ROWS_AT_ONCE, _portions
-
-    scored = torch.arange(rows)
-    portions = _portions(scored)
-    assert torch.equal(torch.cat([part for part, _ in portions] or [scored]), scored)
-    assert all(len(part) <= ROWS_AT_ONCE for part, _ in portions)
-    assert all(place.start % 128 == 0 for _, place in portions)

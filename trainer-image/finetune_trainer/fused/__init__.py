@@ -15,6 +15,7 @@ again has the same ones.
     restrictions  which models, adapters and devices can run here; everything else runs elsewhere
     stack         all layers, kept or recomputed       head     final norm and loss, in chunks
     layer         one layer, forward and backward      projection   the stacked matrix
+    architecture  what a family of models does otherwise than Llama
     attention, rotary, dropout                         what a layer needs beside its products
     copies        the adapter's parameters in the matrices, made anew for every launch
     pieces        small operations: `kernels` in Triton on a GPU, `reference` in torch elsewhere

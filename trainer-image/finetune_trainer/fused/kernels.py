@@ -1,6 +1,6 @@
 """The small operations as Triton kernels: each reads and writes its tensors once.
 
-The launchers of the kernels in `rotary_kernels`, `dropout_kernels` and below; what each operation means
+The launchers of the kernels in `norm_kernels`, `rotary_kernels`, `dropout_kernels` and below; what each operation means
 stands in `pieces`, and in torch in `reference`. Sums are in fp32 whatever the tensors hold. Tile
 sizes were measured on one H100 at the shapes of an 8B and a 1B.
 """
@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from finetune_trainer.fused import dropout_kernels, rotary_kernels
+from finetune_trainer.fused import dropout_kernels, norm_kernels, rotary_kernels
 from finetune_trainer.fused.dropout import STEPS, Mask
 from finetune_trainer.fused.pieces import Gate, HeadNorm, Heads, Pieces, Rotation
 
@@ -23,89 +23,6 @@ LARGEST_PLAIN_WIDTH = 32
 """Above it that term is a matrix product of the tensor cores."""
 VOCABULARY_BLOCK = 4096
 """Logits that one program holds at a time."""
-
-
-@triton.jit
-def _rms_norm(
-    x, weight, out, rstd, eps, x_stride, out_stride, width: tl.constexpr, block: tl.constexpr
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, block)
-    inside = column < width
-    value = tl.load(x + row * x_stride + column, mask=inside, other=0).to(tl.float32)
-    one = 1.0 / tl.sqrt(tl.sum(value * value, 0) / width + eps)
-    scale = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
-    # Rounded between norm and weight where the models do it: then the weight has 16 bits too.
-    normed = (value * one).to(weight.dtype.element_ty).to(tl.float32) * scale
-    tl.store(out + row * out_stride + column, normed.to(out.dtype.element_ty), mask=inside)
-    tl.store(rstd + row, one)
-
-
-@triton.jit
-def _add_rms_norm_backward(
-    dx,
-    dy,
-    y,
-    weight,
-    rstd,
-    dx_stride,
-    dy_stride,
-    y_stride,
-    width: tl.constexpr,
-    block: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, block)
-    inside = column < width
-    gradient = tl.load(dy + row * dy_stride + column, mask=inside, other=0).to(tl.float32)
-    output = tl.load(y + row * y_stride + column, mask=inside, other=0).to(tl.float32)
-    scale = tl.load(weight + column, mask=inside, other=1).to(tl.float32)
-    before = tl.load(dx + row * dx_stride + column, mask=inside, other=0).to(tl.float32)
-    normed = tl.where(scale == 0, 0.0, output / scale)
-    mean = tl.sum(gradient * output, 0) / width
-    added = tl.load(rstd + row) * (gradient * scale - normed * mean)
-    tl.store(dx + row * dx_stride + column, (before + added).to(dx.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _add_rms_norm(
-    stream, x, weight, rstd, eps, stream_stride, x_stride, width: tl.constexpr, block: tl.constexpr
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, block)
-    inside = column < width
-    value = tl.load(x + row * x_stride + column, mask=inside, other=0).to(tl.float32)
-    at = stream + row * stream_stride + column
-    before = tl.load(at, mask=inside, other=0).to(tl.float32)
-    one = 1.0 / tl.sqrt(tl.sum(value * value, 0) / width + eps)
-    scale = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
-    tl.store(at, (before + value * one * scale).to(stream.dtype.element_ty), mask=inside)
-    tl.store(rstd + row, one)
-
-
-@triton.jit
-def _rms_norm_backward(
-    dy,
-    out,
-    x,
-    weight,
-    rstd,
-    dy_stride,
-    out_stride,
-    x_stride,
-    width: tl.constexpr,
-    block: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, block)
-    inside = column < width
-    gradient = tl.load(dy + row * dy_stride + column, mask=inside, other=0).to(tl.float32)
-    scale = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
-    one = tl.load(rstd + row)
-    normed = tl.load(x + row * x_stride + column, mask=inside, other=0).to(tl.float32) * one
-    mean = tl.sum(gradient * scale * normed, 0) / width
-    dx = one * (gradient * scale - normed * mean)
-    tl.store(out + row * out_stride + column, dx.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -239,21 +156,7 @@ class Kernels:
         self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, *, eps: float
     ) -> torch.Tensor:
         """Norm each row."""
-        tokens, width = x.shape
-        rstd = torch.empty(tokens, dtype=torch.float32, device=x.device)
-        _rms_norm[(tokens,)](
-            x,
-            weight,
-            out,
-            rstd,
-            eps,
-            x.stride(0),
-            out.stride(0),
-            width,
-            triton.next_power_of_2(width),
-            num_warps=_count_warps(width),
-        )
-        return rstd
+        return norm_kernels.rms_norm(x, weight, out, eps=eps)
 
     def add_rms_norm_backward(
         self,
@@ -265,40 +168,13 @@ class Kernels:
         rstd: torch.Tensor,
     ) -> None:
         """Add the gradient of the norm's input."""
-        tokens, width = dy.shape
-        _add_rms_norm_backward[(tokens,)](
-            dx,
-            dy,
-            y,
-            weight,
-            rstd,
-            dx.stride(0),
-            dy.stride(0),
-            y.stride(0),
-            width,
-            triton.next_power_of_2(width),
-            num_warps=_count_warps(width),
-        )
+        norm_kernels.add_rms_norm_backward(dx, dy, y=y, weight=weight, rstd=rstd)
 
     def add_rms_norm(
         self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, eps: float
     ) -> torch.Tensor:
         """Norm each row and add it."""
-        tokens, width = x.shape
-        rstd = torch.empty(tokens, dtype=torch.float32, device=x.device)
-        _add_rms_norm[(tokens,)](
-            stream,
-            x,
-            weight,
-            rstd,
-            eps,
-            stream.stride(0),
-            x.stride(0),
-            width,
-            triton.next_power_of_2(width),
-            num_warps=_count_warps(width),
-        )
-        return rstd
+        return norm_kernels.add_rms_norm(stream, x, weight, eps=eps)
 
     def rms_norm_backward(
         self,
@@ -310,20 +186,7 @@ class Kernels:
         rstd: torch.Tensor,
     ) -> None:
         """Write the gradient of the norm's input."""
-        tokens, width = x.shape
-        _rms_norm_backward[(tokens,)](
-            dy,
-            out,
-            x,
-            weight,
-            rstd,
-            dy.stride(0),
-            out.stride(0),
-            x.stride(0),
-            width,
-            triton.next_power_of_2(width),
-            num_warps=_count_warps(width),
-        )
+        norm_kernels.rms_norm_backward(dy, out, x=x, weight=weight, rstd=rstd)
 
     def rotate(
         self, qkv: torch.Tensor, rotation: Rotation, *, heads: Heads, norm: HeadNorm | None
@@ -437,10 +300,6 @@ class Kernels:
         if a.dtype == torch.float32:
             return a @ b
         return torch.mm(a, b, out_dtype=torch.float32)
-
-
-def _count_warps(width: int) -> int:
-    return 8 if width > 2048 else 4
 
 
 PIECES: Pieces = Kernels()

@@ -86,10 +86,10 @@ class Layer:
         weight_of, names = architecture.norm_weight, architecture.family.norms
         self.input_norm = weight_of(getattr(module, names.attention_input))
         self.mlp_norm = weight_of(getattr(module, names.mlp_input))
-        self.output_norm = names.attention_output and weight_of(
-            getattr(module, names.attention_output)
+        self.output_norm, self.down_norm = (
+            None if name is None else weight_of(getattr(module, name))
+            for name in (names.attention_output, names.mlp_output)
         )
-        self.down_norm = names.mlp_output and weight_of(getattr(module, names.mlp_output))
         self.eps = architecture.eps
         self.head_norm = _find_head_norm(attention, architecture)
         self.heads, self.gate = architecture.heads, architecture.gate
