@@ -161,7 +161,7 @@ def measure_attention(
     """Return relative errors of the attention op and its gradients against fp32."""
     import torch
 
-    from finetune_trainer.fused.attention import Documents
+    from finetune_trainer.fused.attention import Documents, Sight
     from tests.bench.gpu.numerics_case import relative_error
 
     lengths = [1200, 700, 500, 400, 300, 300, 250, 200, 150, 96] if device == "cuda" else [40, 9, 3]
@@ -174,8 +174,11 @@ def measure_attention(
     )
     ends = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32, device=device)
     documents = Documents(ends, max(lengths))
-    attended = attention.forward(q, k, v, documents=documents)
-    found = attention.backward(gradient, q, k, v, attended=attended, documents=documents)
+    sight = Sight(size**-0.5)
+    attended = attention.forward(q, k, v, documents=documents, sight=sight)
+    found = attention.backward(
+        gradient, q, k, v, attended=attended, documents=documents, sight=sight
+    )
     expected = attend_in_fp32(q, k, v, gradient, lengths)
     names = ("out", "dq", "dk", "dv")
     return {
