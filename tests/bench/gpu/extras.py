@@ -6,7 +6,16 @@ JSON object, which stands under its name in results.json. A `failure` in it fail
 
 from dataclasses import dataclass
 
-from tests.bench.gpu.shapes import LLAMA_1B, LLAMA_8B, LLAMA_8B_4_LAYERS, TINY, Shape
+from tests.bench.gpu.shapes import (
+    GEMMA_1B,
+    GEMMA_1B_6_LAYERS,
+    GEMMA_TINY,
+    LLAMA_1B,
+    LLAMA_8B,
+    LLAMA_8B_4_LAYERS,
+    TINY,
+    Shape,
+)
 from tests.bench.gpu.suite import DRY, OWN_1B, SMALL, EngineName, Row
 
 
@@ -30,6 +39,7 @@ def _reload(shape: Shape, rows: tuple[Row, ...]) -> Extra:
 MEMORY, NUMERICS = "tests.bench.gpu.memory", "tests.bench.gpu.numerics"
 RESUME = "tests.bench.gpu.resume"
 PROFILE = "tests.bench.gpu.step_profile"
+GEMMA = "tests.bench.gpu.gemma"
 ATTENTION = "tests.bench.gpu.attention_speed"
 EXTRAS: dict[str, tuple[Extra, ...]] = {
     "small": (_reload(LLAMA_1B, SMALL),),
@@ -44,6 +54,7 @@ EXTRAS: dict[str, tuple[Extra, ...]] = {
         # Two, so that two GPUs share them.
         Extra("memory-1B", MEMORY, (LLAMA_1B,)),
         Extra("memory-8B", MEMORY, (LLAMA_8B,)),
+        Extra("gemma", GEMMA, (GEMMA_1B_6_LAYERS, GEMMA_1B)),
     ),
     "dry": (
         _reload(TINY, DRY),
@@ -51,6 +62,7 @@ EXTRAS: dict[str, tuple[Extra, ...]] = {
         Extra("resume", RESUME, (TINY,)),
         Extra("memory", MEMORY, (TINY,)),
         Extra("profile", PROFILE, (TINY,)),
+        Extra("gemma", GEMMA, (GEMMA_TINY, GEMMA_TINY)),
         Extra("attention", ATTENTION, ()),
     ),
 }

@@ -20,11 +20,15 @@ def write_model(shape: Shape, folder: Path, *, device: str, dtype: str = "bfloat
     """Write the model below `folder` and return the folder."""
     # Heavy: the driver of a suite never imports it.
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
+    config_type, model_type = {
+        "Llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "Gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM),
+    }[shape.family]
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(shape).save_pretrained(folder)
-    config = LlamaConfig(
+    config = config_type(
         **shape.config(),
         dtype=dtype,
         bos_token_id=None,
@@ -34,7 +38,7 @@ def write_model(shape: Shape, folder: Path, *, device: str, dtype: str = "bfloat
     torch.manual_seed(0)
     torch.set_default_dtype(getattr(torch, dtype))
     with torch.device(device):
-        network = LlamaForCausalLM(config)
+        network = model_type(config)
     network.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     torch.set_default_dtype(torch.float32)
     return folder

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 
 from tests.bench.gpu.memory import Document, build_documents
-from tests.bench.gpu.shapes import LLAMA_8B, LLAMA_8B_4_LAYERS, TINY, Shape
+from tests.bench.gpu.shapes import (
+    GEMMA_1B_6_LAYERS,
+    GEMMA_TINY,
+    LLAMA_8B,
+    LLAMA_8B_4_LAYERS,
+    TINY,
+    Shape,
+)
 from tests.bench.gpu.suite import OWN_8B, Row
 
 DRAWN = 0.02
@@ -49,7 +56,14 @@ EXTENTS = {
     LLAMA_8B.name: Extent(
         tokens=12_288, batches=6, steps=6, learning_rate=1e-3, dropouts=(0.0,), engines=("fused",)
     ),
+    # Some of its documents are longer than the window.
+    GEMMA_1B_6_LAYERS.name: Extent(
+        tokens=4096, batches=2, steps=4, learning_rate=2e-4, dropouts=(0.0,), engines=("fused",)
+    ),
     TINY.name: Extent(tokens=256, batches=3, steps=10, learning_rate=2e-4),
+    GEMMA_TINY.name: Extent(
+        tokens=256, batches=2, steps=4, learning_rate=2e-4, dropouts=(0.0,), engines=("fused",)
+    ),
 }
 """By shape."""
 
@@ -95,7 +109,7 @@ def build_case(shape: Shape) -> Case:
 
 def build_row(shape: Shape, *, dropout: float = 0.0) -> Row:
     """Return the row whose plan the engines obey."""
-    longest, mean = (64, 24) if shape == TINY else (2048, 400)
+    longest, mean = (64, 24) if shape in (TINY, GEMMA_TINY) else (2048, 400)
     return Row(
         shape=shape,
         engine=OWN_8B.engine,

@@ -4,7 +4,7 @@ Beside `suite`, which says how each shape is trained. Weights are random at real
 memory depend on nothing else, and a machine without network has no others.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 MFU_FORMULA = (
@@ -18,7 +18,7 @@ BF16_PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e1
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama of one size."""
+    """A model of one size, built like Llama unless its family says otherwise."""
 
     name: str
     hidden_size: int
@@ -31,6 +31,10 @@ class Shape:
     tie_word_embeddings: bool = False
     max_position_embeddings: int = 131_072
     rope_theta: float = 500_000.0
+    sliding_window: int | None = None
+    """Tokens that most layers of a Gemma see."""
+    family: str = "Llama"
+    """Whose config and class of transformers it takes."""
 
     @property
     def linear_weights(self) -> int:
@@ -42,8 +46,12 @@ class Shape:
         return self.num_hidden_layers * (attention + mlp) + self.hidden_size * self.vocab_size
 
     def config(self) -> dict[str, Any]:
-        """Return what transformers' LlamaConfig takes."""
-        return {name: value for name, value in asdict(self).items() if name != "name"}
+        """Return what transformers' config of its family takes."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("name", "family") and value is not None
+        }
 
 
 LLAMA_8B = Shape(
@@ -77,6 +85,24 @@ LLAMA_8B_4_LAYERS = Shape(
     head_dim=128,
 )
 """The 8B's width in four layers: numerics in fp32 fit beside it."""
+GEMMA_1B = Shape(
+    name="gemma-1B",
+    hidden_size=1152,
+    intermediate_size=6912,
+    num_hidden_layers=26,
+    num_attention_heads=4,
+    num_key_value_heads=1,
+    head_dim=256,
+    vocab_size=262_144,
+    tie_word_embeddings=True,
+    max_position_embeddings=32_768,
+    rope_theta=1_000_000.0,
+    sliding_window=512,
+    family="Gemma3",
+)
+"""Gemma-3-1B; every sixth layer sees the whole text."""
+GEMMA_1B_6_LAYERS = replace(GEMMA_1B, name="gemma-1B-6-layers", num_hidden_layers=6)
+"""Its width in as many layers as have one of each kind: numerics in fp32."""
 TINY = Shape(
     name="tiny",
     hidden_size=64,
@@ -89,7 +115,32 @@ TINY = Shape(
     max_position_embeddings=512,
 )
 """For a dry run without a GPU."""
-SHAPES = {shape.name: shape for shape in (LLAMA_8B, LLAMA_1B, LLAMA_8B_4_LAYERS, TINY)}
+GEMMA_TINY = Shape(
+    name="gemma-tiny",
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    num_key_value_heads=1,
+    head_dim=32,
+    vocab_size=1024,
+    tie_word_embeddings=True,
+    max_position_embeddings=512,
+    sliding_window=16,
+    family="Gemma3",
+)
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        LLAMA_8B,
+        LLAMA_1B,
+        LLAMA_8B_4_LAYERS,
+        GEMMA_1B,
+        GEMMA_1B_6_LAYERS,
+        TINY,
+        GEMMA_TINY,
+    )
+}
 
 
 def estimate_mfu(shape: Shape, *, tokens_per_s: float, card: str) -> float | None:

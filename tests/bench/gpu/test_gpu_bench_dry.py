@@ -31,4 +31,6 @@ def test_three_engines_learn_the_same_from_the_same_documents(tmp_path: Path) ->
     for engine, told in found["numerics"]["engines"].items():
         assert told["engine"] == engine
         assert told["against_fp32"]["gradients"] < 1e-5
+    assert [told["engine"] for told in found["gemma"]["speed"]] == ["fused", "unsloth"]
+    assert found["gemma"]["numerics"]["engines"]["fused"]["against_fp32"]["gradients"] < 1e-5
     assert not (tmp_path / "scratch").exists()
