@@ -41,7 +41,7 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
     """Return microseconds of forward and backward, seconds of the first of both, and the relative error."""
     import torch
 
-    from finetune_trainer.fused.attention import Documents, measure_error
+    from finetune_trainer.fused.attention import Documents, Sight, measure_error
     from finetune_trainer.fused.pieces import Heads
 
     shape = row.shape
@@ -50,7 +50,7 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
     documents = build_documents(shape, tokens=row.batch * row.mean, row=row)
     lengths = [len(each.input_ids) for each in documents]
     ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
-    packed = Documents(ends, max(lengths))
+    packed, sight = Documents(ends, max(lengths)), Sight(size**-0.5, window=shape.sliding_window)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     torch.manual_seed(0)
     q, k, v, gradient = (
@@ -59,10 +59,10 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
     )
 
     def forward() -> Any:
-        return attention.forward(q, k, v, documents=packed)
+        return attention.forward(q, k, v, documents=packed, sight=sight)
 
     def both() -> None:
-        attention.backward(gradient, q, k, v, attended=forward(), documents=packed)
+        attention.backward(gradient, q, k, v, attended=forward(), documents=packed, sight=sight)
 
     first = measure_microseconds(both, device=device, times=1) / 1e6
     forward_us = measure_microseconds(forward, device=device)
@@ -71,7 +71,9 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
         "first_s": round(first, 2),
         "forward_us": round(forward_us, 1),
         "backward_us": round(measure_microseconds(both, device=device) - forward_us, 1),
-        "error": measure_error(attention, heads, device=torch.device(device), dtype=dtype),
+        "error": measure_error(
+            attention, heads, sights=[sight], device=torch.device(device), dtype=dtype
+        ),
     }
 
 
