@@ -45,16 +45,16 @@ EXTRAS: dict[str, tuple[Extra, ...]] = {
     "small": (_reload(LLAMA_1B, SMALL),),
     "full": (
         Extra("numerics", NUMERICS, (LLAMA_8B_4_LAYERS,)),
+        Extra("gemma", GEMMA, (GEMMA_1B_6_LAYERS, GEMMA_1B)),
+        _reload(LLAMA_1B, (OWN_1B,)),
+        Extra("attention", ATTENTION, ()),
+        Extra("profile", PROFILE, (LLAMA_8B, LLAMA_1B)),
+        Extra("resume", RESUME, (LLAMA_1B,)),
         # All 32 layers, where rounding adds up; a fault of one layer shows better in four.
         Extra("depth", NUMERICS, (LLAMA_8B,)),
-        _reload(LLAMA_1B, (OWN_1B,)),
-        Extra("resume", RESUME, (LLAMA_1B,)),
-        Extra("profile", PROFILE, (LLAMA_8B, LLAMA_1B)),
-        Extra("attention", ATTENTION, ()),
         # Two, so that two GPUs share them.
         Extra("memory-1B", MEMORY, (LLAMA_1B,)),
         Extra("memory-8B", MEMORY, (LLAMA_8B,)),
-        Extra("gemma", GEMMA, (GEMMA_1B_6_LAYERS, GEMMA_1B)),
     ),
     "dry": (
         _reload(TINY, DRY),
