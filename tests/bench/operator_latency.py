@@ -33,6 +33,8 @@ from tests.integration.operator_process import OperatorProcess, wait_for
 CREATORS = 32
 """Creates at once."""
 LIMIT_S = 300.0
+CHANGES_TOLD = 5
+"""Statuses that changed after a restart, of which before and after are told."""
 WRITES = ("POST", "PATCH", "DELETE")
 """Requests that a restart need not make; PUT is the lease."""
 
@@ -204,14 +206,16 @@ async def measure_restart(
     await asyncio.sleep(3)
     after = await resources(cluster, namespace)
     usage = read_usage(operator)
-    changed = sum(
-        one["metadata"]["resourceVersion"] != other["metadata"]["resourceVersion"]
+    changed = [
+        f"{one['status'].get('message')} -> {other['status'].get('message')}"
         for one, other in zip(before, after, strict=True)
-    )
+        if one["metadata"]["resourceVersion"] != other["metadata"]["resourceVersion"]
+    ]
     return {
         "restart_ready_s": round(ready_s, 3),
         "restart_round_s": round(round_s, 3),
-        "restart_changed": changed,
+        "restart_changed": len(changed),
+        "restart_changes": changed[:CHANGES_TOLD],
         "restart_writes": sum(usage["requests"].get(one, 0) for one in WRITES),
         "restart_rss_mb": usage["rss_mb"],
         "restart_peak_mb": usage["peak_mb"],

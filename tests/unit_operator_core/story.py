@@ -72,8 +72,14 @@ def tell(name: str) -> Told:
     resource |= stored_status(seen)
     now = datetime.fromisoformat(seen["now"]) if "now" in seen else START
     observed = build_observed(resource, seen)
-    context = replace(CONTEXT, **seen.get("settings", {}))
-    return Told(observed, decide(observed, now=now, context=context), now)
+    return Told(observed, decide(observed, now=now, context=context_of(name)), now)
+
+
+def context_of(name: str) -> DecisionContext:
+    """Return the administrator's choices in a case."""
+    observed_file = CASES / name / "observed.yaml"
+    seen = read_yaml(observed_file) if observed_file.exists() else {}
+    return replace(CONTEXT, **seen.get("settings", {}))
 
 
 def read_resource(name: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ After a wanted change of behaviour run with UPDATE_CASES=1 and read the diff as 
 
 import json
 import os
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,24 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.unit_operator_core.story import CASES, Told, read_yaml, tell
+from finetune_operator.actions import Actions
+from finetune_operator.decide import decide
+from finetune_operator.recreation import NEXT_RUN_S
+from tests.unit_operator_core.story import CASES, Told, context_of, read_yaml, tell
 
 UPDATE = os.environ.get("UPDATE_CASES") == "1"
 CASE_NAMES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
+
+
+def is_at_rest(actions: Actions) -> bool:
+    """Return whether a case waits for others: what is changed or begun at once shows itself elsewhere."""
+    wrote = actions.creates or actions.patches or actions.deletes
+    return not wrote and actions.requeue_after_s != NEXT_RUN_S
+
+
 AS_BEFORE = "as before"
 """Written instead of parameters and warnings that did not change: they fill pages."""
+AT_REST = [name for name in CASE_NAMES if is_at_rest(tell(name).actions)]
 
 
 @pytest.mark.parametrize("name", CASE_NAMES)
@@ -39,6 +53,27 @@ def test_a_case_has_no_file_that_nothing_wrote(name: str) -> None:
 def test_kubernetes_takes_what_a_case_creates(name: str) -> None:
     for manifest in tell(name).actions.creates:
         kubernetes_validate.validate(json.loads(json.dumps(manifest)), "1.33", strict=True)
+
+
+@pytest.mark.parametrize("name", AT_REST)
+def test_a_restart_before_its_time_writes_nothing_about_a_case_at_rest(name: str) -> None:
+    told = tell(name)
+    left_s = told.actions.requeue_after_s
+    for later_s in (0, 86_400 if left_s is None else left_s - 0.001):
+        again = restart(told, name=name, later_s=later_s)
+        assert (again.status, again.progress, again.events) == (None, None, ()), later_s
+        assert is_at_rest(again), later_s
+
+
+def restart(told: Told, *, name: str, later_s: float) -> Actions:
+    """Decide again on what was written, as it comes back from the API server."""
+    stored = told.observed.body.get("status") or {}
+    status = dict(told.actions.status or stored)
+    if progress := told.actions.progress or stored.get("progress"):
+        status["progress"] = progress
+    body = json.loads(json.dumps({**told.observed.body, "status": status}))
+    now = told.now + timedelta(seconds=later_s)
+    return decide(replace(told.observed, body=body), now=now, context=context_of(name))
 
 
 def answer(told: Told, *, folder: Path) -> dict[Path, str]:
