@@ -40,8 +40,11 @@ def decide_closing(situation: Situation) -> Actions | RunObjects | None:
 
     None where it just fails, and of every other run.
     """
-    job, admitted = situation.job, situation.admitted
-    if job is None or not _is_over_deadline(situation, job=job) or isinstance(admitted, Refusal):
+    job = situation.job
+    if job is None or not _is_over_deadline(situation, job=job):
+        return None
+    admitted = situation.admitted  # no earlier: no other run that is followed needs it
+    if isinstance(admitted, Refusal):
         return None
     stopping = sorted(pod.name for pod in situation.training_pods if not pod.ended)
     if stopping:

@@ -32,7 +32,7 @@ from tests.integration.operator_process import OperatorProcess, wait_for
 
 CREATORS = 32
 """Creates at once."""
-LIMIT_S = 300.0
+LIMIT_S = 600.0
 CHANGES_TOLD = 5
 """Statuses that changed after a restart, of which before and after are told."""
 WRITES = ("POST", "PATCH", "DELETE")
