@@ -72,7 +72,12 @@ def test_a_plan_becomes_a_published_adapter_and_is_never_trained_twice(pod: Pod)
     assert [line["message"] for line in log] == ["The run is done"]
 
 
-def test_a_plan_runs_the_same_through_the_fused_engine(pod: Pod) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_plan_runs_the_same_through_the_fused_engine(
+    seaweed: SeaweedFS, tmp_path: Path, family: str
+) -> None:
+    pod = Pod(make_bucket(seaweed.endpoint), tmp_path)
+    fill(pod.bucket, write_model(tmp_path / "base", family=family))
     pod.environ["FINETUNE_ENGINE"] = "fused"
     plan = pod.plan(training__num_train_epochs=3.0, training__max_seq_length=64, lora__dropout=0.1)
     outcome, log = pod.run(plan)
