@@ -1,5 +1,6 @@
 """The engine is chosen, checked against the model's own path, and replaced where it differs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,38 @@ def test_an_engine_that_computes_something_else_does_not_pass(folder: Path) -> N
     assert str(comparison) == (
         "its loss differs by 1.00% and its gradient by 1.00% from the model's own path"
     )
+
+
+def test_a_model_whose_forward_takes_no_packed_rows_is_compared_on_padded_ones(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from finetune_trainer import model
+    from finetune_trainer.engines import compare_with_model
+    from finetune_trainer.launches import Layout
+
+    loaded = model.load(build_plan(), folder=folder)
+
+    class Strict:
+        """Forward of a class that names each argument it takes."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loaded.network, name)
+
+        def __call__(self, *, input_ids: Any, attention_mask: Any, labels: Any, **rest: Any) -> Any:
+            return loaded.network(
+                input_ids=input_ids, attention_mask=attention_mask, labels=labels, **rest
+            )
+
+    strict = replace(loaded, network=Strict())
+    with caplog.at_level("INFO"):
+        comparison = compare_with_model(
+            strict,
+            loaded.engine,
+            rows=build_rows(4),
+            layouts=(Layout.PACKED, Layout.PADDED),
+        )
+    assert comparison.gradient_error < 1e-6
+    assert "On packed rows the model's own path fails: " in caplog.text
 
 
 def test_an_engine_that_does_not_exist_cannot_be_forced(folder: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from finetune_api.plan import TrainingParameters, TrainingPlan
 from finetune_trainer.attention_choice import LARGEST_ERROR, choose_attention
-from finetune_trainer.engine_check import compare, exercise
+from finetune_trainer.engine_check import Comparison, compare, exercise
 from finetune_trainer.errors import PlanInvalid
 from finetune_trainer.fused.architecture import head_size_of
 from finetune_trainer.fused.engine import FusedEngine
@@ -184,15 +184,29 @@ def _check_fused(
     error = engine.measure_attention_error(engine.attention)
     if not error <= LARGEST_ERROR:
         return f"its attention is {error:.2%} off torch's own in fp32", False
-    plain = PlainEngine(loaded.network, loaded.device, loaded.dtype)
-    if loaded.device.type == "cuda":
-        # One text a launch either way; on padded rows Unsloth first compiles for half a minute.
-        plain = replace(plain, layout=Layout.PACKED)
+    # One text a launch either way; on padded rows Unsloth first compiles for half a minute.
+    on_gpu = loaded.device.type == "cuda"
+    layouts = (Layout.PACKED, Layout.PADDED) if on_gpu else (Layout.PADDED,)
     with _everything_kept(loaded.network):
-        comparison = compare(loaded, engine, reference=plain, rows=rows)
+        comparison = compare_with_model(loaded, engine, rows=rows, layouts=layouts)
     if comparison.passes:
         exercise(loaded, engine, rows=rows)
     return str(comparison), comparison.passes
+
+
+def compare_with_model(
+    loaded: LoadedModel, engine: Engine, *, rows: Sequence[Tokens], layouts: Sequence[Layout]
+) -> Comparison:
+    """Compare with the model's own path, on rows of the first of `layouts` that its forward takes."""
+    plain = PlainEngine(loaded.network, loaded.device, loaded.dtype)
+    *others, last = layouts
+    for layout in others:
+        try:
+            return compare(loaded, engine, reference=replace(plain, layout=layout), rows=rows)
+        except REFUSALS as fault:
+            # If it was the engine that failed, it fails again below.
+            log.info("On %s rows the model's own path fails: %s", layout, _first_line(fault))
+    return compare(loaded, engine, reference=replace(plain, layout=last), rows=rows)
 
 
 def _build_plain(
