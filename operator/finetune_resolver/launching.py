@@ -25,8 +25,8 @@ MOST_TOKENS = 32_768
 """Of a launch; above it nothing is gained (the trainer's measurement)."""
 SPARE_BYTES = 3 * 2**30
 """Of the GPU; the trainer leaves them free."""
-FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma3_text"})
-"""Model types that the trainer's fused stack covers; the others run on Unsloth's own path."""
+FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Model types for which the trainer takes its fused stack by itself; the others run on Unsloth's own path."""
 DEVIATIONS_OF_LARGEST_STEP = 3.0
 """How far the largest of some thousand steps lies above the mean one, in standard deviations of a step
 (normal distribution; assumption: lengths are independent)."""
@@ -60,8 +60,7 @@ def estimate_expected_launch(
     )
     if shape is None or memory is None or step is None or values["packing"] or not resources.gpus:
         return None
-    # Inside a model of pictures the stack does not find its decoder.
-    fused = shape.model_type in FUSED_TYPES and not shape.not_counted
+    fused = shape.model_type in FUSED_TYPES
     workload = replace(
         build_workload(values, method=resolution.method.value),
         engine=Engine.FUSED if fused else Engine.UNSLOTH,

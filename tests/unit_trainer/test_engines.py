@@ -203,6 +203,19 @@ def test_models_that_the_fused_stack_does_not_cover(
     assert find_obstacles(network, capability=None) == (obstacle,)
 
 
+def test_a_gpu_runs_gemma_on_the_stack_only_where_somebody_asks_for_it(folder: Path) -> None:
+    from finetune_trainer import model
+    from finetune_trainer.fused.restrictions import find_doubts
+
+    network = model.load(build_plan(), folder=folder).network
+    assert find_doubts(network) == ()
+    network.get_base_model().config.model_type = "gemma3_text"
+    assert find_doubts(network) == (
+        "the fused stack was not yet measured on a GPU with a model of type gemma3_text"
+        " (FINETUNE_ENGINE=fused takes it all the same)",
+    )
+
+
 def test_gpus_that_the_fused_stack_does_not_cover(folder: Path) -> None:
     from finetune_trainer import model
     from finetune_trainer.fused.restrictions import find_obstacles

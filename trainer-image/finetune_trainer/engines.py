@@ -20,7 +20,7 @@ from finetune_trainer.errors import PlanInvalid
 from finetune_trainer.fused.architecture import head_size_of
 from finetune_trainer.fused.engine import FusedEngine
 from finetune_trainer.fused.pieces import find_kernel_faults
-from finetune_trainer.fused.restrictions import find_obstacles
+from finetune_trainer.fused.restrictions import find_doubts, find_obstacles
 from finetune_trainer.launches import Layout, TokenBudget, Tokens
 from finetune_trainer.network import Engine, LoadedModel, PlainEngine
 from finetune_trainer.order import DataOrder
@@ -83,7 +83,8 @@ def choose(
         loaded.network,
         capability=torch.cuda.get_device_capability() if on_gpu else None,
     )
-    choice = decide_engine(obstacles=obstacles, on_gpu=on_gpu, forced=forced.engine)
+    doubts = find_doubts(loaded.network) if on_gpu and forced.engine is None else ()
+    choice = decide_engine(obstacles=(*obstacles, *doubts), on_gpu=on_gpu, forced=forced.engine)
     if choice.value == EngineName.FUSED:
         built = _build_fused(loaded, rows, attention=forced.attention)
         engine, choices = _take_fused(built, loaded=loaded, rows=rows, choice=choice, group=group)

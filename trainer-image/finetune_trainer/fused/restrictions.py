@@ -21,6 +21,9 @@ MODEL_TYPES = frozenset(FAMILIES)
 """Decoders of rotated heads and a gated MLP a layer. Gemma 2 caps the scores of its attention, which no
 flash kernel inside torch does, and Gemma 3 with pictures holds its decoder inside another model; both run
 elsewhere, and so do mixtures of experts."""
+UNMEASURED = frozenset({"gemma3_text"})
+"""Those of them that no GPU has run to its end yet: right on CPUs, their kernels interpreted and compiled, but
+a kernel that breaks a GPU's memory ends the run. There they are taken only where somebody asks for it."""
 ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotations whose frequencies do not depend on the length of the text."""
 PROJECTIONS = frozenset(
@@ -46,6 +49,17 @@ def find_obstacles(network: Any, *, capability: tuple[int, int] | None) -> tuple
         *_obstacles_of_device(base, capability),
         *_obstacles_of_model(base),
         *_obstacles_of_adapter(network),
+    )
+
+
+def find_doubts(network: Any) -> tuple[str, ...]:
+    """Return why the stack does not take a model by itself on a GPU that it could run."""
+    kind = network.get_base_model().config.model_type
+    if kind not in UNMEASURED:
+        return ()
+    return (
+        f"the fused stack was not yet measured on a GPU with a model of type {kind}"
+        " (FINETUNE_ENGINE=fused takes it all the same)",
     )
 
 
