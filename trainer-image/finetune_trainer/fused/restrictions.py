@@ -57,10 +57,11 @@ def find_doubts(network: Any) -> tuple[str, ...]:
     kind = network.get_base_model().config.model_type
     if kind not in UNMEASURED:
         return ()
-    return (
+    doubt = (
         f"the fused stack was not yet measured on a GPU with a model of type {kind}"
-        " (FINETUNE_ENGINE=fused takes it all the same)",
+        " (FINETUNE_ENGINE=fused takes it all the same)"
     )
+    return (doubt,)
 
 
 def _obstacles_of_device(base: Any, capability: tuple[int, int] | None) -> Iterator[str]:
