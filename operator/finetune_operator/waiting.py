@@ -166,6 +166,18 @@ def _pull(waiting: Waiting) -> Diagnosis | None:
     )
 
 
+NO_ANSWER: Final = (
+    "no such host",
+    "server misbehaving",  # a name server's own failure, told in turns with the others
+    "name resolution",
+    "timeout",
+    "refused",
+    "unreachable",
+    "eof",
+)
+"""Words of a registry that is not reached; one cause, or each of the node's tries were a status write."""
+
+
 def _pull_cause(container: ObservedContainer) -> str:
     """Return cause and remedy; the kubelet's own words alternate between two states all the time."""
     text = f"{container.reason} {container.message}".lower()
@@ -180,7 +192,7 @@ def _pull_cause(container: ObservedContainer) -> str:
         )
     if "not found" in text or "manifest unknown" in text:
         return "the registry does not have it; check its name, tag and digest."
-    if any(word in text for word in ("no such host", "timeout", "refused", "unreachable", "eof")):
+    if any(word in text for word in NO_ANSWER):
         return "the registry does not answer; check its host name and the node's network."
     return "the node will try again; check its name and the node's access to the registry."
 

@@ -81,6 +81,11 @@ PULLS = {
         "dial tcp: lookup registry.example: no such host",
         "the registry does not answer; check its host name and the node's network.",
     ),
+    "no name server": (
+        "ErrImagePull",
+        "dial tcp: lookup registry.example on 10.0.0.10:53: server misbehaving",
+        "the registry does not answer; check its host name and the node's network.",
+    ),
     "no detail": (
         "ImagePullBackOff",
         "Back-off pulling image",
