@@ -384,21 +384,15 @@ class LanguageFinetuneStatus(StatusPart):
 
     def to_object(self) -> dict[str, Any]:
         """Return the JSON object for the API server; empty parts, lists and texts are left out."""
-        whole: dict[str, Any] = self.model_dump(by_alias=True, exclude_none=True, mode="json")
-        _drop_empty(whole)
-        return whole
+        return _drop_empty(self.model_dump(by_alias=True, exclude_none=True, mode="json"))
 
 
-def _drop_empty(entries: dict[str, Any]) -> None:
+def _drop_empty(entries: dict[str, Any]) -> dict[str, Any]:
     """Drop, at every depth, the entries that say nothing; in place, for it is done at every look."""
     for key, one in list(entries.items()):
-        if isinstance(one, dict):
-            _drop_empty(one)
-        elif isinstance(one, list):
-            for item in one:
-                if isinstance(item, dict):
-                    _drop_empty(item)
-        elif not isinstance(one, str):
-            continue
-        if not one:
+        for part in one if isinstance(one, list) else (one,):
+            if isinstance(part, dict):
+                _drop_empty(part)
+        if isinstance(one, dict | list | str) and not one:
             del entries[key]
+    return entries

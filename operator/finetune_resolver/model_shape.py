@@ -258,10 +258,7 @@ def shape_from_config(config: Mapping[str, object]) -> ModelShape:
     middle = fields.size("intermediate_size")
     query_key_norms = 2 * head_size if family.query_key_norms else 0
     biases = _bias_elements(
-        fields,
-        attention=(heads + 2 * key_value_heads) * head_size,
-        hidden=hidden,
-        middle=middle,
+        fields, attention=(heads + 2 * key_value_heads) * head_size, hidden=hidden, middle=middle
     )
     return ModelShape(
         model_type=fields.model_type,

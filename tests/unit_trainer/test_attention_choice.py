@@ -41,8 +41,9 @@ def choose(engine: Any, *, capability: tuple[int, int] = HOPPER, forced: Any = N
 def test_what_is_right_is_taken() -> None:
     from finetune_trainer.attention_choice import try_attention
 
-    engine, candidate = Engine(0.0026), Candidate()
-    choice = try_attention(engine, candidate)  # type: ignore[arg-type]
+    engine: Any = Engine(0.0026)
+    candidate: Any = Candidate()
+    choice = try_attention(engine, candidate)
     assert engine.attention is candidate
     assert (choice.name, choice.value) == ("attention", "FlashAttention 4, variable length")
     assert choice.reason == (
@@ -56,9 +57,10 @@ def test_what_computes_something_else_is_not_taken_and_the_log_warns(
 ) -> None:
     from finetune_trainer.attention_choice import try_attention
 
-    engine = Engine(error)
+    engine: Any = Engine(error)
+    candidate: Any = Candidate()
     with caplog.at_level(logging.WARNING):
-        choice = try_attention(engine, Candidate())  # type: ignore[arg-type]
+        choice = try_attention(engine, candidate)
     assert engine.attention.name == choice.value == TORCHS_OWN
     assert choice.reason == (
         f"torch's flash kernels compute attention: FlashAttention 4 is {told} off torch's own in fp32."

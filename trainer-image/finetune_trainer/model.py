@@ -7,17 +7,15 @@ error. Nothing here decides a number: all of them come from the plan.
 
 # Unsloth replaces classes of transformers, peft and trl while it is imported; what was imported
 # before keeps the old ones. `environment.prepare_environment` must have run.
-import sys
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
-
+from finetune_trainer.unsloth_words import without_mistakes
 from finetune_trainer.varlen_attention import complete_signature
 
 complete_signature()
-with redirect_stdout(StringIO()) as said:
+with without_mistakes():
     import unsloth
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +29,6 @@ from finetune_trainer.environment import count_cpus
 from finetune_trainer.errors import DataInvalid, EnvironmentUnfit, OutOfGpuMemory, PlanInvalid
 from finetune_trainer.network import LoadedModel, PlainEngine
 from finetune_trainer.tokenizer_files import load_context_length
-
-MISTAKEN = "Your Flash Attention 2 installation seems to be broken"
-"""Unsloth takes the folder of FlashAttention 4 for version 2, which is not installed: nothing is broken."""
-sys.stdout.writelines(
-    line for line in said.getvalue().splitlines(keepends=True) if MISTAKEN not in line
-)
 
 ALL_LINEAR = "AllLinear"
 BIASES = {Bias.NONE: "none", Bias.ALL: "all", Bias.LORA_ONLY: "lora_only"}

@@ -90,7 +90,7 @@ STOCK_1B = Row(shape=LLAMA_1B, engine=EngineName.TRL, batch=80, steps=5)
 """32,000 tokens a step."""
 OWN_8B = replace(STOCK_8B, engine=EngineName.OWN, steps=20)
 OWN_1B = replace(STOCK_1B, engine=EngineName.OWN, steps=30, alone=True)
-"""Alone: its steps are so short that another row's loading beside it took 6 % of its speed (measured)."""
+"""Alone: its steps are short, and beside another row they were 6 % slower than alone (two calls)."""
 
 SMALL = (
     STOCK_1B,

@@ -34,6 +34,14 @@ def _sigmoid_of_gate(gate, linear: tl.constexpr, cubic: tl.constexpr):
 
 
 @triton.jit
+def _slope_of_inner(gate, linear: tl.constexpr, cubic: tl.constexpr):
+    slope = linear
+    if cubic != 0.0:
+        slope = linear + 3 * cubic * gate * gate
+    return slope
+
+
+@triton.jit
 def _glu(
     gate_up,
     out,
@@ -112,9 +120,7 @@ def _glu_backward(
         scale: tl.constexpr = steps / (steps - threshold)
         gradient += tl.where(kept, term * scale, 0.0)
         gated = tl.where(kept, gated * scale, 0.0)
-    slope = linear
-    if cubic != 0.0:
-        slope = linear + 3 * cubic * gate * gate
+    slope = _slope_of_inner(gate, linear, cubic)
     to_gate = gradient * up * sigmoid * (1 + gate * slope * (1 - sigmoid))
     tl.store(at_gate, to_gate.to(gate_up.dtype.element_ty), mask=inside)
     tl.store(at_gate + width, (gradient * activated).to(gate_up.dtype.element_ty), mask=inside)
