@@ -15,13 +15,13 @@ import yaml
 
 from finetune_api import wire
 from finetune_api.frozen import TRANSITIONS
-from finetune_api.generated import write_or_check
-from finetune_api.reference import build_reference
+from finetune_api.reference_page import build_reference
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_api.rule import Rule
 from finetune_api.schema import Schema, build_schema
 from finetune_api.status import LanguageFinetuneStatus
 from finetune_api.validation import ALL_RULES
+from finetune_api.validation_rule import Rule
+from finetune_api.write_generated import write_or_check
 
 CRD_NAME: Final = f"{wire.PLURAL}.{wire.GROUP}"
 CATEGORY: Final = "langops"

@@ -7,7 +7,7 @@ server knows the old object, so there is no check in Python.
 
 from typing import Final
 
-from finetune_api.rule import Transition
+from finetune_api.validation_rule import Transition
 
 FROZEN: Final = (
     "model",

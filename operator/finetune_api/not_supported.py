@@ -14,7 +14,7 @@ from finetune_api.resource import (
     OutputFormat,
     TrainingStage,
 )
-from finetune_api.rule import Rule
+from finetune_api.validation_rule import Rule
 
 
 def _not_yet(path: str, *, cel: str, what: str, remedy: str, check: Callable[[Any], bool]) -> Rule:

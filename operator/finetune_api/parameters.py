@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.choices import Bias, EvalStrategy, LrScheduler, Optimizer, SaveStrategy
-from finetune_api.part import Part
+from finetune_api.enums import Bias, EvalStrategy, LrScheduler, Optimizer, SaveStrategy
+from finetune_api.spec_part import Part
 
 
 class LoraParameters(Part):

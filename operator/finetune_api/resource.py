@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from finetune_api.choices import (
+from finetune_api.enums import (
     Bias,
     Corpus,
     DatasetFormat,
@@ -36,7 +36,7 @@ from finetune_api.choices import (
     UpdatePolicy,
 )
 from finetune_api.parameters import LoraParameters, Parameters
-from finetune_api.part import DnsName, Part, Quantity, StringMap, Uri
+from finetune_api.spec_part import DnsName, Part, Quantity, StringMap, Uri
 from finetune_api.strict import Lenient
 
 __all__ = [

@@ -14,7 +14,7 @@ from finetune_api.resource import (
     MergeCombination,
     MultilingualStrategy,
 )
-from finetune_api.rule import Rule
+from finetune_api.validation_rule import Rule
 
 # --- Addresses ----------------------------------------------------------------------------------
 # Neither `@` nor `?` is part of an address: `key:secret@host` and signed queries would put

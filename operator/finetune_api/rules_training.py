@@ -18,7 +18,7 @@ from finetune_api.resource import (
     SaveStrategy,
     TrainingStage,
 )
-from finetune_api.rule import Rule
+from finetune_api.validation_rule import Rule
 
 # --- Parameters ---------------------------------------------------------------------------------
 

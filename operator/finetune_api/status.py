@@ -2,7 +2,7 @@
 
 Bounds are generous and never tightened, there are no enums or patterns, and lists hold text instead
 of floats: an old object must stay writable under a new schema. The operator builds these models in
-one place (`finetune_operator.status`) and writes them once.
+one place (`finetune_operator.decide.status.build_status`) and writes them once.
 """
 
 from typing import Annotated, Any

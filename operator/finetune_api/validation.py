@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from finetune_api.not_supported import NOT_SUPPORTED_YET
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_api.rule import Rule
 from finetune_api.rules_inputs import INPUT_RULES
 from finetune_api.rules_training import TRAINING_RULES
+from finetune_api.validation_rule import Rule
 
 RULES: Final[tuple[Rule, ...]] = (*INPUT_RULES, *TRAINING_RULES)
 """What no version will accept."""

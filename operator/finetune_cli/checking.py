@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from finetune_api import wire
 from finetune_api.not_supported import NOT_SUPPORTED_YET
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_api.rule import Rule
 from finetune_api.validation import ALL_RULES, RULES, check_spec
+from finetune_api.validation_rule import Rule
 from finetune_cli.errors import InvalidError
 from finetune_cli.field_names import remedy_for
 from finetune_cli.manifests import LARGEST_BYTES, Manifest

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from finetune_cli.planning import Plan
-from finetune_resolver.traits import density_of
+from finetune_resolver.traits.resolve_traits import density_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from rich.text import Text
 from finetune_cli.languages import LanguageView, TokenCost, TraitView
 from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
 from finetune_resolver import Trait
-from finetune_resolver.trait import TraitSource
+from finetune_resolver.traits.trait import TraitSource
 
 BY_GUIDE, BY_SCRIPT = "*", "?"
 """Marks after a value in the list."""

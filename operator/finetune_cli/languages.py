@@ -14,11 +14,11 @@ from difflib import get_close_matches
 from finetune_api.resource import TokenDensity, TrainingStage, Traits
 from finetune_cli.errors import CliError
 from finetune_resolver import Trait, UnknownLanguageError
-from finetune_resolver.catalogue import FoundLanguage, find, load_catalogue
-from finetune_resolver.known import Known
-from finetune_resolver.measurement import LanguageMeasurement
-from finetune_resolver.trait import AXIS_NAMES, TraitSource
-from finetune_resolver.traits import SOURCES, density_of
+from finetune_resolver.traits.catalogue import FoundLanguage, find, load_catalogue
+from finetune_resolver.traits.evidence import Known
+from finetune_resolver.traits.measurement import LanguageMeasurement
+from finetune_resolver.traits.resolve_traits import SOURCES, density_of
+from finetune_resolver.traits.trait import AXIS_NAMES, TraitSource
 
 SHORTEST_PART = 3
 """Letters from which a part of a name finds a language."""

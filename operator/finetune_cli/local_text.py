@@ -14,7 +14,7 @@ from finetune_api.profile import Profile, pick_config_facts
 from finetune_api.resource import Dataset, Language, LanguageFinetuneSpec
 from finetune_cli.errors import CliError
 from finetune_cli.model_files import LocalModel
-from finetune_resolver.build import learns_answers_only
+from finetune_resolver.decisions.build import learns_answers_only
 from finetune_text.errors import TextError
 from finetune_text.formats import COMPRESSIONS, FORMATS, file_format
 from finetune_text.language_report import LanguageReport

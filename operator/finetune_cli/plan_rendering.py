@@ -20,8 +20,8 @@ from finetune_cli.rendering import (
     resolution_tables,
 )
 from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
-from finetune_resolver.launching import ExpectedLaunch
-from finetune_resolver.memory import GB, MEMORY_CEILING, MemoryEstimate
+from finetune_resolver.decisions.expected_peak import ExpectedLaunch
+from finetune_resolver.memory.estimate import GB, MEMORY_CEILING, MemoryEstimate
 from finetune_resolver.steps import count
 from finetune_text.language_report import Finding, LanguageReport
 

@@ -21,8 +21,8 @@ from finetune_resolver import (
     measurement_needs,
     measurements_of,
 )
-from finetune_resolver.launching import ExpectedLaunch, estimate_expected_launch
-from finetune_resolver.model_shape import ModelShape, shape_from_config
+from finetune_resolver.decisions.expected_peak import ExpectedLaunch, estimate_expected_launch
+from finetune_resolver.memory.model_shape import ModelShape, shape_from_config
 from finetune_resolver.steps import Values, count, effective_batch, number, workers
 from finetune_text.language_report import LanguageReport
 

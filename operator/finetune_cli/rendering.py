@@ -20,8 +20,8 @@ from finetune_cli.tables import (
     value_text,
 )
 from finetune_resolver import Advice, Alternative, Decision, Resolution, Trait
-from finetune_resolver.model_shape import ALL_LINEAR
-from finetune_resolver.overrides import MODULE_PRESETS
+from finetune_resolver.memory.model_shape import ALL_LINEAR
+from finetune_resolver.policies.overrides import MODULE_PRESETS
 from finetune_resolver.resolution import DecisionSource, Severity
 
 ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "bias", "task_type")

@@ -1,8 +1,8 @@
 """The operator: watches LanguageFinetunes and brings each to where its spec says.
 
-    handlers, reflector ─► resource_cache, store ─► work_queue ─► reconciler: gather ─► decide ─► apply
-    pods ─► status_server ─► progress_buffer ─► progress_writer
+    watch/ (kopf, reflector, queue) ─► reconcile/ (gather ─► decide/ ─► apply) ─► cluster/ (requests)
+    pods ─► progress/ (status server, buffer, writer)
 
-Everything that decides (`decide` and what it imports) is pure; everything else only observes or does
-as it is told. `runtime` puts the parts together.
+`decide` is pure: it answers what should be done and does nothing. Everything else observes or carries
+out. `runtime` puts the parts together.
 """

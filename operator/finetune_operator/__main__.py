@@ -10,7 +10,7 @@ import sys
 import structlog
 import uvloop
 
-from finetune_operator.cluster import load_connection
+from finetune_operator.cluster.connection import load_connection
 from finetune_operator.errors import SettingsError
 from finetune_operator.logging_setup import set_up_logging
 from finetune_operator.runtime import run

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from finetune_operator.store import Key
-from finetune_operator.work_queue import WorkQueue
+from finetune_operator.watch.store import Key
+from finetune_operator.watch.work_queue import WorkQueue
 
 CONTROLLER = "languagefinetune"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)

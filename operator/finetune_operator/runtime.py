@@ -23,33 +23,33 @@ import aiohttp
 import structlog
 
 from finetune_api import wire
-from finetune_operator import decide, probes
-from finetune_operator.actions import Actions
-from finetune_operator.api_client import ApiClient
-from finetune_operator.apply import Applier
-from finetune_operator.certificate import (
+from finetune_operator import probes
+from finetune_operator.cluster.client import ApiClient
+from finetune_operator.cluster.connection import Connection, open_connector, open_session
+from finetune_operator.cluster.kinds import FINETUNES, JOBS, PODS
+from finetune_operator.cluster.lease import LeaderLease
+from finetune_operator.cluster.rate_limit import TokenBucket
+from finetune_operator.decide import decide
+from finetune_operator.decide.values.actions import Actions
+from finetune_operator.decide.values.observation import Observed, ObservedJob, ObservedPod
+from finetune_operator.errors import (
+    ClusterError,
+    LeaseLostError,
+)
+from finetune_operator.metrics import Metrics
+from finetune_operator.progress.buffer import ProgressBuffer
+from finetune_operator.progress.certificate import (
     CertificateKeeper,
     CertificateSource,
     FromFiles,
     SelfManaged,
 )
-from finetune_operator.cluster import Connection, open_connector, open_session
-from finetune_operator.errors import (
-    ClusterError,
-    LeaseLostError,
-)
-from finetune_operator.gather import Gatherer
-from finetune_operator.handlers import KopfSource
-from finetune_operator.kinds import FINETUNES, JOBS, PODS
-from finetune_operator.lease import LeaderLease
-from finetune_operator.metrics import Metrics
-from finetune_operator.observation import Observed, ObservedJob, ObservedPod
-from finetune_operator.progress_buffer import ProgressBuffer
-from finetune_operator.progress_writer import ProgressWriter
-from finetune_operator.rate_limit import TokenBucket
-from finetune_operator.reconciler import Reconciler
-from finetune_operator.reflector import Reflector
-from finetune_operator.resource_cache import ResourceCache
+from finetune_operator.progress.pod_token import TokenVerifier
+from finetune_operator.progress.status_server import StatusServer, serve
+from finetune_operator.progress.writer import ProgressWriter
+from finetune_operator.reconcile.apply import Applier
+from finetune_operator.reconcile.gather import Gatherer
+from finetune_operator.reconcile.reconciler import Reconciler
 from finetune_operator.settings import Settings
 from finetune_operator.startup import (
     MISSING_DEFINITION,
@@ -57,10 +57,11 @@ from finetune_operator.startup import (
     wait_for_certificate,
     wait_for_definition,
 )
-from finetune_operator.status_server import StatusServer, serve
-from finetune_operator.store import Change, Entry, Key
-from finetune_operator.tokens import TokenVerifier
-from finetune_operator.work_queue import WorkQueue
+from finetune_operator.watch.kopf_watch import KopfSource
+from finetune_operator.watch.reflector import Reflector
+from finetune_operator.watch.resource_cache import ResourceCache
+from finetune_operator.watch.store import Change, Entry, Key
+from finetune_operator.watch.work_queue import WorkQueue
 
 OWN_QPS, OWN_BURST = 20.0, 40
 """Requests in a second for lease and certificate: never behind the workers' requests, nor behind the

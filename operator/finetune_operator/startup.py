@@ -10,10 +10,10 @@ import ipaddress
 import structlog
 
 from finetune_api import wire
-from finetune_operator.api_client import ApiClient
-from finetune_operator.certificate import CertificateKeeper
-from finetune_operator.context import DecisionContext
+from finetune_operator.cluster.client import ApiClient
+from finetune_operator.decide.values.operator_config import DecisionContext
 from finetune_operator.errors import CertificateError, ClusterError, NotFoundError
+from finetune_operator.progress.certificate import CertificateKeeper
 from finetune_operator.settings import Settings
 
 RETRY_S = 5.0

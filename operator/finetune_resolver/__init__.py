@@ -1,16 +1,14 @@
-"""What is known of a language, in; every training parameter with its reason, out.
+"""Language traits in; every training parameter with its reason out.
 
-In flow order: `catalogue` (what is known of a language before its text is seen) → `traits` (declared,
-guide, measured, evidence, default: which one counts) → `needs` (what of them only a measurement can
-tell) → `from_profile` (what a measurement says) → `rules_guide` and `rules_default` (ordered
-rules over the traits) → `resolve` (rules and overrides into decisions) → `advice` (what a person may
-want to act on) → `build` (the plan's parts and status lists).
+In flow order: `traits/` (catalogue, declaration and measurement, combined by precedence) → `needs`
+(what only a measurement can tell) → `policies/` (ordered rules over the traits) → `decisions/` (rules
+and overrides into decisions, then the plan's training parameters) → `warnings/` (what a person may want
+to act on). `memory/` estimates GPU memory and time. `resolve` is the pipeline.
 
-Pure: nothing here does I/O but reading the package's own `languages.yaml` once. It knows neither a
-cluster nor a GPU.
+Pure: the only I/O is reading the package's own `languages.yaml` once. Nothing here knows a cluster.
 """
 
-from finetune_resolver.build import build_training, decision_statuses, warning_statuses
+from finetune_resolver.decisions.build import build_training, decision_statuses, warning_statuses
 from finetune_resolver.errors import (
     InsufficientGpuMemoryError,
     ResolverError,
@@ -18,8 +16,6 @@ from finetune_resolver.errors import (
     UnsupportedModelError,
     UnsupportedSpecError,
 )
-from finetune_resolver.from_profile import corpus_statuses, measurements_of
-from finetune_resolver.measurement import LanguageMeasurement, Measurements
 from finetune_resolver.needs import Need, measurement_needs
 from finetune_resolver.resolution import (
     Advice,
@@ -30,7 +26,9 @@ from finetune_resolver.resolution import (
     Superseded,
 )
 from finetune_resolver.resolve import resolve
-from finetune_resolver.trait import Axes, Trait
+from finetune_resolver.traits.from_profile import corpus_statuses, measurements_of
+from finetune_resolver.traits.measurement import LanguageMeasurement, Measurements
+from finetune_resolver.traits.trait import Axes, Trait
 
 __all__ = [
     "Advice",

@@ -21,16 +21,23 @@ from finetune_api.resource import (
     Policy,
     TokenDensity,
 )
-from finetune_resolver import rules_evidence, rules_guide
-from finetune_resolver.facts import TEXT_FACTS
-from finetune_resolver.fold import Members
-from finetune_resolver.known import Known
-from finetune_resolver.measurement import Measurements
-from finetune_resolver.overrides import Overrides, build_overrides
+from finetune_resolver.policies import evidence, guide
+from finetune_resolver.policies.apply_policy import IN_ORDER, decide_values
+from finetune_resolver.policies.facts import TEXT_FACTS
+from finetune_resolver.policies.overrides import Overrides, build_overrides
+from finetune_resolver.policies.rule import match_rules
 from finetune_resolver.resolve import resolve_members, resolve_traits
-from finetune_resolver.rule import match_rules
-from finetune_resolver.trait import AXIS_NAMES, Axes, TraitSet, TraitSource, TraitValue, build_axes
-from finetune_resolver.verdict import IN_ORDER, decide_values
+from finetune_resolver.traits.combine_languages import Members
+from finetune_resolver.traits.evidence import Known
+from finetune_resolver.traits.measurement import Measurements
+from finetune_resolver.traits.trait import (
+    AXIS_NAMES,
+    Axes,
+    TraitSet,
+    TraitSource,
+    TraitValue,
+    build_axes,
+)
 
 CLASSES: Mapping[str, tuple[TraitValue, ...]] = {
     "token_density": tuple(TokenDensity),
@@ -48,7 +55,7 @@ SCRIPTS_WITHOUT_SPACES = frozenset(
 MEASURED_BY_EVIDENCE = tuple(
     name
     for name in IN_ORDER
-    if any(TEXT_FACTS.intersection(rule.facts) for rule in rules_evidence.GROUPS.get(name, ()))
+    if any(TEXT_FACTS.intersection(rule.facts) for rule in evidence.GROUPS.get(name, ()))
 )
 """Parameters that policy Evidence takes from the text's lengths and counts, and from no trait."""
 WHY: Mapping[str, str] = {
@@ -159,7 +166,7 @@ def _followers(
     decided: dict[tuple[TraitValue | None, ...], dict[str, JsonValue]] = {}
     for chosen in product(*choices.values()):
         tried = replace(axes, **dict(zip(unknown, chosen, strict=True)))
-        rules = match_rules(tried, groups=rules_guide.GROUPS)
+        rules = match_rules(tried, groups=guide.GROUPS)
         decided[chosen] = decide_values(rules, overrides=overrides)
     return {
         axis: _differing(decided, place=place, choices=choices[axis])
@@ -180,8 +187,8 @@ def _differing(
             changed = decided[(*chosen[:place], other, *chosen[place + 1 :])]
             differing |= {name for name in values if values[name] != changed[name]}
     # The trainer's view of alpha is told and never trained with (C2).
-    differing.discard(rules_guide.TRAINER_ALPHA)
-    return [name for name in rules_guide.GROUPS if name in differing]
+    differing.discard(guide.TRAINER_ALPHA)
+    return [name for name in guide.GROUPS if name in differing]
 
 
 def _list(names: list[str]) -> str:

@@ -14,16 +14,18 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from finetune_api.generated import write_or_check
 from finetune_api.not_supported import NOT_SUPPORTED_YET
 from finetune_api.resource import LoraParameters, Parameters
-from finetune_resolver import rules_default, rules_evidence, rules_guide
-from finetune_resolver.advice import ADVISORS
-from finetune_resolver.facts import SHOWN
-from finetune_resolver.method import PEFT_ADVICE
-from finetune_resolver.overrides import FIELDS, LORA_FIELDS
-from finetune_resolver.rule import EvidenceRule, Rule
-from finetune_resolver.trait import AXIS_NAMES
+from finetune_api.write_generated import write_or_check
+from finetune_resolver.decisions.method import PEFT_ADVICE
+from finetune_resolver.policies import defaults as rules_default
+from finetune_resolver.policies import evidence as rules_evidence
+from finetune_resolver.policies import guide as rules_guide
+from finetune_resolver.policies.facts import SHOWN
+from finetune_resolver.policies.overrides import FIELDS, LORA_FIELDS
+from finetune_resolver.policies.rule import EvidenceRule, Rule
+from finetune_resolver.traits.trait import AXIS_NAMES
+from finetune_resolver.warnings.advise import ADVISORS
 
 PAGE = Path("docs/parameters.md")
 COMMAND = "python -m finetune_resolver.parameters_page"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from finetune_api.resource import Method, Policy
-from finetune_resolver.memory import MemoryEstimate
-from finetune_resolver.trait import Axes, Trait
+from finetune_resolver.memory.estimate import MemoryEstimate
+from finetune_resolver.traits.trait import Axes, Trait
 
 OVERRIDE = "OVERRIDE"
 """Rule id of a value that the user set."""

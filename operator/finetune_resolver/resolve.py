@@ -12,23 +12,39 @@ from finetune_api.resource import (
     Policy,
     Traits,
 )
-from finetune_resolver.advice import advise
-from finetune_resolver.catalogue import find
-from finetune_resolver.circumstances import Circumstances
-from finetune_resolver.decisions import build_decisions
+from finetune_resolver.decisions.decisions import build_decisions
+from finetune_resolver.decisions.method import decide_method
 from finetune_resolver.errors import UnsupportedModelError, UnsupportedSpecError
-from finetune_resolver.facts import Facts, gather_facts
-from finetune_resolver.fold import Members, fold_traits
-from finetune_resolver.known import Known, tokenizer_family
-from finetune_resolver.measurement import Measurements
-from finetune_resolver.method import decide_method
-from finetune_resolver.overrides import MODULE_PRESETS, Overrides, build_overrides
+from finetune_resolver.policies.apply_policy import (
+    Verdict,
+    decide_by_evidence,
+    decide_by_guide,
+    decide_defaults,
+)
+from finetune_resolver.policies.facts import Facts, gather_facts
+from finetune_resolver.policies.overrides import MODULE_PRESETS, Overrides, build_overrides
+from finetune_resolver.policies.workload import decide_fitting_method, decide_nominal_class
 from finetune_resolver.resolution import Resolution
 from finetune_resolver.steps import estimate_total_steps
-from finetune_resolver.trait import AXIS_NAMES, Axes, Trait, TraitSet, TraitSource, build_axes
-from finetune_resolver.traits import resolve_job_traits, resolve_language_traits, without_labels
-from finetune_resolver.verdict import Verdict, decide_by_evidence, decide_by_guide, decide_defaults
-from finetune_resolver.workload import decide_fitting_method, decide_nominal_class
+from finetune_resolver.traits.catalogue import find
+from finetune_resolver.traits.combine_languages import Members, fold_traits
+from finetune_resolver.traits.evidence import Known, tokenizer_family
+from finetune_resolver.traits.measurement import Measurements
+from finetune_resolver.traits.resolve_traits import (
+    resolve_job_traits,
+    resolve_language_traits,
+    without_labels,
+)
+from finetune_resolver.traits.trait import (
+    AXIS_NAMES,
+    Axes,
+    Trait,
+    TraitSet,
+    TraitSource,
+    build_axes,
+)
+from finetune_resolver.warnings.advise import advise
+from finetune_resolver.warnings.context import Circumstances
 
 NO_TRAITS = Traits()
 

@@ -32,7 +32,7 @@ from finetune_api.outcome import Outcome
 from finetune_api.plan import PlannedDataset, TrainingPlan
 from finetune_api.profile import Profile, pick_config_facts
 from finetune_api.resource import LanguageFinetune
-from finetune_operator.planning import build_plan
+from finetune_operator.decide.plan.build_plan import build_plan
 from finetune_resolver import measurements_of, resolve
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import load_fast_tokenizer, load_json

@@ -33,10 +33,12 @@ NO_FAILURES = frozenset(
 
 
 def reasons_in_code() -> set[str]:
-    conditions = (ROOT / "operator/finetune_operator/conditions.py").read_text(encoding="utf-8")
+    conditions = (ROOT / "operator/finetune_operator/decide/values/conditions.py").read_text(
+        encoding="utf-8"
+    )
     after_types = conditions.partition("# --- Reasons")[2]
     found = set(re.findall(r': Final = "([A-Z]\w+)"', after_types))
-    for module in (ROOT / "trainer-image").glob("finetune_*/*.py"):
+    for module in (ROOT / "trainer-image").glob("finetune_*/**/*.py"):
         found |= set(re.findall(r'reason="([A-Z]\w+)"', module.read_text(encoding="utf-8")))
     return found - NO_FAILURES
 

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_resolver import Resolution, resolve
-from finetune_resolver.measurement import LanguageMeasurement, Measurements
+from finetune_resolver.traits.measurement import LanguageMeasurement, Measurements
 
 TRAITS = (
     "morphology",

@@ -17,8 +17,8 @@ import yaml
 from finetune_api.profile import LanguageProfile, Profile, TokenizerProfile, pick_config_facts
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_resolver import Resolution, measurements_of, resolve
-from finetune_resolver.build import build_training, trait_text
-from finetune_resolver.memory import GB
+from finetune_resolver.decisions.build import build_training, trait_text
+from finetune_resolver.memory.estimate import GB
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "corpora").iterdir())
 MODELS = yaml.safe_load(

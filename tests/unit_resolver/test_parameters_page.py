@@ -6,9 +6,9 @@ import pytest
 
 from finetune_api.resource import LoraParameters, Parameters
 from finetune_resolver.parameters_page import PAGE, build_page, main
-from finetune_resolver.rules_default import ALL_RULES
-from finetune_resolver.rules_evidence import RULES as EVIDENCE
-from finetune_resolver.rules_guide import RULES as GUIDE
+from finetune_resolver.policies.defaults import ALL_RULES
+from finetune_resolver.policies.evidence import RULES as EVIDENCE
+from finetune_resolver.policies.guide import RULES as GUIDE
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from finetune_text.data_errors import Fault
 from finetune_text.errors import TextInvalid
-from finetune_text.faults import Fault
 from finetune_text.language_report import FindingKind, LanguageReport
 from finetune_text.lines import MOST_LINE_BYTES
 from finetune_text.reading import MOST_ROW_CHARACTERS

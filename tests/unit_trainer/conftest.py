@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.credentials import Credentials
-from finetune_trainer.s3 import S3Store, connect
-from finetune_trainer.s3_faults import S3Location
-from finetune_trainer.waits import Waits
+from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.credentials import Credentials
+from finetune_trainer.storage.s3 import S3Store, connect
+from finetune_trainer.storage.s3_location import S3Location
 from tests.unit_trainer.s3_proxy import S3Proxy
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
 

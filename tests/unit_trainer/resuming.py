@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import BrokenOff, Interrupted
-from finetune_trainer.held_out import HeldOutLoss
+from finetune_trainer.steps.eval_loss import HeldOutLoss
 from tests.unit_trainer.tiny import TinyRow, build_plan
 
 # It needs torch, without which `make check` runs too.
-checkpoint_files = pytest.importorskip("finetune_trainer.checkpoint_files")
+checkpoint_files = pytest.importorskip("finetune_trainer.checkpoints.files")
 
 ORIGIN = checkpoint_files.Origin("ab" * 32, "ml", "tiny", "revision", ("text",))
 
@@ -26,7 +26,7 @@ def held_out_loss(loss: float) -> HeldOutLoss:
 class TinyTraining:
     """One way to train; each `train` loads a model of its own."""
 
-    model: Path
+    load: Path
     folder: Path
     rows: list[TinyRow]
     changes: dict[str, Any]
@@ -50,12 +50,12 @@ class TinyTraining:
         Returns:
             The result and the adapter, or the snapshot's step where it was stopped.
         """
-        from finetune_trainer import model
-        from finetune_trainer.launches import TokenBudget
-        from finetune_trainer.train import Hooks, train
+        from finetune_trainer.model import load
+        from finetune_trainer.steps.micro_batches import TokenBudget
+        from finetune_trainer.training.loop import Hooks, train
 
         plan = build_plan(**self.changes)
-        loaded = self.adapt(model.load(plan, folder=self.model))
+        loaded = self.adapt(load.load(plan, folder=self.model))
         self.budget = TokenBudget(self.token_budget)
         found = self._evaluations(resume=resume, at_evaluation=at_evaluation)
         done: list[int] = []

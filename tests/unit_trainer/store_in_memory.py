@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_trainer.s3_faults import S3Location
-from finetune_trainer.s3_objects import StoredObject
-from finetune_trainer.waits import Waits
+from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.s3_location import S3Location
+from finetune_trainer.storage.s3_objects import StoredObject
 
 
 class PowerCut(BaseException):

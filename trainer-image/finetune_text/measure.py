@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from finetune_api.plan import PlannedDataset
 from finetune_api.profile import CONTENT_CHARACTERS, MOST_COUNTED, LanguageProfile
+from finetune_text.data_errors import Fault
 from finetune_text.examples import Example
-from finetune_text.faults import Fault
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
 from finetune_text.language_report import (
     BREAKING,

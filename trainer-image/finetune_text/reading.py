@@ -18,9 +18,9 @@ from finetune_text.columns import (
     decide_reading,
     list_columns,
 )
+from finetune_text.data_errors import Fault
 from finetune_text.errors import TextInvalid
 from finetune_text.examples import BrokenRuleError, Example, check_text
-from finetune_text.faults import Fault
 from finetune_text.records import Row, read_records
 
 MOST_ROW_CHARACTERS = 2_000_000

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from finetune_text.faults import BrokenFileError, Fault
+from finetune_text.data_errors import BrokenFileError, Fault
 from finetune_text.formats import file_format
 from finetune_text.json_array import ArrayReader, ListFormError
 from finetune_text.lines import (

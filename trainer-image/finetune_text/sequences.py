@@ -22,7 +22,7 @@ from finetune_text.chat_rendering import (
 )
 from finetune_text.errors import TextInvalid
 from finetune_text.examples import Example, Message
-from finetune_text.stops import Stop, Token, decide_stop
+from finetune_text.stop_token import Stop, Token, decide_stop
 
 IGNORED = -100
 """The label of a token without loss, as PyTorch's cross entropy has it."""

@@ -1,9 +1,10 @@
 """The trainer: one plan in, one published adapter and one outcome out.
 
-In flow order: `plan_check` → `fetch` → `validate` → `tokenization` → `model` → `train` → `evaluate` →
-`export` → `publish`; `pipeline` alone knows this order, `__main__` starts it and writes the outcome.
-`report` tells of progress. What rows and tokens are is `finetune_text`'s business. Only `model` imports Unsloth and only `s3` imports boto3.
+In flow order: `inputs/` (plan, fetch, validate, tokenize) → `model/` (load) → `engine/` (which engine,
+attention and micro-batches) → `training/` (the loop, over `steps/`) → `checkpoints/` → `publish/`.
+`tasks/` knows this order; `__main__` starts a task and writes its outcome. `ranks/` serves several GPUs,
+`storage/` S3, `pod/` the surroundings. What rows and tokens are is defined in `finetune_text`.
 
-This package obeys the plan: what changes the mathematics is never decided here. It knows nothing of
+This package obeys the plan: nothing that changes the mathematics is decided here. It knows nothing of
 Kubernetes but its mounts, its environment and its termination message.
 """

@@ -23,14 +23,14 @@ from finetune_api import wire
 from finetune_api.measure_plan import MeasurePlan
 from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import TrainingPlan
-from finetune_trainer import logs
+from finetune_trainer.pod import logs
 from finetune_trainer.errors import PlanInvalid, TrainerError
-from finetune_trainer.launcher import WORKER_COMMAND
-from finetune_trainer.goodbye import Goodbye, read_grace
-from finetune_trainer.pipeline import run
-from finetune_trainer.plan_check import load_measure_plan, load_plan
-from finetune_trainer.pod import Pod
-from finetune_trainer.report import Progress, Pusher, find_server
+from finetune_trainer.ranks.launcher import WORKER_COMMAND
+from finetune_trainer.pod.graceful_shutdown import Goodbye, read_grace
+from finetune_trainer.tasks.pipeline import run
+from finetune_trainer.inputs.plan import load_measure_plan, load_plan
+from finetune_trainer.pod.pod import Pod
+from finetune_trainer.pod.progress import Progress, Pusher, find_server
 
 TRAINING_COMMANDS = (wire.PROBE_COMMAND, wire.PUBLISH_COMMAND, WORKER_COMMAND)
 """Arguments beside none whose plan is a training plan."""
@@ -103,7 +103,7 @@ def decide_task(arguments: Sequence[str], *, environ: Mapping[str, str]) -> Task
     expected = environ.get(wire.ENV_PLAN_SHA256, "")
     named = environ.get(wire.ENV_PLAN_PATH, "")
     if tuple(arguments) == wire.MEASURE_COMMAND:
-        from finetune_trainer.measuring import measure
+        from finetune_trainer.tasks.measure import measure
 
         to_measure = load_measure_plan(Path(named or wire.MEASURE_PATH), expected_sha256=expected)
         return Task(to_measure, lambda pod, told: measure(to_measure, pod=pod, progress=told))
@@ -115,11 +115,11 @@ def decide_task(arguments: Sequence[str], *, environ: Mapping[str, str]) -> Task
         )
     to_train = load_plan(Path(named or wire.PLAN_PATH), expected_sha256=expected)
     if tuple(arguments) == WORKER_COMMAND:
-        from finetune_trainer.worker import run_worker
+        from finetune_trainer.tasks.worker import run_worker
 
         return Task(to_train, lambda pod, _: run_worker(to_train, pod=pod))
     if tuple(arguments) == wire.PROBE_COMMAND:
-        from finetune_trainer.probe import probe
+        from finetune_trainer.tasks.check_published import probe
 
         return Task(to_train, lambda pod, _: probe(to_train, pod=pod))
     is_past = tuple(arguments) == wire.PUBLISH_COMMAND

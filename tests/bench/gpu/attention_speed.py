@@ -42,7 +42,7 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
     import torch
 
     from finetune_trainer.fused.attention import Documents, Sight, measure_error
-    from finetune_trainer.fused.pieces import Heads
+    from finetune_trainer.fused.ops import Heads
 
     shape = row.shape
     size = shape.head_dim

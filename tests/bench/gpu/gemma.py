@@ -41,11 +41,11 @@ def build_row(shape: Shape, *, device: str) -> Row:
 def measure_speed(asked: str, *, model: Path, folder: Path, device: str) -> dict[str, Any]:
     """Return what one engine chose and how fast its steps are."""
     # Unsloth must be imported before anything that imports transformers.
-    load = import_module("finetune_trainer.model").load
+    load = import_module("finetune_trainer.model.load").load
     import torch
 
-    from finetune_trainer.engines import choose
-    from finetune_trainer.optimizer import Stepper
+    from finetune_trainer.engine.choose import choose
+    from finetune_trainer.training.optimizer_step import Stepper
 
     row = build_row(SHAPES[model.name], device=device)
     plan = build_plan(

@@ -74,8 +74,8 @@ def build_documents(shape: Shape, *, tokens: int, row: Row) -> list[Document]:
 def measure_row(row: Row, *, model: Path, folder: Path, device: str) -> Iterator[dict[str, Any]]:
     """Load one configuration and yield what each token budget took."""
     # Unsloth must be imported before anything that imports transformers.
-    load = import_module("finetune_trainer.model").load
-    from finetune_trainer.engines import choose
+    load = import_module("finetune_trainer.model.load").load
+    from finetune_trainer.engine.choose import choose
 
     budgets = BUDGETS[row.shape.name]
     job = Job(
@@ -109,8 +109,8 @@ def measure_steps(chosen: Any, plan: Any, row: Row, *, tokens: int) -> dict[str,
     """Do the steps in one launch each and return their peaks."""
     import torch
 
-    from finetune_trainer.launches import TokenBudget
-    from finetune_trainer.optimizer import Stepper
+    from finetune_trainer.steps.micro_batches import TokenBudget
+    from finetune_trainer.training.optimizer_step import Stepper
 
     on_gpu = chosen.loaded.device.type == "cuda"
     documents = build_documents(row.shape, tokens=tokens, row=row)

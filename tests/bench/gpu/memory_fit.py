@@ -2,7 +2,7 @@
 
     python -m tests.bench.gpu.memory_fit RESULTS.json… [--png FILE]
 
-Reads what `run` wrote, on any machine. Predicted is what `finetune_resolver.memory` says of the same
+Reads what `run` wrote, on any machine. Predicted is what `finetune_resolver.memory.estimate` says of the same
 engine, launch and layers; observed is what torch reserved. The CUDA context, which torch does not
 count, is in neither.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.resource import Method, Optimizer
-from finetune_resolver.memory import FIXED_BYTES, Engine, Workload, estimate_memory
-from finetune_resolver.model_shape import shape_from_config
+from finetune_resolver.memory.estimate import FIXED_BYTES, Engine, Workload, estimate_memory
+from finetune_resolver.memory.model_shape import shape_from_config
 from tests.bench.gpu.shapes import SHAPES
 from tests.bench.gpu.suite import TARGET_NAMES
 

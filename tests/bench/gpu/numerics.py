@@ -41,10 +41,10 @@ time that a model is loaded; its dropout is not ours to prove."""
 def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict[str, Any]:
     """Return the errors of one engine, and its curves."""
     # Unsloth must be imported before anything that imports transformers.
-    load = import_module("finetune_trainer.model").load
+    load = import_module("finetune_trainer.model.load").load
     import torch
 
-    from finetune_trainer.engines import choose
+    from finetune_trainer.engine.choose import choose
     from tests.bench.gpu.numerics_case import (
         EXTENTS,
         Seen,
@@ -90,7 +90,7 @@ def see(chosen: Any, case: Any) -> Any:
     """Pass once over the first batch, packed where the engine takes that."""
     import torch
 
-    from finetune_trainer.launches import Launch
+    from finetune_trainer.steps.micro_batches import Launch
     from tests.bench.gpu.numerics_case import Seen, collect, find_adapter
 
     network, engine = chosen.loaded.network.train(), chosen.loaded.engine
@@ -125,7 +125,7 @@ def take_documents(state: Any, launch: Any) -> Any:
 
 def draw_curve(chosen: Any, plan: Any, case: Any) -> list[float]:
     """Train with the trainer's own steps and return their losses."""
-    from finetune_trainer.optimizer import Stepper
+    from finetune_trainer.training.optimizer_step import Stepper
 
     stepper = Stepper(chosen.loaded, training=plan.training, budget=chosen.budget)
     losses = []

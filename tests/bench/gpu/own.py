@@ -22,7 +22,7 @@ import boto3
 from finetune_api import wire
 from finetune_api.outcome import Outcome
 from finetune_api.plan import TrainingPlan
-from finetune_trainer.steps import METRICS_FILE
+from finetune_trainer.steps.step_report import METRICS_FILE
 from tests.bench.gpu.jobs import Job, Measured
 from tests.bench.gpu.stock import build_row_corpus
 from tests.bench.gpu.suite import SEED

@@ -53,8 +53,8 @@ def choose_rows(device: str) -> tuple[Row, Row, Row]:
 
 def measure_all(device: str, *, rank: int, rendezvous: Path) -> list[dict[str, Any]]:
     """Return what each row showed; the first runs on rank 0 alone while the other waits."""
-    from finetune_trainer.distributed import DistributedGroup, join
-    from finetune_trainer.process_group import SINGLE
+    from finetune_trainer.ranks.process_group import SINGLE
+    from finetune_trainer.ranks.torch_process_group import DistributedGroup, join
 
     rows = choose_rows(device)
     loaded = build_model(rows[0], device)
@@ -77,7 +77,7 @@ def build_model(row: Row, device: str) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from finetune_trainer.fused.engine import FusedEngine
-    from finetune_trainer.network import LoadedModel
+    from finetune_trainer.model.loaded_model import LoadedModel
 
     place = torch.device(device, 0) if device == "cuda" else torch.device(device)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -108,8 +108,8 @@ def build_model(row: Row, device: str) -> Any:
 
 def measure(row: Row, loaded: Any, group: Any) -> dict[str, Any]:
     """Do the row's steps; return its speed after the warm-up, and its losses."""
-    from finetune_trainer.launches import TokenBudget, count_supervised
-    from finetune_trainer.optimizer import Stepper
+    from finetune_trainer.steps.micro_batches import TokenBudget, count_supervised
+    from finetune_trainer.training.optimizer_step import Stepper
     from tests.bench.gpu.jobs import Measured
     from tests.bench.gpu.results import build_speed
     from tests.bench.gpu.stock import build_row_corpus, order_documents

@@ -92,18 +92,18 @@ class Resuming:
             mean=self.row.mean,
         )
         self.rows = [Document(each) for each in corpus.documents]
-        self.origin = import_module("finetune_trainer.checkpoint_files").Origin(
+        self.origin = import_module("finetune_trainer.checkpoints.files").Origin(
             self.plan.hash, "bench", "resume", "", ()
         )
 
     def run(self, *, stop_after: int = -1, resume_at: int = 0) -> Trial:
         """Train, and stop after a step or go on from one, where that is asked for."""
         # Unsloth must be imported before anything that imports transformers.
-        load = import_module("finetune_trainer.model").load
+        load = import_module("finetune_trainer.model.load").load
         import torch
 
-        from finetune_trainer.engines import choose
-        from finetune_trainer.train import Hooks, train
+        from finetune_trainer.engine.choose import choose
+        from finetune_trainer.training.loop import Hooks, train
 
         gc.collect()
         if torch.cuda.is_available():
@@ -142,7 +142,7 @@ class Resuming:
         raise AssertionError("nothing is held out")
 
     def _write(self, trial: Trial, capture: Any) -> None:
-        from finetune_trainer.checkpoint_files import write_snapshot
+        from finetune_trainer.checkpoints.files import write_snapshot
 
         begun = time.monotonic()
         # The first makes the memory that all later ones use again.
@@ -158,7 +158,7 @@ class Resuming:
         trial.bytes = sum(file.bytes for file in manifest.files)
 
     def _load(self, state: Any, step: int) -> Any:
-        from finetune_trainer.checkpoint_files import folder_name, load_snapshot, parse_manifest
+        from finetune_trainer.checkpoints.files import folder_name, load_snapshot, parse_manifest
 
         if not step:
             return None

@@ -46,11 +46,11 @@ PRODUCTS = {"aten::mm": 0, "aten::addmm": 1, "aten::addmm_": 1}
 def profile(row: Row, *, model: Path, folder: Path, device: str) -> dict[str, Any]:
     """Return what the steps of one row spent their time on."""
     # Unsloth must be imported before anything that imports transformers.
-    load = import_module("finetune_trainer.model").load
+    load = import_module("finetune_trainer.model.load").load
     import torch
 
-    from finetune_trainer.engines import choose
-    from finetune_trainer.optimizer import Stepper
+    from finetune_trainer.engine.choose import choose
+    from finetune_trainer.training.optimizer_step import Stepper
 
     job = Job(
         row=row, model=model, folder=folder, corpus_steps=row.steps, device=device, work=folder

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.order import DataOrder
+from finetune_trainer.steps.sampler import DataOrder
 from tests.bench.gpu.corpus import Corpus, build_corpus
 from tests.bench.gpu.jobs import Job, Measured
 from tests.bench.gpu.suite import SEED, EngineName, Row

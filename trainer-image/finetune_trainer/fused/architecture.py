@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from finetune_trainer.fused.attention import Sight
-from finetune_trainer.fused.pieces import GELU_TANH, SILU, Gate, Heads
+from finetune_trainer.fused.ops import GELU_TANH, SILU, Gate, Heads
 
 SLIDING = "sliding_attention"
 LAYER_TYPES = frozenset({"full_attention", SLIDING})

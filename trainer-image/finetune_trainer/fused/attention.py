@@ -1,7 +1,7 @@
 """Causal attention inside each document of a packed row: what an implementation does, and two of them.
 
 On a GPU torch's own flash kernels, which take fewer key heads than query heads; `flash4` has faster ones
-for newer GPUs, and `finetune_trainer.attention_choice` decides. Elsewhere plain torch, one document after
+for newer GPUs, and `finetune_trainer.engine.attention` decides. Elsewhere plain torch, one document after
 the other.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from finetune_trainer.fused.pieces import Heads
+from finetune_trainer.fused.ops import Heads
 
 CHECKED_LENGTHS = (65, 1, 130)
 """Tokens of the documents that an implementation is checked with."""

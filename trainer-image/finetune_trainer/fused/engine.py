@@ -17,15 +17,15 @@ from finetune_trainer.fused.attention import (
     load_attention,
     measure_error,
 )
+from finetune_trainer.fused.device_batch import PreparedLaunch, prepare
 from finetune_trainer.fused.dropout import Dropout, count_threshold
 from finetune_trainer.fused.head import Head
 from finetune_trainer.fused.layer import Launching
-from finetune_trainer.fused.pieces import load_pieces
-from finetune_trainer.fused.prepared import PreparedLaunch, prepare
+from finetune_trainer.fused.ops import load_pieces
 from finetune_trainer.fused.projection import ADAPTER
 from finetune_trainer.fused.rotary import RotaryTables, compute_frequencies
 from finetune_trainer.fused.stack import Stack
-from finetune_trainer.launches import Launch, Layout
+from finetune_trainer.steps.micro_batches import Launch, Layout
 
 
 class FusedEngine:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.pieces import Pieces
+from finetune_trainer.fused.ops import Pieces
 
 ROWS_AT_ONCE = 4096
 """Rows whose logits exist at a time: 1 GiB with a vocabulary of 128,256."""

@@ -17,7 +17,7 @@ import torch
 from finetune_trainer.fused.architecture import Architecture
 from finetune_trainer.fused.attention import Attended, Attention, Documents
 from finetune_trainer.fused.dropout import Dropout, Mask
-from finetune_trainer.fused.pieces import HeadNorm, Heads, Pieces, Rotation
+from finetune_trainer.fused.ops import HeadNorm, Heads, Pieces, Rotation
 from finetune_trainer.fused.projection import PROJECTIONS, Projection, Workspace
 
 

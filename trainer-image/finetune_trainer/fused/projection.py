@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.copies import AdapterCopies, Copy
+from finetune_trainer.fused.adapter_sync import AdapterCopies
 from finetune_trainer.fused.dropout import Dropout, Mask
-from finetune_trainer.fused.pieces import Pieces
+from finetune_trainer.fused.kernels.copy_spec import Copy
+from finetune_trainer.fused.ops import Pieces
 
 ADAPTER = "default"
 """PEFT's name of the only adapter."""

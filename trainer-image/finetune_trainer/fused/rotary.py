@@ -6,7 +6,7 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from finetune_trainer.fused.architecture import rotations_of
-from finetune_trainer.fused.pieces import Rotation
+from finetune_trainer.fused.ops import Rotation
 
 SMALLEST_TABLE = 4096
 """Positions computed at first; more follow when a document is longer."""

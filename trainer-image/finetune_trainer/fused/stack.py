@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from finetune_trainer.fused.adapter_sync import AdapterCopies
 from finetune_trainer.fused.architecture import Architecture
-from finetune_trainer.fused.copies import AdapterCopies
 from finetune_trainer.fused.layer import Kept, Launching, Layer
 from finetune_trainer.fused.projection import Workspace
 

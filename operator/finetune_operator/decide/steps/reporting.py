@@ -1,0 +1,252 @@
+"""How an answer is put together: what is said of the resource, and why something is not created.
+
+Below `decide` and its neighbours, above `status`. One way for all of them to say a thing, so that the
+same state is always the same status. Nothing here decides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from finetune_api.outcome import Outcome
+from finetune_api.status import ActiveTime, Attempt
+from finetune_operator.decide.job.active_deadline import build_active_time
+from finetune_operator.decide.job.checkpoint_status import find_checkpoint
+from finetune_operator.decide.job.diagnosis import diagnose_refusal
+from finetune_operator.decide.job.job_limits import deadline_of
+from finetune_operator.decide.job.retry_policy import AT_DEADLINE
+from finetune_operator.decide.job.run_view import PENDING, STALLED
+from finetune_operator.decide.plan.accept import Proposal
+from finetune_operator.decide.plan.build_plan import hash_spec
+from finetune_operator.decide.status.build_status import (
+    PlanReport,
+    Report,
+    build_attempts,
+    build_plan_status,
+    build_status,
+    changed_status,
+)
+from finetune_operator.decide.status.events import build_events, build_warning_events
+from finetune_operator.decide.steps.reconcile_state import Situation
+from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values.actions import Actions, Delete, Patch
+from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values.observation import ObservedJob
+from finetune_resolver.traits.from_profile import corpus_statuses
+
+ACCEPTED: Final = Claim(words.ACCEPTED, "True", words.VALID, "The resource is valid and allowed.")
+TEXT_LIMIT: Final = 1024
+"""Characters of a text in status."""
+CONFLICT_RETRY_S: Final = 300.0
+"""A taken name is somebody else's to free; looking again costs one request."""
+PREDECESSOR_RETRY_S: Final = 10.0
+"""The garbage collector takes seconds, and the deletion of a Job is told at once."""
+REFUSED_RETRY_S: Final = 60.0
+"""Quotas get room when other work ends, which this operator does not watch."""
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why there is no Job yet although the resource is accepted."""
+
+    reason: str
+    message: str
+    retry_s: float
+    phase: str = PENDING
+    """Stalled where it takes a person."""
+
+
+def why_not_created(situation: Situation) -> Why | None:
+    """Return why the last try to create something failed, or None where nothing is in the way."""
+    observed, namespace = situation.observed, situation.metadata.namespace
+    if observed.predecessors:
+        # As after a delete and an apply.
+        message = (
+            f"{', '.join(sorted(observed.predecessors))} is left of a deleted resource of this name; "
+            "Kubernetes removes it, and then this run begins."
+        )
+        return Why(words.PREDECESSOR_GOING, message, retry_s=PREDECESSOR_RETRY_S)
+    if observed.name_conflicts:
+        message = (
+            f"{', '.join(sorted(observed.name_conflicts))} in namespace {namespace} belongs to "
+            "something else and has the name that this run needs; delete it, or give this resource "
+            "another name."
+        )
+        return Why(words.NAME_CONFLICT, message, retry_s=CONFLICT_RETRY_S, phase=STALLED)
+    if observed.rejected:
+        rejection = observed.rejected[0]
+        what = f"{rejection.kind} {rejection.name}"
+        diagnosis = diagnose_refusal(rejection.message, what=what)
+        return Why(diagnosis.reason, diagnosis.message, retry_s=REFUSED_RETRY_S)
+    return None
+
+
+def resolved_claim(proposal: Proposal) -> Claim:
+    """Return that every parameter has its value."""
+    plan = proposal.plan
+    overrides = sum(one.source == "Override" for one in proposal.parameters)
+    message = (
+        f"{len(proposal.parameters)} parameters are resolved by policy {plan.policy.value}, "
+        f"{overrides} of them overridden; the plan is {plan.hash[:8]}."
+    )
+    return Claim(words.RESOLVED, "True", words.RULES_APPLIED, message)
+
+
+def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "") -> PlanReport:
+    """Return the plan as status shows it; `config_map` holds it, where it is written down."""
+    return replace(
+        measured_report(situation, max_seq_length=proposal.plan.training.max_seq_length),
+        plan=build_plan_status(
+            proposal.plan,
+            spec_hash=hash_spec(proposal.resource.spec),
+            config_map=config_map or _kept_config_map(situation, plan_hash=proposal.plan.hash),
+            total_steps=proposal.total_steps,
+            estimated_seconds=proposal.forecast.seconds,
+        ),
+        parameters=proposal.parameters,
+        warnings=proposal.warnings,
+        memory=proposal.forecast.memory,
+    )
+
+
+def _kept_config_map(situation: Situation, *, plan_hash: str) -> str:
+    """Return where the plan of a run that has begun is written down, also while its Job is gone."""
+    before, plan = situation.before, situation.before.plan
+    is_same = plan is not None and plan.hash == plan_hash and before.run == situation.run
+    return plan.config_map if plan is not None and is_same else ""
+
+
+def refused_report(situation: Situation) -> PlanReport:
+    """Return what stays known of a resource that may not run now: the plan of a run that has begun."""
+    before = situation.before
+    has_begun = before.plan is not None and bool(before.plan.config_map)
+    if has_begun and before.run == situation.run:
+        return PlanReport.remember(before)
+    return measured_report(situation)
+
+
+def measured_report(situation: Situation, *, max_seq_length: int | None = None) -> PlanReport:
+    """Return what was measured as status shows it, cut at the resolved length where it is known."""
+    measured = situation.measured
+    if measured.profile is None:
+        return PlanReport()
+    corpus = corpus_statuses(measured.profile, max_seq_length=max_seq_length)
+    return PlanReport(corpus=tuple(corpus), measurement=measured.kept)
+
+
+def measured_claims(situation: Situation) -> tuple[Claim, ...]:
+    """Return that the text is measured, where it is."""
+    profile = situation.measured.profile
+    if profile is None:
+        return ()
+    examples = sum(one.examples for one in profile.languages)
+    tokens = sum(one.tokens for one in profile.languages)
+    message = f"{tokens:,} tokens were counted in {examples:,} examples before the training."
+    return (Claim(words.CORPUS_MEASURED, "True", words.MEASURED, message),)
+
+
+def measure_attempts(situation: Situation) -> tuple[Attempt, ...]:
+    """Return an attempt for each pod that has ended measuring."""
+    return tuple(
+        attempt
+        for job in situation.measure_jobs
+        for attempt in build_attempts(
+            (pod for pod in situation.pods_of(job) if pod.ended), job=job, failed=""
+        )
+    )
+
+
+def earlier_attempts(situation: Situation, *, job: ObservedJob) -> tuple[Attempt, ...]:
+    """Return the attempts of the run's other Jobs, which stay where a deadline ended them."""
+    others = (one for one in situation.training_jobs if one.uid != job.uid)
+    return tuple(
+        attempt
+        for one in others
+        if one.run == situation.run
+        for attempt in build_attempts(situation.pods_of(one), job=one, failed="")
+    )
+
+
+def build_report(
+    situation: Situation,
+    *,
+    phase: str,
+    message: str,
+    claims: tuple[Claim, ...],
+    plan: PlanReport | None = None,
+    attempts: tuple[Attempt, ...] = (),
+    outcome: Outcome | None = None,
+    active: ActiveTime | None = None,
+) -> Report:
+    """Return what is known now of the resource."""
+    return Report(
+        generation=situation.metadata.generation,
+        run=situation.run,
+        phase=phase,
+        message=message,
+        claims=claims,
+        languages_text=_languages_text(situation),
+        plan=plan or PlanReport(),
+        attempts=(*measure_attempts(situation), *attempts),
+        outcome=outcome,
+        active=active if active is not None else _kept_active_time(situation),
+        checkpoint=find_checkpoint(
+            situation.before, pods=situation.training_pods, run=situation.run
+        ),
+    )
+
+
+def current_active_time(situation: Situation, *, job: ObservedJob) -> ActiveTime | None:
+    """Return how long the run was active until now, where there is a deadline."""
+    before = situation.before.active_time if situation.before.run == situation.run else None
+    if before is None and deadline_of(situation.observed.body) is None:
+        return None
+    if job.attempt == AT_DEADLINE:
+        return before  # it has a limit of its own
+    return build_active_time(before, job=job, now=situation.now)
+
+
+def _kept_active_time(situation: Situation) -> ActiveTime | None:
+    before = situation.before
+    return before.active_time if before.run == situation.run else None
+
+
+def _languages_text(situation: Situation) -> str:
+    """Return the tags as the spec names them, also where the rest of it cannot be read."""
+    spec = situation.observed.body.get("spec")
+    languages = spec.get("languages") if isinstance(spec, Mapping) else None
+    entries = languages if isinstance(languages, list) else []
+    tags = [one["tag"] for one in entries if isinstance(one, Mapping) and "tag" in one]
+    return ",".join(tag for tag in tags if isinstance(tag, str))[:TEXT_LIMIT]
+
+
+def write(
+    situation: Situation,
+    *,
+    report: Report,
+    progress: dict[str, Any] | None = None,
+    patches: tuple[Patch, ...] = (),
+    deletes: tuple[Delete, ...] = (),
+    requeue_after_s: float | None = None,
+    needs_job_events: bool = False,
+) -> Actions:
+    """Return the actions that say so: the status where it changed, and the events of the change."""
+    before = situation.before
+    after = build_status(report, before=before, now=situation.now)
+    return Actions(
+        progress=progress,
+        patches=patches,
+        deletes=deletes,
+        status=changed_status(after, raw=situation.observed.body.get("status")),
+        events=(
+            *build_events(before.conditions, after=after.conditions),
+            *build_warning_events(before.warnings, after=after.warnings),
+        ),
+        requeue_after_s=requeue_after_s,
+        needs_job_events=needs_job_events,
+    )
+
+
+def delete_of(job: ObservedJob) -> Delete:
+    """Return the deletion of this Job and of no other of its name."""
+    return Delete(kind="Job", namespace=job.namespace, name=job.name, uid=job.uid)

@@ -1,0 +1,1 @@
+"""What decisions read and return, as frozen values: observation in, actions out."""

@@ -1,0 +1,1 @@
+"""Reports of running pods: received, authenticated, buffered, and written to `status.progress`."""

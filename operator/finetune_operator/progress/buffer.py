@@ -1,0 +1,194 @@
+"""What of the pods' progress is worth writing, and when: the latest report wins.
+
+The status server puts reports in, the progress writer takes out what is due. Pure: both tell it the
+time, and it makes no request. A report is dropped rather than queued, so that no pod ever waits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from finetune_api import progress
+from finetune_api.progress import TrainerStatus
+from finetune_api.status import CheckpointStatus, ProgressStatus
+from finetune_operator.watch.store import Key
+
+FLUSH_S = 30.0
+"""Seconds between two writes of a run that moves by less than one percent."""
+SMALLEST_GAP_S = 2.0
+"""Seconds between two writes of one run, however fast it moves."""
+JITTER_S = 1.0
+"""Most seconds by which a write is put off, so that runs that began together part."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """One run of one resource."""
+
+    key: Key
+    uid: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    status: ProgressStatus
+    written: ProgressStatus | None = None
+    written_at: float = float("-inf")
+    due: float | None = None
+
+
+@dataclass
+class ProgressBuffer:
+    """The newest report of each run that has something to say."""
+
+    jitter: Callable[[], float]
+    """A number in [0, 1)."""
+    _states: dict[RunKey, _State] = field(default_factory=dict)
+    _closed: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def put(self, run: RunKey, *, report: TrainerStatus, time: str, now: float) -> bool:
+        """Take a report; return whether it was kept.
+
+        A run that ended takes none, and the percentage never falls: a pod that resumes begins its
+        count at 0, but the run does not.
+
+        Args:
+            run: whose report it is.
+            report: what the pod says.
+            time: when it came, RFC 3339.
+            now: monotonic seconds.
+        """
+        if self._closed.get(run.uid, 0) >= run.run:
+            return False
+        state = self._states.get(run)
+        status = build_progress(report, run=run.run, time=time)
+        if state is None:
+            self._states[run] = _State(status=status, due=now + self._spread())
+            return True
+        if falls(status, than=state.status):
+            if not has_newer_checkpoint(status, than=state.status):
+                return False
+            # A resumed pod may save before it is where the one before it was killed.
+            status = ProgressStatus(checkpoint=status.checkpoint, updated_at=status.updated_at)
+        status = with_known(status, before=state.status)
+        due = self._due(replace(state, status=status), now=now)
+        self._states[run] = replace(state, status=status, due=due)
+        return True
+
+    def take_due(self, *, now: float, limit: int) -> list[tuple[RunKey, ProgressStatus]]:
+        """Return at most `limit` reports that should be written now, the longest overdue first."""
+        due = sorted(
+            (state.due, index, run)
+            for index, (run, state) in enumerate(self._states.items())
+            if state.due is not None and state.due <= now
+        )
+        taken = []
+        for _, _, run in due[:limit]:
+            state = self._states[run]
+            self._states[run] = replace(state, written=state.status, written_at=now, due=None)
+            taken.append((run, state.status))
+        return taken
+
+    def put_off(self, run: RunKey, *, until: float) -> None:
+        """Write a report that could not be written once more at `until`."""
+        if (state := self._states.get(run)) is not None and state.due is None:
+            self._states[run] = replace(state, written=None, due=until)
+
+    def close(self, run: RunKey) -> None:
+        """Forget a run that ended; nothing more is taken of it."""
+        self._closed[run.uid] = max(run.run, self._closed.get(run.uid, 0))
+        self._states.pop(run, None)
+
+    def forget(self, uid: str) -> None:
+        """Forget a resource that is gone."""
+        self._closed.pop(uid, None)
+        for run in [run for run in self._states if run.uid == uid]:
+            del self._states[run]
+
+    def _due(self, state: _State, *, now: float) -> float:
+        if state.due is not None and state.due <= now:
+            return state.due
+        gap_s = SMALLEST_GAP_S if is_news(state.status, since=state.written) else FLUSH_S
+        wanted = max(now, state.written_at + gap_s) + self._spread()
+        return wanted if state.due is None else min(state.due, wanted)
+
+    def _spread(self) -> float:
+        return self.jitter() * JITTER_S
+
+
+def build_progress(report: TrainerStatus, *, run: int, time: str) -> ProgressStatus:
+    """Return a report in the words of status; what is not a number is left out."""
+    return ProgressStatus(
+        percent=report.progress_percentage,
+        step=_whole(report.metric(progress.STEP)),
+        total_steps=_whole(report.metric(progress.TOTAL_STEPS)),
+        epoch=_finite(report.metric(progress.EPOCH)),
+        loss=_finite(report.metric(progress.LOSS)),
+        eval_loss=_finite(report.metric(progress.EVAL_LOSS)),
+        tokens_per_second=_finite(report.metric(progress.TOKENS_PER_SECOND)),
+        eta_seconds=report.estimated_remaining_seconds,
+        stage=report.metric(progress.STAGE),
+        updated_at=time,
+        checkpoint=_checkpoint(report),
+        run=run,
+    )
+
+
+def _checkpoint(report: TrainerStatus) -> CheckpointStatus | None:
+    saved = report.checkpoint
+    if saved is None:
+        return None
+    return CheckpointStatus(
+        step=saved.step, uri=saved.uri, time=saved.time, grace_seconds=report.grace_seconds_needed
+    )
+
+
+def with_known(status: ProgressStatus, *, before: ProgressStatus) -> ProgressStatus:
+    """Return a report with what it leaves out taken from the one before: not each tells the loss."""
+    known = {name: getattr(status, name) for name in ProgressStatus.model_fields}
+    return before.model_copy(
+        update={name: value for name, value in known.items() if value is not None}
+    )
+
+
+def falls(status: ProgressStatus, *, than: ProgressStatus) -> bool:
+    """Return whether a report is behind one of the same run."""
+    if status.percent is None or than.percent is None:
+        return False
+    return status.percent < than.percent
+
+
+def has_newer_checkpoint(status: ProgressStatus, *, than: ProgressStatus) -> bool:
+    """Return whether a report tells of a later checkpoint."""
+    if status.checkpoint is None:
+        return False
+    return than.checkpoint is None or status.checkpoint.step > than.checkpoint.step
+
+
+def is_news(status: ProgressStatus, *, since: ProgressStatus | None) -> bool:
+    """Return whether a report should not wait: one percent, another stage, a checkpoint, or the end."""
+    if since is None or status.stage != since.stage or has_newer_checkpoint(status, than=since):
+        return True
+    return status.percent is not None and status.percent != since.percent
+
+
+def _whole(text: str | None) -> int | None:
+    number = _number(text)
+    return int(number) if number is not None and 0 <= number < 2**53 else None
+
+
+def _finite(text: str | None) -> str | None:
+    return text if _number(text) is not None else None
+
+
+def _number(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if number - number == 0 else None  # neither NaN nor infinite

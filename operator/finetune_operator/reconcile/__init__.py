@@ -1,0 +1,1 @@
+"""One pass over one resource: gather what the cluster holds, decide, apply."""

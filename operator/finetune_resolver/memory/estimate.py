@@ -1,0 +1,296 @@
+"""How much GPU memory a run needs: a model's shape and a method in, bytes by component out.
+
+`estimate_memory` sums the components and `estimate_largest_batch` turns a GPU's memory into
+sequences; `memory_fit` decides by both. It estimates the least that a run needs: every layer
+recomputed. A trainer with memory to spare keeps layers' activations instead (`layers_kept`).
+
+Pure: no GPU, no model library, no file. How far to trust it, and against what it was checked, stands
+in docs/memory.md. GB is 10^9 bytes everywhere.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_api.resource import Method, Optimizer
+from finetune_resolver.memory.model_shape import ALL_LINEAR, ModelShape
+
+GB = 1_000_000_000
+MEMORY_CEILING = 0.90
+"""Share of a GPU's memory that is planned with: the model errs by up to 16 % and allocators
+fragment (held-out rows of docs/memory.md)."""
+ERROR_BAND = 0.16
+"""Relative error of published rows that took no part in the fit: 21 of them, -10.8 to +16.2 %."""
+
+BYTES_16_BIT = 2
+NF4_BYTES = 0.516
+"""A weight in 4-bit NF4 with double quantisation: 4.127 bits (QLoRA paper: 0.127 bits of constants)."""
+FP32_BYTES = 4
+"""PEFT's preparation for k-bit training casts what is not quantised to fp32; Unsloth does not."""
+TRAINED_BYTES = {Optimizer.ADAMW_8BIT: 10, Optimizer.ADAMW: 16}
+"""A trained weight in fp32, its gradient in fp32 and two moments, of one byte or of four each."""
+RECOMPUTE_FACTOR = 6.1
+"""Bytes a token for each element of q, k, v, gate and up of the one layer that is live, its
+gradients and its offload buffers included; fitted on Unsloth's maximal contexts for Llama-3.1-8B."""
+LAYER_INPUT_BYTES = 2
+"""Plain checkpointing keeps each layer's input on the GPU in 16 bits; Unsloth offloads it."""
+LOGIT_BYTES = 15.6
+"""A logit with its fp32 copies and gradients, where the loss is not fused; fitted on the HF rows
+of the same table. Unsloth's fused loss never holds all logits."""
+FIXED_BYTES = 0.8 * GB
+"""CUDA context, kernels' workspaces and fragments; fitted on the same table."""
+KEPT_HIDDEN, KEPT_QUERY = 2.5, 2.0
+"""Widths that a kept layer saves beside k, v, gate and up: residual and norms, queries and attention
+output. Fitted on one H100 to 98,880 (8B) and 52,534 bytes (1B) a token and layer."""
+DROPOUT_BYTES = 1.06
+"""Bytes a token that LoRA dropout adds to a kept layer for each input element of an adapted module:
+1.03 at 8B and 1.09 at 1B, measured on one H100."""
+
+FUSED_INPUTS: tuple[tuple[str, ...], ...] = (
+    ("q_proj", "k_proj", "v_proj", "qkv_proj"),
+    ("o_proj",),
+    ("gate_proj", "up_proj", "gate_up_proj"),
+    ("down_proj",),
+)
+"""Modules of a layer that the fused stack multiplies at once, because they read the same input; a model
+has those of one spelling."""
+SMALLEST_SLOT, SLOTS_ALIGNED_TO = 16, 64
+"""Columns that the fused stack pads one adapter, and all adapters of one input, to."""
+FUSED_LOGIT_ROWS = 4096
+"""Rows of logits that the fused stack's loss holds at a time, in 16 bits."""
+
+MLP_MODULES = frozenset({"gate_proj", "up_proj", "gate_up_proj", "down_proj"})
+"""Modules whose adapters Unsloth computes in one fused MLP."""
+
+
+class Engine(StrEnum):
+    """What runs the model."""
+
+    UNSLOTH = "Unsloth"
+    """Layer inputs offloaded to host memory, fused loss."""
+    HUGGING_FACE = "HuggingFace"
+    """Plain PEFT with flash attention: layer inputs on the GPU, all logits held."""
+    FUSED = "Fused"
+    """The trainer's own decoder stack: layer inputs on the GPU, loss in chunks, dropout for nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
+    """Predicted peak of one GPU, by what holds it."""
+
+    weights_bytes: int
+    adapter_bytes: int
+    """Trained weights, their gradients and the optimizer; for Full without the weights themselves."""
+    activations_bytes: int
+    logits_bytes: int
+    fixed_bytes: int
+
+    @property
+    def base_bytes(self) -> int:
+        """What does not grow with the tokens of a launch."""
+        return self.weights_bytes + self.adapter_bytes + self.fixed_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """The predicted peak."""
+        return self.base_bytes + self.activations_bytes + self.logits_bytes
+
+    @property
+    def low_bytes(self) -> int:
+        """Lower end of the band."""
+        return round(self.total_bytes * (1 - ERROR_BAND))
+
+    @property
+    def high_bytes(self) -> int:
+        """Upper end of the band."""
+        return round(self.total_bytes * (1 + ERROR_BAND))
+
+    def fits(self, gpu_memory_bytes: int) -> bool:
+        """Whether the peak stays below the share of a GPU that is planned with."""
+        return self.total_bytes <= MEMORY_CEILING * gpu_memory_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What is trained, and how: everything that decides memory but the tokens of a launch."""
+
+    method: Method
+    rank: int = 16
+    modules: Collection[str] = (ALL_LINEAR,)
+    """Names of adapted modules, or the single word AllLinear."""
+    engine: Engine = Engine.UNSLOTH
+    optimizer: Optimizer = Optimizer.ADAMW_8BIT
+    dropout: bool = False
+    """Whether LoRA's dropout is above 0."""
+    offloads_inputs: bool = True
+    """Whether Unsloth keeps the inputs of recomputed layers in host memory, as it does by default."""
+
+    @property
+    def keeps_inputs(self) -> bool:
+        """Whether recomputed layers leave their inputs on the GPU."""
+        return self.engine is not Engine.UNSLOTH or not self.offloads_inputs
+
+
+def estimate_memory(
+    shape: ModelShape, workload: Workload, *, tokens_per_launch: int, layers_kept: int = 0
+) -> MemoryEstimate:
+    """Return the predicted peak of one GPU.
+
+    Args:
+        shape: the base model.
+        workload: what is trained, and how; Auto counts as LoRA, which it tries first.
+        tokens_per_launch: sequences times their length in one forward and backward pass.
+        layers_kept: layers whose activations are kept instead of recomputed.
+
+    Raises:
+        UnsupportedModelError: the workload names a module that the model lacks.
+    """
+    activations, logits = _bytes_a_token(shape, workload, layers_kept=layers_kept)
+    trained = _trained_parameters(shape, workload)
+    held = _held_logits(shape, workload)
+    return MemoryEstimate(
+        weights_bytes=round(_weights_bytes(shape, workload)),
+        adapter_bytes=TRAINED_BYTES[workload.optimizer] * trained,
+        activations_bytes=round(activations * tokens_per_launch),
+        logits_bytes=round(logits * tokens_per_launch) + held,
+        fixed_bytes=round(FIXED_BYTES),
+    )
+
+
+def estimate_largest_batch(
+    shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
+) -> int:
+    """Return how many sequences of the full length fit in one launch; 0 where not even one does."""
+    return estimate_largest_launch(shape, workload, gpu_memory_bytes) // max_seq_length
+
+
+def estimate_offloaded_bytes(
+    shape: ModelShape, *, tokens_per_launch: int, layers_kept: int = 0
+) -> int:
+    """Return the host memory that Unsloth's offloaded layer inputs take beside the GPU's."""
+    recomputed = shape.layers - layers_kept
+    return LAYER_INPUT_BYTES * recomputed * shape.hidden_size * tokens_per_launch
+
+
+def _weights_bytes(shape: ModelShape, workload: Workload) -> float:
+    if workload.engine is Engine.FUSED:
+        return _fused_weights_bytes(shape, workload)
+    if workload.method is not Method.QLORA:
+        return BYTES_16_BIT * shape.parameters()
+    rest = FP32_BYTES if workload.engine is Engine.HUGGING_FACE else BYTES_16_BIT
+    return NF4_BYTES * shape.linear_parameters() + rest * shape.other_parameters()
+
+
+def _trained_parameters(shape: ModelShape, workload: Workload) -> int:
+    if workload.method is Method.FULL:
+        return shape.parameters()
+    return shape.lora_parameters(rank=workload.rank, modules=workload.modules)
+
+
+def _bytes_a_token(
+    shape: ModelShape, workload: Workload, *, layers_kept: int = 0
+) -> tuple[float, float]:
+    """Return what one token costs in activations and in logits, in bytes."""
+    if workload.engine is Engine.FUSED:
+        return _fused_bytes_a_token(shape, workload, layers_kept=layers_kept), 0.0
+    projected = shape.query_size + 2 * shape.key_size + 2 * shape.intermediate_size
+    activations = RECOMPUTE_FACTOR * projected
+    if layers_kept:
+        activations += layers_kept * _kept_layer_bytes(shape, workload)
+    if workload.keeps_inputs:
+        activations += LAYER_INPUT_BYTES * (shape.layers - layers_kept) * shape.hidden_size
+    fused_loss = workload.engine is Engine.UNSLOTH
+    return activations, 0.0 if fused_loss else LOGIT_BYTES * shape.vocabulary_size
+
+
+def _kept_layer_bytes(shape: ModelShape, workload: Workload) -> float:
+    """Return what one token leaves behind in a layer that is not recomputed."""
+    elements = KEPT_HIDDEN * shape.hidden_size + KEPT_QUERY * shape.query_size
+    elements += 2 * shape.key_size + 2 * shape.intermediate_size
+    if workload.method is Method.FULL:
+        return BYTES_16_BIT * elements
+    linears = shape.linears()
+    adapted = shape.adapted(workload.modules)
+    # Unsloth's fused blocks free what plain autograd keeps, and they run only where the block's own
+    # modules are adapted: one MLP product and one attention output more, measured on one H100.
+    if not adapted & MLP_MODULES:
+        elements += shape.intermediate_size
+    if "o_proj" not in adapted:
+        elements += shape.query_size
+    dropped = sum(linears[name][0] for name in adapted) if workload.dropout else 0
+    return BYTES_16_BIT * elements + DROPOUT_BYTES * dropped
+
+
+# --- The fused stack, counted tensor by tensor (the trainer's runtime counts the same) -----------
+
+
+def _fused_bytes_a_token(shape: ModelShape, workload: Workload, *, layers_kept: int) -> float:
+    """Return what one token costs in the fused stack: layers, and the head at its widest."""
+    recomputed = shape.layers - layers_kept
+    kept = _fused_layer_bytes(shape, workload)
+    # A recomputed layer leaves its input, and one of them exists as a whole.
+    layers = kept * (layers_kept + (1 if recomputed else 0))
+    layers += LAYER_INPUT_BYTES * recomputed * shape.hidden_size
+    # Four streams and a gradient of the MLP in 16 bits, attention's sum in fp32.
+    head = BYTES_16_BIT * (4 * shape.hidden_size + shape.intermediate_size)
+    return layers + head + FP32_BYTES * shape.query_size
+
+
+def _fused_layer_bytes(shape: ModelShape, workload: Workload) -> float:
+    """Return what one token leaves behind in a layer of the fused stack."""
+    columns = 2 * (
+        shape.hidden_size + shape.query_size + shape.key_size + shape.intermediate_size
+    ) + sum(_padded_ranks(shape, workload))
+    scales = 2 + shape.attention_heads
+    if shape.head_norms:
+        scales += 2 * shape.attention_heads
+    if shape.output_norms:
+        columns += 2 * shape.hidden_size
+        scales += 2
+    return BYTES_16_BIT * columns + FP32_BYTES * scales
+
+
+def _padded_ranks(shape: ModelShape, workload: Workload) -> tuple[int, ...]:
+    """Return the adapter's columns beside each input of a layer."""
+    adapted = shape.adapted(workload.modules)
+    slot = max(SMALLEST_SLOT, 1 << (workload.rank - 1).bit_length())
+    counts = (sum(name in adapted for name in names) for names in FUSED_INPUTS)
+    return tuple(-(-slot * count // SLOTS_ALIGNED_TO) * SLOTS_ALIGNED_TO for count in counts)
+
+
+def _fused_weights_bytes(shape: ModelShape, workload: Workload) -> float:
+    """Return the model's weights with the adapter's columns beside them."""
+    beside = _stacked_elements(shape, workload)
+    if workload.method is not Method.QLORA:
+        return BYTES_16_BIT * (shape.parameters() + shape.layers * beside)
+    # All layers share one matrix of each kind, which each fills from its 4-bit weights in its turn.
+    one_layer = shape.linear_parameters() // shape.layers + beside
+    rest = BYTES_16_BIT * (shape.other_parameters() + one_layer)
+    return NF4_BYTES * shape.linear_parameters() + rest
+
+
+def _stacked_elements(shape: ModelShape, workload: Workload) -> int:
+    """Return the elements with which a layer's stacked matrices exceed the model's own."""
+    linears = shape.linears()
+    extra = 0
+    for names, ranks in zip(FUSED_INPUTS, _padded_ranks(shape, workload), strict=True):
+        members = [linears[name] for name in names if name in linears]
+        inputs, outputs = members[0][0], sum(fan_out for _, fan_out in members)
+        extra += ranks * (inputs + outputs + ranks)
+    return extra
+
+
+def _held_logits(shape: ModelShape, workload: Workload) -> int:
+    """Return the bytes of logits that are held whatever the tokens of a launch."""
+    if workload.engine is not Engine.FUSED:
+        return 0
+    return BYTES_16_BIT * FUSED_LOGIT_ROWS * shape.vocabulary_size
+
+
+def estimate_largest_launch(shape: ModelShape, workload: Workload, gpu_memory_bytes: int) -> int:
+    """Return the tokens of the largest launch that fits; 0 where the weights alone do not."""
+    trained = TRAINED_BYTES[workload.optimizer] * _trained_parameters(shape, workload)
+    base = round(_weights_bytes(shape, workload)) + trained + round(FIXED_BYTES)
+    base += _held_logits(shape, workload)
+    spare = MEMORY_CEILING * gpu_memory_bytes - base
+    return max(0, int(spare / sum(_bytes_a_token(shape, workload))))

@@ -1,0 +1,1 @@
+"""The rules of each policy, as ordered lists of small functions."""

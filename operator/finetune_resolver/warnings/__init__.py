@@ -1,0 +1,1 @@
+"""What a person may want to act on before the run."""

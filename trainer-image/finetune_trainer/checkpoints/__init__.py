@@ -1,0 +1,1 @@
+"""When the state is saved, in which files, and where."""

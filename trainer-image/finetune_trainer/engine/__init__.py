@@ -1,0 +1,1 @@
+"""Which engine, attention and micro-batch sizes this model and device get, and why."""

@@ -1,0 +1,351 @@
+"""What makes a run fast and changes none of its numbers: engine, launches, activations kept, each with why.
+
+Between `model` and `train`: `engines` observes the facts, this module decides, the log and
+`environment.json` tell. Pure: no GPU is asked and no model is touched here. The plan's mathematics is
+the same under every decision: a step holds the plan's sequences and divides by their tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from finetune_trainer.steps.micro_batches import Layout
+
+GIB = 2**30
+FORCED_ENGINE = "FINETUNE_ENGINE"
+"""Environment, for measuring: `unsloth` or `fused`, whatever would have been chosen."""
+FORCED_ATTENTION = "FINETUNE_ATTENTION"
+"""Environment, for measuring: `flash2` keeps torch's own kernels in the fused stack."""
+FORCED_TOKENS = "FINETUNE_TOKENS_PER_LAUNCH"
+"""Environment, for measuring: tokens of one launch."""
+FORCED_LAYERS = "FINETUNE_LAYERS_KEPT"
+"""Environment, for measuring: layers whose activations are kept."""
+
+CPU_TOKENS = 512
+"""Tokens of one launch on a CPU. A 135M model with dropout needs 2.6, 3.6 and 4.5 GiB with 256, 512
+and 1024; on two cores more tokens were no faster (measured)."""
+ENOUGH_TOKENS = 4096
+"""Below it a launch does not fill the GPU, and recomputing layers to make room pays: on one H100 4,096
+tokens with all layers kept beat 16,384 with none (16,429 against 12,131 tokens/s, measured)."""
+MOST_TOKENS = 32_768
+"""Above it nothing is gained and memory is lost: a 1B's steps of 24,000 to 37,000 tokens run at 90,000 tokens/s
+in one launch, and one of 36,864 in two launches too; an 8B gains nothing above 8,192 (measured on an H100)."""
+SPARE_BYTES = 3 * GIB
+"""Kept free: the allocator's fragments, attention's workspace, what the estimate leaves out."""
+LOGIT_ROWS = 4096
+"""Rows of logits that exist at a time, in 16 bits."""
+
+
+class EngineName(StrEnum):
+    """What runs the model."""
+
+    UNSLOTH = "unsloth"
+    """Unsloth's own forward and backward: always available."""
+    FUSED = "fused"
+    """The stack of `finetune_trainer.fused`."""
+
+
+class AttentionName(StrEnum):
+    """What the fused stack computes attention with on a GPU."""
+
+    FLASH_2 = "flash2"
+    """torch's own kernels: always there."""
+    FLASH_4 = "flash4"
+    """FlashAttention 4, where it runs and is right."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision of the runtime and the sentence that explains it."""
+
+    name: str
+    value: str | int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The sizes of a decoder that its activations depend on."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    query: int
+    key: int
+    """Columns of k, and of v."""
+    heads: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class ActivationCost:
+    """Bytes that training needs beside the weights."""
+
+    kept: float
+    """A token in a layer that keeps its activations."""
+    recomputed: float
+    """A token in a layer that is computed again."""
+    always: float
+    """A token, however many layers are kept."""
+    fixed: float
+    """However many tokens: optimizer, gradients, logits."""
+
+    def beside(self, more_bytes: int) -> "ActivationCost":
+        """Return the cost with something else that is there all the time."""
+        return replace(self, fixed=self.fixed + more_bytes)
+
+    def estimate(self, *, tokens: int, layers_kept: int, layers: int) -> float:
+        """Return the bytes of a launch."""
+        recomputed = layers - layers_kept
+        a_token = self.kept * layers_kept + self.recomputed * recomputed + self.always
+        # One recomputed layer exists as a whole while it is differentiated.
+        return self.fixed + tokens * (a_token + (self.kept if recomputed else 0))
+
+    def most_tokens(self, free_bytes: float, *, layers_kept: int, layers: int) -> int:
+        """Return the tokens of a launch that fits."""
+        a_token = self.estimate(tokens=1, layers_kept=layers_kept, layers=layers) - self.fixed
+        return max(0, int((free_bytes - self.fixed) / a_token))
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a launch has to fit into, and what it may hold."""
+
+    free_bytes: int
+    """Of the GPU, with the model loaded."""
+    used_bytes: int
+    """What the model takes already."""
+    longest: int
+    """Tokens of the longest sequence."""
+    step_tokens: int
+    """Tokens of the largest step of the run."""
+    can_recompute: bool
+    """Whether the plan allows it."""
+
+
+@dataclass(frozen=True)
+class Launching:
+    """How the tokens of a step are launched."""
+
+    tokens: int
+    layers_kept: int
+    predicted_peak_bytes: int | None
+    """Of the GPU, the weights included; None where nothing is modelled."""
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Everything that was chosen, for the log and the published environment."""
+
+    engine: EngineName
+    layout: Layout
+    launching: Launching
+    choices: tuple[Choice, ...]
+
+    def describe(self) -> dict[str, object]:
+        """Return what `environment.json` says of it."""
+        described: dict[str, object] = {
+            choice.name: {"value": choice.value, "reason": choice.reason} for choice in self.choices
+        }
+        if self.launching.predicted_peak_bytes is not None:
+            described["predictedPeakBytes"] = self.launching.predicted_peak_bytes
+        return described
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What a measurement fixes instead of having it chosen."""
+
+    engine: EngineName | None = None
+    attention: AttentionName | None = None
+    tokens: int | None = None
+    layers_kept: int | None = None
+
+
+def read_forced(environ: Mapping[str, str]) -> Forced:
+    """Return what the environment fixes; nothing in production.
+
+    Raises:
+        ValueError: A value is none of those allowed.
+    """
+    engine, tokens = environ.get(FORCED_ENGINE), environ.get(FORCED_TOKENS)
+    attention, layers = environ.get(FORCED_ATTENTION), environ.get(FORCED_LAYERS)
+    return Forced(
+        engine=EngineName(engine) if engine else None,
+        attention=AttentionName(attention) if attention else None,
+        tokens=int(tokens) if tokens else None,
+        layers_kept=int(layers) if layers else None,
+    )
+
+
+# --- Engine -------------------------------------------------------------------------------------
+
+
+def decide_engine(*, obstacles: tuple[str, ...], on_gpu: bool, forced: EngineName | None) -> Choice:
+    """Return the engine to try first."""
+    if forced is EngineName.UNSLOTH:
+        return Choice("engine", EngineName.UNSLOTH, f"{FORCED_ENGINE} asks for it.")
+    if obstacles:
+        return Choice(
+            "engine",
+            EngineName.UNSLOTH,
+            f"Unsloth's own path runs, because {' and '.join(obstacles)}.",
+        )
+    if forced is EngineName.FUSED:
+        return Choice("engine", EngineName.FUSED, f"{FORCED_ENGINE} asks for it.")
+    if not on_gpu:
+        return Choice(
+            "engine", EngineName.UNSLOTH, "Unsloth's own path runs: the fused stack is for GPUs."
+        )
+    return Choice(
+        "engine",
+        EngineName.FUSED,
+        "The fused stack runs: model, adapter and GPU are of the kinds that it covers.",
+    )
+
+
+# --- Memory -------------------------------------------------------------------------------------
+
+
+def estimate_fused_cost(
+    widths: Widths, *, ranks: int, trainable: int, head_norms: bool, output_norms: bool
+) -> ActivationCost:
+    """Return what the fused stack keeps: every tensor of `fused.layer.Kept`, counted.
+
+    Args:
+        widths: Of the model.
+        ranks: Padded adapter columns of all four inputs of a layer, together.
+        trainable: Trained parameters.
+        head_norms: Whether query and key heads have norms.
+        output_norms: Whether the outputs of attention and MLP have, whose inputs are kept.
+    """
+    w = widths
+    columns = 2 * w.hidden + 2 * w.query + 2 * w.key + 2 * w.intermediate + ranks
+    fp32 = 2 + w.heads + (w.heads * 2 if head_norms else 0)
+    if output_norms:
+        columns += 2 * w.hidden
+        fp32 += 2
+    return ActivationCost(
+        kept=2 * columns + 4 * fp32,
+        recomputed=2 * w.hidden,
+        # Four streams in the head; then two, the MLP's gradient and attention's own fp32 sum.
+        always=2 * (4 * w.hidden + w.intermediate) + 4 * w.query,
+        fixed=_fixed_bytes(trainable) + 2 * LOGIT_ROWS * w.vocabulary,
+    )
+
+
+def estimate_unsloth_cost(
+    widths: Widths, *, trainable: int, dropped_columns: int
+) -> ActivationCost:
+    """Return what Unsloth's path keeps, measured at the shapes of an 8B and a 1B.
+
+    Args:
+        widths: Of the model.
+        trainable: Trained parameters.
+        dropped_columns: Input columns of all adapted modules of a layer; 0 without dropout.
+    """
+    w = widths
+    projected = w.query + 2 * w.key + 2 * w.intermediate
+    # 98,880 (8B) and 52,534 bytes (1B) a token and layer; dropout keeps 1.06 bytes an element.
+    columns = 2.5 * w.hidden + 2 * w.query + 2 * w.key + 2 * w.intermediate
+    return ActivationCost(
+        kept=2 * columns + 1.06 * dropped_columns,
+        recomputed=2 * w.hidden,
+        # 366 kB (8B) and 127 kB (1B) a token.
+        always=10.5 * projected,
+        fixed=_fixed_bytes(trainable) + GIB,
+    )
+
+
+def _fixed_bytes(trainable: int) -> float:
+    # A gradient and two moments in fp32.
+    return 12.0 * trainable
+
+
+# --- Launches -----------------------------------------------------------------------------------
+
+
+def decide_launching(
+    cost: ActivationCost, room: Room, *, layers: int, partial: bool, forced: Forced
+) -> Launching:
+    """Return tokens of a launch and layers kept: all layers, unless fewer than enough tokens fit.
+
+    Args:
+        cost: Of the engine.
+        room: What there is.
+        layers: Of the model.
+        partial: Whether the engine can keep some of the layers; else it keeps all or none.
+        forced: What a measurement fixes.
+    """
+    usable = room.free_bytes - SPARE_BYTES
+    needed = min(max(ENOUGH_TOKENS, room.longest), max(room.step_tokens, room.longest))
+    kept = layers
+    if cost.most_tokens(usable, layers_kept=layers, layers=layers) < needed and room.can_recompute:
+        counts = range(layers - 1, -1, -1) if partial else (0,)
+        fitting = (
+            count
+            for count in counts
+            if cost.most_tokens(usable, layers_kept=count, layers=layers) >= needed
+        )
+        kept = next(fitting, 0)
+    if forced.layers_kept is not None:
+        kept = min(layers, forced.layers_kept)
+    fits = cost.most_tokens(usable, layers_kept=kept, layers=layers)
+    tokens = forced.tokens or min(MOST_TOKENS, room.step_tokens, max(fits, room.longest))
+    predicted = cost.estimate(tokens=min(tokens, room.step_tokens), layers_kept=kept, layers=layers)
+    free = f"{room.free_bytes / GIB:.1f} GiB of the GPU are free"
+    return Launching(
+        tokens=tokens,
+        layers_kept=kept,
+        predicted_peak_bytes=room.used_bytes + round(predicted),
+        choices=(
+            Choice("tokensPerLaunch", tokens, _explain_tokens(tokens, fits, room, free)),
+            Choice("layersKept", kept, _explain_layers(kept, layers, needed, free)),
+        ),
+    )
+
+
+def explain_world_size(count: int) -> tuple[Choice, ...]:
+    """Return what is said of several ranks; nothing of one."""
+    if count == 1:
+        return ()
+    reason = (
+        f"{count} ranks train together, one a GPU: each computes a shard of every step, of like many"
+        " tokens, and all do the same update with the sum of their gradients."
+    )
+    return (Choice("worldSize", count, reason),)
+
+
+def decide_cpu_launching(*, micro_batch_tokens: int, forced: Forced) -> Launching:
+    """Return the launches on a CPU: small ones, all layers kept."""
+    tokens = forced.tokens or min(micro_batch_tokens, CPU_TOKENS)
+    reason = f"On a CPU more than {CPU_TOKENS} tokens a launch need memory and gain no speed."
+    return Launching(tokens, 0, None, (Choice("tokensPerLaunch", tokens, reason),))
+
+
+def decide_unknown_launching(*, micro_batch_tokens: int, forced: Forced) -> Launching:
+    """Return the launches of a model whose memory is not modelled: the plan's own micro-batch."""
+    tokens = forced.tokens or micro_batch_tokens
+    reason = (
+        "The model's config does not name the sizes that its activations depend on, so a launch holds"
+        " the plan's own micro-batch and every layer is computed again."
+    )
+    return Launching(tokens, 0, None, (Choice("tokensPerLaunch", tokens, reason),))
+
+
+def _explain_tokens(tokens: int, fits: int, room: Room, free: str) -> str:
+    if tokens >= room.step_tokens:
+        return f"Every step fits one launch: {free}, which hold {fits:,} tokens."
+    if tokens >= MOST_TOKENS:
+        return f"More tokens a launch gain no speed: {free}, which hold {fits:,} tokens."
+    return f"{free}, which hold {fits:,} tokens; larger steps are split."
+
+
+def _explain_layers(kept: int, layers: int, needed: int, free: str) -> str:
+    if kept == layers:
+        return f"No layer is computed twice: {free}."
+    return (
+        f"{layers - kept} of {layers} layers are computed twice, so that a launch of {needed:,} tokens"
+        f" fits: {free}."
+    )

@@ -1,0 +1,1 @@
+"""From the plan to tokenized rows: check, fetch, validate, tokenize."""

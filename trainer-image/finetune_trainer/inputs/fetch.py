@@ -1,0 +1,390 @@
+"""Fetch: the base model and each language's files, from S3, a claim or the Hugging Face Hub.
+
+First of the stages. It brings bytes and says what they are, verified; what the rows mean is
+validate's business. A file's source travels with it, so that a later message can name the object
+and not a path in the pod. Nothing is fetched twice: what an earlier attempt left in the scratch
+folder is verified and reused.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from finetune_api import wire
+from finetune_api.plan import PlannedDataset, PlannedModel
+from finetune_text.formats import file_format
+from finetune_trainer.errors import DataInvalid, NotFound, PlanInvalid
+from finetune_trainer.inputs import hub
+from finetune_trainer.inputs.data_files import (
+    DataFile,
+    FetchedDataset,
+    HubLayout,
+    NamedFile,
+    decide_data_files,
+    decide_split_files,
+    hash_contents,
+)
+from finetune_trainer.inputs.model_files import INDEX, decide_missing_shards, decide_model_files
+from finetune_trainer.inputs.volume_claims import find_in_claim, list_claim
+from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.credentials import Credentials, load_credentials
+from finetune_trainer.storage.disk_errors import told_in_words
+from finetune_trainer.storage.s3 import S3Store, connect
+from finetune_trainer.storage.s3_location import S3Location, parse_s3_uri
+from finetune_trainer.storage.s3_objects import StoredObject
+from finetune_trainer.storage.s3_transfer import download, hash_file
+
+__all__ = ["FetchedDataset", "FetchedModel", "Surroundings", "fetch_dataset", "fetch_model"]
+
+PARALLEL_FILES = 4
+"""Files under way at once: enough to fill the network from a store of many spindles."""
+ALLOWED_SCHEMES = "s3://bucket/prefix, pvc://claim/path or hf://"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the pod gives: environment, mounted claims, patience."""
+
+    environ: Mapping[str, str] = field(repr=False)
+    claims: Path = Path(wire.CLAIM_DIR)
+    waits: Waits = field(default_factory=Waits)
+
+
+@dataclass(frozen=True)
+class FetchedModel:
+    """The base model on the disk."""
+
+    path: Path
+    public_id: str
+    """What a published adapter names as its base: `org/name`, or the URI; never a local path."""
+    revision: str
+    """The Hub's commit, or the SHA-256 over names and contents of the files; empty where neither is
+    known, because weights were left where they are."""
+
+
+# --- The model ----------------------------------------------------------------------------------
+
+
+Wanted = Callable[[str], bool]
+"""Whether a file of a model is fetched, by its name."""
+
+
+def is_any(name: str) -> bool:
+    """Want every file."""
+    return bool(name)
+
+
+def is_no_weight(name: str) -> bool:
+    """Want what is needed to count tokens."""
+    return not name.endswith(".safetensors")
+
+
+def fetch_model(
+    model: PlannedModel,
+    folder: Path,
+    *,
+    surroundings: Surroundings,
+    is_wanted: Wanted = is_any,
+) -> FetchedModel:
+    """Bring the base model below `folder`, or find it in a mounted claim.
+
+    Args:
+        model: The model of the plan.
+        folder: Where its files go.
+        surroundings: What the pod gives.
+        is_wanted: Of its files, which ones are fetched; that all are there is seen in any case.
+
+    Raises:
+        NotFound: It does not exist, or a file that it needs does not.
+        DataInvalid: Its weights are no safetensors.
+        AccessDenied: Credentials are refused, or the repository is gated.
+    """
+    credentials = load_credentials(model.credentials, environ=surroundings.environ)
+    with told_in_words(folder, uri=model.uri):
+        match _scheme(model.uri, what="model"):
+            case "hf":
+                name = model.uri.removeprefix("hf://").strip("/")
+                repository = _repository(name, "model", credentials, surroundings)
+                return _fetch_hub_model(model, folder, repository, is_wanted=is_wanted)
+            case "s3":
+                store = connect(credentials, subject="the model", waits=surroundings.waits)
+                return _fetch_s3_model(model, folder, store, is_wanted=is_wanted)
+            case _:
+                return _find_claim_model(model, surroundings, is_wanted=is_wanted)
+
+
+def _fetch_hub_model(
+    model: PlannedModel, folder: Path, repository: hub.HubRepository, *, is_wanted: Wanted
+) -> FetchedModel:
+    snapshot = hub.describe(repository, revision=model.revision)
+    names = decide_model_files(
+        [file.name for file in snapshot.files],
+        source=model.uri,
+        trust_remote_code=model.trust_remote_code,
+    )
+    wanted = [name for name in names if is_wanted(name)]
+    hub.fetch_files(repository, snapshot, names=wanted, folder=folder)
+    _check_shards(folder, names, source=model.uri)
+    return FetchedModel(path=folder, public_id=repository.name, revision=snapshot.commit)
+
+
+def _fetch_s3_model(
+    model: PlannedModel, folder: Path, store: S3Store, *, is_wanted: Wanted
+) -> FetchedModel:
+    prefix = parse_s3_uri(model.uri.rstrip("/") + "/")
+    there = {_relative(stored, prefix): stored for stored in store.list(prefix) if stored.size}
+    names = decide_model_files(
+        tuple(there), source=model.uri, trust_remote_code=model.trust_remote_code
+    )
+    wanted = [name for name in names if is_wanted(name)]
+    files = _download_all(store, [there[name] for name in wanted], prefix=prefix, folder=folder)
+    _check_shards(folder, names, source=model.uri)
+    revision = _hash_model(names, dict(zip(wanted, (file.sha256 for file in files), strict=True)))
+    return FetchedModel(path=folder, public_id=model.uri.rstrip("/"), revision=revision)
+
+
+def _find_claim_model(
+    model: PlannedModel, surroundings: Surroundings, *, is_wanted: Wanted
+) -> FetchedModel:
+    path = find_in_claim(model.uri, what="model", claims=surroundings.claims)
+    if not path.is_dir():
+        raise NotFound(
+            f"The model at {model.uri} is a file: expected a folder with config.json; correct the"
+            " URI and apply again.",
+            reason="ModelFileMissing",
+        )
+    names = decide_model_files(
+        [file.name for file in path.iterdir() if file.is_file()],
+        source=model.uri,
+        trust_remote_code=model.trust_remote_code,
+    )
+    _check_shards(path, names, source=model.uri)
+    wanted = [name for name in names if is_wanted(name)]
+    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+        digests = pool.map(hash_file, [path / name for name in wanted])
+        found = dict(zip(wanted, digests, strict=True))
+    revision = _hash_model(names, found)
+    return FetchedModel(path=path, public_id=model.uri.rstrip("/"), revision=revision)
+
+
+def _hash_model(names: Sequence[str], digests: Mapping[str, str]) -> str:
+    """Return the hash over all files; empty where one was not read."""
+    return hash_contents(digests.items()) if len(digests) == len(names) else ""
+
+
+def _check_shards(folder: Path, names: Sequence[str], *, source: str) -> None:
+    if INDEX not in names:
+        return
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+    except ValueError:
+        index = None
+    decide_missing_shards(names, index, source=source)
+
+
+# --- A dataset ----------------------------------------------------------------------------------
+
+
+def fetch_dataset(
+    dataset: PlannedDataset, folder: Path, *, surroundings: Surroundings
+) -> FetchedDataset:
+    """Bring the files of one language, its own held-out part included, below `folder`.
+
+    Raises:
+        NotFound: There is no such dataset, or no file of it holds data.
+        DataInvalid: The file has not the checksum that the resource gives.
+        AccessDenied: Credentials are refused, or the repository is gated.
+    """
+    credentials = load_credentials(dataset.credentials, environ=surroundings.environ)
+    source = _Source(dataset=dataset, credentials=credentials, surroundings=surroundings)
+    with told_in_words(folder, uri=dataset.uri):
+        train, revision = source.fetch(dataset.uri, folder / "train", splits=(dataset.split,))
+        _check_sha256(dataset, train)
+        validation: tuple[DataFile, ...] = ()
+        if dataset.validation.uri is not None:
+            held_out = folder / "validation"
+            splits = decide_held_out_splits(dataset)
+            validation, _ = source.fetch(dataset.validation.uri, held_out, splits=splits)
+    return FetchedDataset(train=train, validation=validation, revision=revision)
+
+
+def decide_held_out_splits(dataset: PlannedDataset) -> tuple[str, ...]:
+    """Return the splits of the Hub that may be the held-out part, best first.
+
+    A dataset of its own may hold nothing but `train`; in the training data's own it never is.
+    """
+    own = ("validation", "test")
+    return own if dataset.validation.uri == dataset.uri else (*own, "train")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One dataset's way in; its held-out part has the same credentials."""
+
+    dataset: PlannedDataset
+    credentials: Credentials
+    surroundings: Surroundings
+
+    def fetch(
+        self, uri: str, folder: Path, *, splits: Sequence[str]
+    ) -> tuple[tuple[DataFile, ...], str]:
+        """Return the data files of one URI and the Hub's commit, where there is one."""
+        match _scheme(uri, what=f"dataset of {self.dataset.tag}"):
+            case "hf":
+                return self._fetch_hub(uri, folder, splits=splits)
+            case "s3":
+                return self._fetch_s3(uri, folder), ""
+            case _:
+                return self._find_claim(uri), ""
+
+    def _fetch_hub(
+        self, uri: str, folder: Path, *, splits: Sequence[str]
+    ) -> tuple[tuple[DataFile, ...], str]:
+        name, subfolder = _parse_hub_dataset(uri)
+        repository = _repository(name, "dataset", self.credentials, self.surroundings)
+        snapshot = hub.describe(repository, revision=None)
+        names = decide_split_files(
+            HubLayout(
+                files=tuple(NamedFile(file.name, file.size) for file in snapshot.files),
+                configs=snapshot.configs,
+            ),
+            folder=subfolder,
+            splits=splits,
+            source=uri,
+            tag=self.dataset.tag,
+        )
+        paths = hub.fetch_files(repository, snapshot, names=names, folder=folder)
+        files = (
+            _measure(path, source=f"{repository.uri}/{name}")
+            for path, name in zip(paths, names, strict=True)
+        )
+        return tuple(files), snapshot.commit
+
+    def _fetch_s3(self, uri: str, folder: Path) -> tuple[DataFile, ...]:
+        store = connect(
+            self.credentials,
+            subject=f"the dataset of {self.dataset.tag}",
+            waits=self.surroundings.waits,
+        )
+        location = parse_s3_uri(uri)
+        is_prefix = not location.key or location.key.endswith("/")
+        single = None if is_prefix else store.head(location)
+        if single is not None and single.size:
+            _check_readable_format(uri, tag=self.dataset.tag)
+            parent = S3Location(location.bucket, location.key.rpartition("/")[0])
+            return _download_all(store, [single], prefix=parent, folder=folder)
+        prefix = location if is_prefix else S3Location(location.bucket, f"{location.key}/")
+        there = {_relative(stored, prefix): stored for stored in store.list(prefix)}
+        files = [NamedFile(name, stored.size) for name, stored in there.items()]
+        names = decide_data_files(files, source=uri, tag=self.dataset.tag)
+        return _download_all(store, [there[name] for name in names], prefix=prefix, folder=folder)
+
+    def _find_claim(self, uri: str) -> tuple[DataFile, ...]:
+        path = find_in_claim(
+            uri, what=f"dataset of {self.dataset.tag}", claims=self.surroundings.claims
+        )
+        if path.is_file():
+            _check_readable_format(uri, tag=self.dataset.tag)
+            return (_measure(path, source=uri),)
+        inside = list_claim(path, uri=uri)
+        files = [NamedFile(str(file.relative_to(path)), file.stat().st_size) for file in inside]
+        names = decide_data_files(files, source=uri, tag=self.dataset.tag)
+        return tuple(_measure(path / name, source=f"{uri.rstrip('/')}/{name}") for name in names)
+
+
+def _check_readable_format(uri: str, *, tag: str) -> None:
+    if file_format(uri) is None:
+        raise DataInvalid(
+            f"The dataset of {tag} at {uri} has an unknown format: expected a name ending in .jsonl,"
+            " .json, .csv, .parquet or .txt, also .gz or .zst; rename or convert the file and apply"
+            " again.",
+            reason="UnknownFileFormat",
+        )
+
+
+def _check_sha256(dataset: PlannedDataset, files: Sequence[DataFile]) -> None:
+    if dataset.sha256 is None:
+        return
+    found = files[0].sha256 if len(files) == 1 else f"{len(files)} files"
+    if found != dataset.sha256:
+        raise DataInvalid(
+            f"The dataset of {dataset.tag} at {dataset.uri} is not the one that dataset.sha256"
+            f" names: expected {dataset.sha256}, found {found}; correct the checksum or the URI and"
+            " apply again.",
+            reason="ChecksumMismatch",
+        )
+
+
+# --- Shared -------------------------------------------------------------------------------------
+
+
+def _scheme(uri: str, *, what: str) -> str:
+    scheme = uri.partition("://")[0]
+    if scheme not in ("hf", "s3", "pvc"):
+        raise PlanInvalid(
+            f"The URI {uri!r} of the {what} cannot be fetched: expected {ALLOWED_SCHEMES}; correct"
+            " it and apply again.",
+            reason="UriInvalid",
+        )
+    return scheme
+
+
+def _repository(
+    name: str, kind: str, credentials: Credentials, surroundings: Surroundings
+) -> hub.HubRepository:
+    endpoint = surroundings.environ.get("HF_ENDPOINT") or hub.DEFAULT_ENDPOINT
+    return hub.HubRepository(
+        name=name,
+        kind=kind,
+        endpoint=endpoint.rstrip("/"),
+        token=credentials.hf_token,
+        waits=surroundings.waits,
+    )
+
+
+def _parse_hub_dataset(uri: str) -> tuple[str, str]:
+    """Return the repository and what follows it: a configuration or folder, or nothing."""
+    head, _, rest = uri.removeprefix("hf://").strip("/").partition("/")
+    parts = rest.split("/")
+    if head != "datasets" or not parts[0]:
+        raise PlanInvalid(
+            f"The URI {uri!r} names no dataset: expected hf://datasets/org/name; correct it and"
+            " apply again.",
+            reason="UriInvalid",
+        )
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def _relative(stored: StoredObject, prefix: S3Location) -> str:
+    return stored.location.key.removeprefix(prefix.key).lstrip("/")
+
+
+def _download_all(
+    store: S3Store, stored: Sequence[StoredObject], *, prefix: S3Location, folder: Path
+) -> tuple[DataFile, ...]:
+    """Download a few at once, in the given order."""
+
+    def fetch(each: StoredObject) -> DataFile:
+        target = folder / _safe_name(_relative(each, prefix), uri=each.location.uri)
+        file = download(store, each.location, target)
+        return DataFile(path=file.path, source=file.source, sha256=file.sha256, size=file.size)
+
+    with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+        return tuple(pool.map(fetch, stored))
+
+
+def _safe_name(name: str, *, uri: str) -> str:
+    # A key may hold what a path must not.
+    if ".." in PurePosixPath(name).parts:
+        raise DataInvalid(
+            f"The key of {uri} holds '..', which no file name may; rename the object and apply"
+            " again.",
+            reason="UnsafeName",
+        )
+    return name
+
+
+def _measure(path: Path, *, source: str) -> DataFile:
+    return DataFile(path=path, source=source, sha256=hash_file(path), size=path.stat().st_size)

@@ -1,0 +1,194 @@
+"""Tokenization: each language's rows become sequences, and what was seen of them is summed up.
+
+Third of the stages, after validate and before the model is loaded. The tokenizer is handed in;
+`sequences` does the work on one example. Ids are kept as machine integers in the order
+of the rows, so memory grows by eight bytes a token and a run sees the same data every time.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.outcome import CorpusLanguage
+from finetune_text.examples import Example
+from finetune_text.rows import nearest_rank
+from finetune_text.sequences import (
+    MAX_REFUSALS,
+    Sequencer,
+    Tally,
+    TokenizationRules,
+    TokenizedExample,
+)
+from finetune_text.stop_token import Stop
+from finetune_trainer.errors import DataInvalid, PlanInvalid
+from finetune_trainer.inputs.text_errors import told_as_invalid_data
+
+__all__ = [
+    "CorpusTokenizer",
+    "TokenizationRules",
+    "TokenizedCorpus",
+    "TokenizedExample",
+    "TokenizedLanguage",
+    "check_context",
+]
+
+
+@dataclass(frozen=True)
+class TokenizedLanguage:
+    """One language's sequences."""
+
+    train: tuple[TokenizedExample, ...]
+    validation: tuple[TokenizedExample, ...]
+    corpus: CorpusLanguage
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """All languages' sequences."""
+
+    languages: tuple[TokenizedLanguage, ...]
+
+    @property
+    def train(self) -> list[TokenizedExample]:
+        """Every training sequence, language by language, in the order of rows."""
+        return [example for language in self.languages for example in language.train]
+
+    @property
+    def validation(self) -> list[TokenizedExample]:
+        """Every held-out sequence."""
+        return [example for language in self.languages for example in language.validation]
+
+    @property
+    def corpus(self) -> tuple[CorpusLanguage, ...]:
+        """The figures of each language, for status."""
+        return tuple(language.corpus for language in self.languages)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person may want to act on, each once."""
+        every = (warning for language in self.languages for warning in language.warnings)
+        return tuple(dict.fromkeys(every))
+
+
+class CorpusTokenizer:
+    """A tokenizer with its template, under the plan's rules."""
+
+    def __init__(
+        self, tokenizer: Any, *, rules: TokenizationRules, generation: Mapping[str, Any]
+    ) -> None:
+        """Take a transformers tokenizer and the model's generation config, empty where it has none."""
+        self._sequencer = Sequencer(tokenizer, rules=rules, generation=generation)
+
+    @property
+    def stop(self) -> Stop:
+        """What ends an answer, for generation and for the published tokenizer."""
+        return self._sequencer.stop
+
+    def tokenize_language(
+        self, tag: str, *, train: Iterable[Example], validation: Iterable[Example]
+    ) -> TokenizedLanguage:
+        """Return one language's sequences.
+
+        Raises:
+            DataInvalid: Chats without a chat template, a chat that the template does not take, or
+                nothing left to learn.
+        """
+        tally, held_out = Tally(), Tally()
+        with told_as_invalid_data():
+            sequences = tuple(self._sequencer.read(train, tally))
+            validated = tuple(self._sequencer.read(validation, held_out))
+        refusals = (tally.refusals + held_out.refusals)[:MAX_REFUSALS]
+        if refusals:
+            raise _build_refusal(refusals)
+        if not sequences or not validated:
+            lacking = held_out if sequences else tally
+            raise _build_nothing_left(self._sequencer.rules, tag, lacking)
+        return TokenizedLanguage(
+            train=sequences,
+            validation=validated,
+            corpus=_summarise(tag, sequences, validated, tally),
+            warnings=tuple(_describe(self._sequencer, tag, tally)),
+        )
+
+
+def check_context(corpus: TokenizedCorpus, *, context: int | None, model_uri: str) -> None:
+    """See that the model was made to read sequences as long as these, whatever length is allowed.
+
+    Raises:
+        PlanInvalid: It was not. Unsloth would stretch its positions without a word, and who loads the
+            adapter would not.
+    """
+    longest = max(len(each.input_ids) for each in (*corpus.train, *corpus.validation))
+    if context is not None and longest > context:
+        raise PlanInvalid(
+            f"The longest row has {longest} tokens within parameters.maxSeqLength, and the model"
+            f" {model_uri} reads {context} at most: set parameters.maxSeqLength to {context}, so that"
+            " longer rows lose their end, or choose a model that reads more, and apply again.",
+            reason="SequenceTooLong",
+        )
+
+
+def _describe(sequencer: Sequencer, tag: str, tally: Tally) -> Iterator[str]:
+    rules = sequencer.rules
+    if sequencer.stop.warning:
+        yield sequencer.stop.warning
+    for what, (count, first) in tally.dropped.items():
+        yield (f"The chat template leaves out {what} in {count} rows of {tag}, first in {first}.")
+    if tally.truncated and not rules.splits_long_texts:
+        yield (
+            f"{tally.truncated} of {len(tally.lengths)} rows of {tag} are longer than"
+            f" {rules.max_seq_length} tokens and lose their end; the longest has"
+            f" {max(tally.lengths)}."
+        )
+    if tally.skipped:
+        yield (
+            f"{tally.skipped} rows of {tag} have no token to learn within"
+            f" {rules.max_seq_length} tokens and are not trained on; the first is"
+            f" {tally.first_skipped}."
+        )
+
+
+def _build_nothing_left(rules: TokenizationRules, tag: str, tally: Tally) -> DataInvalid:
+    longest = max(tally.lengths, default=0)
+    return DataInvalid(
+        f"None of the {len(tally.lengths)} rows of {tag} has a token to learn within"
+        f" {rules.max_seq_length} tokens (the longest has {longest}, the first is"
+        f" {tally.first_skipped}): expected answers that begin earlier; raise"
+        " parameters.maxSeqLength or shorten the prompts, and apply again.",
+        reason="NothingToLearn",
+    )
+
+
+def _build_refusal(refusals: Sequence[tuple[str, str]]) -> DataInvalid:
+    source, words = refusals[0]
+    others = ", ".join(source for source, _ in refusals[1:])
+    more = f" (and {len(refusals) - 1} more: {others})" if others else ""
+    return DataInvalid(
+        f"{source} is not taken by the model's chat template ({words.rstrip('.')}): expected roles"
+        f" and fields that this model knows; change the row and apply again{more}.",
+        reason="ChatTemplateRefused",
+    )
+
+
+def _summarise(
+    tag: str,
+    train: Sequence[TokenizedExample],
+    validation: Sequence[TokenizedExample],
+    tally: Tally,
+) -> CorpusLanguage:
+    lengths = sorted(tally.lengths)
+    return CorpusLanguage(
+        tag=tag,
+        examples=len(train),
+        validation_examples=len(validation),
+        tokens=sum(len(example.input_ids) for example in train),
+        supervised_tokens=sum(example.supervised_tokens for example in train),
+        characters=tally.characters,
+        p50=nearest_rank(lengths, 50),
+        p95=nearest_rank(lengths, 95),
+        p99=nearest_rank(lengths, 99),
+        longest=lengths[-1],
+        truncated=tally.truncated,
+        skipped=tally.skipped,
+    )

@@ -1,0 +1,216 @@
+"""Validate: every row is read and understood before any model is loaded.
+
+Second of the stages, after fetch and before tokenization. Faults are told with file, line and rule,
+several at once. Rows are read again when they are tokenised: in between only their hashes are kept,
+so memory does not grow with the text. The held-out part is chosen by those hashes: the same data
+always splits the same way, in whatever order, and equal rows stay on one side.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from finetune_api.plan import PlannedDataset
+from finetune_text.data_errors import Fault
+from finetune_text.examples import Example
+from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
+from finetune_text.reading import read_file
+from finetune_trainer.errors import DataInvalid
+from finetune_trainer.inputs.data_files import DataFile, FetchedDataset
+from finetune_trainer.inputs.text_errors import told_as_invalid_data
+
+MAX_FAULTS = 5
+"""Faults told at once: enough to see a pattern, few enough for one sentence."""
+
+
+@dataclass(frozen=True)
+class ValidDataset:
+    """One language's text, understood and split; its rows are read anew each time."""
+
+    dataset: PlannedDataset
+    fetched: FetchedDataset
+    train_examples: int
+    """Rows to learn from, empty ones not counted."""
+    validation_examples: int
+    empty: int
+    """Rows without anything to learn, told and not trained."""
+    duplicates: int
+    """Rows whose content stands in an earlier row."""
+    warnings: tuple[str, ...]
+    held_out: frozenset[bytes]
+    """Hashes of the rows that are evaluated, of the training files or of files of their own."""
+
+    def read_train(self) -> Iterator[Example]:
+        """Yield the rows to train on, in the order of files and lines."""
+        for example in _read_examples(self.dataset, self.fetched.train):
+            if self.fetched.validation or hash_example(example) not in self.held_out:
+                yield example
+
+    def read_validation(self) -> Iterator[Example]:
+        """Yield the held-out rows."""
+        for example in _read_examples(self.dataset, self.fetched.validation or self.fetched.train):
+            if hash_example(example) in self.held_out:
+                yield example
+
+
+@dataclass
+class _Survey:
+    """What one pass over files found."""
+
+    hashes: list[bytes]
+    empty: int = 0
+    first_empty: str = ""
+
+
+def validate_dataset(dataset: PlannedDataset, fetched: FetchedDataset) -> ValidDataset:
+    """Read every row once and decide which are held out.
+
+    Raises:
+        DataInvalid: A row breaks a rule, or there is too little to learn from.
+    """
+    train = _survey(dataset, fetched.train)
+    distinct = set(train.hashes)
+    duplicates = len(train.hashes) - len(distinct)
+    least = 1 if fetched.validation else 2
+    _check_size(dataset, distinct=len(distinct), rows=len(train.hashes), least=least)
+    warnings = [*_describe_survey(dataset, train, duplicates=duplicates)]
+    if fetched.validation:
+        own = _survey(dataset, fetched.validation).hashes
+        held_out = decide_evaluated(own, max_examples=dataset.validation.max_examples)
+        evaluated = [each for each in own if each in held_out]
+        warnings += _describe_held_out(dataset, evaluated, rows=len(own), trained=distinct)
+    else:
+        held_out = decide_held_out(
+            train.hashes,
+            fraction=dataset.validation.fraction,
+            max_examples=dataset.validation.max_examples,
+        )
+        evaluated = [each for each in train.hashes if each in held_out]
+    return ValidDataset(
+        dataset=dataset,
+        fetched=fetched,
+        train_examples=len(train.hashes) - (0 if fetched.validation else len(evaluated)),
+        validation_examples=len(evaluated),
+        empty=train.empty,
+        duplicates=duplicates,
+        warnings=tuple(warnings),
+        held_out=held_out,
+    )
+
+
+# --- One pass -----------------------------------------------------------------------------------
+
+
+def _survey(dataset: PlannedDataset, files: Sequence[DataFile]) -> _Survey:
+    survey = _Survey(hashes=[])
+
+    def note_empty(example: Example) -> None:
+        survey.empty += 1
+        survey.first_empty = survey.first_empty or example.source
+
+    survey.hashes += [
+        hash_example(example) for example in _read_examples(dataset, files, on_empty=note_empty)
+    ]
+    if not survey.hashes:
+        raise _build_nothing_to_learn(dataset, survey)
+    return survey
+
+
+def _read_examples(
+    dataset: PlannedDataset,
+    files: Sequence[DataFile],
+    *,
+    on_empty: Callable[[Example], None] = lambda _: None,
+) -> Iterator[Example]:
+    """Yield what can be learned; faults are collected over all files and raised together."""
+    faults: list[tuple[DataFile, Fault]] = []
+    for file, found in _read_files(dataset, files):
+        if isinstance(found, Fault):
+            faults.append((file, found))
+            if len(faults) == MAX_FAULTS:
+                raise _build_fault(faults)
+        elif found.is_empty:
+            on_empty(found)
+        else:
+            yield found
+    if faults:
+        raise _build_fault(faults)
+
+
+def _read_files(
+    dataset: PlannedDataset, files: Sequence[DataFile]
+) -> Iterator[tuple[DataFile, Example | Fault]]:
+    with told_as_invalid_data():
+        for file in files:
+            for found in read_file(dataset, file):
+                yield file, found
+
+
+# --- What is told -------------------------------------------------------------------------------
+
+
+def _build_fault(faults: Sequence[tuple[DataFile, Fault]]) -> DataInvalid:
+    """Return one sentence about the first fault that counts the others."""
+    file, first = faults[0]
+    where = f"{file.source} line {first.line}" if first.line else file.source
+    others = [
+        f"line {fault.line}" if other == file else f"{other.source} line {fault.line}"
+        for other, fault in faults[1:]
+    ]
+    more = ""
+    if others:
+        at_least = "at least " if len(faults) == MAX_FAULTS else ""
+        more = f" (and {at_least}{len(others)} more: {', '.join(others)})"
+    return DataInvalid(
+        f"{where} {first.problem}; {first.rule} and apply again{more}.", reason="MalformedRow"
+    )
+
+
+def _build_nothing_to_learn(dataset: PlannedDataset, survey: _Survey) -> DataInvalid:
+    if survey.empty:
+        return DataInvalid(
+            f"The dataset of {dataset.tag} at {dataset.uri} has only empty answers or texts"
+            f" ({survey.empty} rows, the first at {survey.first_empty}): expected rows with something"
+            " to learn; fill them and apply again.",
+            reason="NothingToLearn",
+        )
+    return DataInvalid(
+        f"The dataset of {dataset.tag} at {dataset.uri} has no rows: expected at least 2; add text"
+        " and apply again.",
+        reason="DatasetEmpty",
+    )
+
+
+def _check_size(dataset: PlannedDataset, *, distinct: int, rows: int, least: int) -> None:
+    if distinct < least:
+        raise DataInvalid(
+            f"The dataset of {dataset.tag} at {dataset.uri} has {rows} rows with {distinct} different"
+            f" content: expected at least {least}, one to train on and one to hold out; add rows or"
+            " set dataset.validation.uri, and apply again.",
+            reason="TooFewExamples",
+        )
+
+
+def _describe_survey(dataset: PlannedDataset, survey: _Survey, *, duplicates: int) -> Iterator[str]:
+    if survey.empty:
+        yield (
+            f"{survey.empty} rows of {dataset.tag} have nothing to learn and are not trained on; the"
+            f" first is {survey.first_empty}."
+        )
+    if duplicates:
+        yield f"{duplicates} of {len(survey.hashes)} rows of {dataset.tag} repeat an earlier row."
+
+
+def _describe_held_out(
+    dataset: PlannedDataset, evaluated: Sequence[bytes], *, rows: int, trained: set[bytes]
+) -> Iterator[str]:
+    if len(evaluated) < rows:
+        yield (
+            f"{len(evaluated)} of {rows} held-out rows of {dataset.tag} are evaluated, as"
+            " dataset.validation.maxExamples says."
+        )
+    seen = sum(1 for each in evaluated if each in trained)
+    if seen:
+        yield (
+            f"{seen} of {len(evaluated)} held-out rows of {dataset.tag} are trained on too: the"
+            " held-out loss looks better than it is."
+        )

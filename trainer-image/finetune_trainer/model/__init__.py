@@ -1,0 +1,1 @@
+"""The base model with its adapter, loaded by Unsloth. `load` alone imports it."""

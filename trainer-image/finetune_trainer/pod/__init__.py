@@ -1,0 +1,1 @@
+"""The trainer's surroundings: environment, SIGTERM, progress reports, logs."""

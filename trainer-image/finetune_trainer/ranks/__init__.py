@@ -1,0 +1,1 @@
+"""Several processes of one pod that train one model: launcher, process group, commands to ranks."""
