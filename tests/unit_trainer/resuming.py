@@ -26,7 +26,7 @@ def held_out_loss(loss: float) -> HeldOutLoss:
 class TinyTraining:
     """One way to train; each `train` loads a model of its own."""
 
-    load: Path
+    model: Path
     folder: Path
     rows: list[TinyRow]
     changes: dict[str, Any]
