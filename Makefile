@@ -61,6 +61,7 @@ generated:
 generate: venv-check ## Write CRD, chart copy and reference pages from models and rules
 	$(RUN) python -m finetune_api.crd
 	$(RUN) python -m finetune_resolver.parameters_page
+	$(RUN) python -m tests.unit_layout.room_map
 
 .PHONY: unit
 unit:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from tests.unit_layout.room_map import build_map, read_map
+
 ROOT = Path(__file__).resolve().parents[2]
 
 NO_FAILURES = frozenset(
@@ -65,3 +67,7 @@ def test_decisions_are_counted_through_and_listed() -> None:
     assert [int(name[:4]) for name in pages] == list(range(1, len(pages) + 1))
     index = (folder / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"\]\((\d{4}-[^)]+)\)", index) == pages
+
+
+def test_the_map_of_rooms_is_the_tree() -> None:
+    assert read_map() == build_map(), "run `make generate`"

@@ -2,7 +2,7 @@
 
 A folder a case in `tests/cases/corpora`: `corpus.yaml` holds spec and profile, `guide.yaml` and
 `evidence.yaml` what each policy makes of them. The texts are synthetic, the numbers like those of real
-ones. After a wanted change run with UPDATE_CORPORA=1 and read the difference as a user would.
+ones. After a wanted change run with UPDATE_GOLDEN=1 and read the difference as a user would.
 """
 
 import json
@@ -70,7 +70,7 @@ def _decision(decision: Any) -> str:
 def test_a_corpus_resolves_as_its_golden_file_says(case: Path, policy: str) -> None:
     golden = case / f"{policy.lower()}.yaml"
     found = describe(resolve_case(case, policy))
-    if os.environ.get("UPDATE_CORPORA"):
+    if os.environ.get("UPDATE_GOLDEN"):
         text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True, width=120)
         golden.write_text(text, encoding="utf-8")
     assert found == yaml.safe_load(golden.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """The operator's life in golden cases: `tests/cases/operator/<case>/`.
 
-After a wanted change of behaviour run with UPDATE_CASES=1 and read the diff as a user would.
+After a wanted change of behaviour run with UPDATE_GOLDEN=1 and read the diff as a user would.
 """
 
 import json
@@ -19,7 +19,7 @@ from finetune_operator.decide.steps.recreate import NEXT_RUN_S
 from finetune_operator.decide.values.actions import Actions
 from tests.unit_operator.decide.story import CASES, Told, context_of, read_yaml, tell
 
-UPDATE = os.environ.get("UPDATE_CASES") == "1"
+UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
 CASE_NAMES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
 
 
