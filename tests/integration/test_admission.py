@@ -33,7 +33,7 @@ ADMITTED = [*sorted((ROOT / "examples").glob("*.yaml")), FULL]
 HEAD = re.compile(r"^# (?:refused|schema): (?P<path>[^:]*): (?P<text>.*)$", re.MULTILINE)
 VALUE = re.compile(r'^Invalid value: (?:(?:"[^"]*"|[\d.e-]+|true|false): )?')
 
-NEW_OBJECT = {
+NEW_OBJECT: dict[str, Any] = {
     "model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"},
     "languages": [{"tag": "sw", "dataset": {"uri": "s3://corpora/swahili/"}}],
     "output": {"uri": "s3://adapters/"},
@@ -184,7 +184,7 @@ def test_every_rule_refuses_some_file() -> None:
 @pytest.mark.cluster
 def test_kubectl_apply_shows_the_field_its_value_and_the_remedy(established: Lab) -> None:
     file = ROOT / "tests/integration/invalid/output-uri-not-s3.yaml"
-    command = [established.kubectl_program, f"--kubeconfig={established.kubeconfig}"]
+    command = [str(established.kubectl_program), f"--kubeconfig={established.kubeconfig}"]
     done = subprocess.run(
         [*command, "apply", f"--filename={file}"], capture_output=True, text=True, check=False
     )

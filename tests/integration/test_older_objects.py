@@ -16,7 +16,7 @@ from tests.cluster.steps import wait_until
 
 GROUP, KIND, PLURAL = "older.langops.dev", "OlderFinetune", "olderfinetunes"
 NAME = f"{PLURAL}.{GROUP}"
-ADMITTED_THEN = {
+ADMITTED_THEN: dict[str, Any] = {
     "apiVersion": f"{GROUP}/{wire.VERSION}",
     "kind": KIND,
     "metadata": {"name": "older"},

@@ -164,7 +164,7 @@ def test_sixteen_languages_of_usual_size_come_back_whole() -> None:
     assert Outcome.from_termination_message(text) == outcome
 
 
-def _rows() -> tuple[str, ...]:
+def _rows() -> list[str]:
     return [
         "examples",
         "unique_examples",
@@ -179,7 +179,7 @@ def _rows() -> tuple[str, ...]:
     ]
 
 
-def _amounts() -> tuple[str, ...]:
+def _amounts() -> list[str]:
     return [
         "tokens",
         "unique_tokens",

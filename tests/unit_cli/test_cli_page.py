@@ -1,6 +1,7 @@
 """docs/cli.md tells every command and option, and shows what really comes out."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -13,7 +14,8 @@ GENERAL = {"--help", "--filename", "--output"}
 
 
 def commands():
-    return typer.main.get_command(app).commands
+    group: Any = typer.main.get_command(app)
+    return group.commands
 
 
 def test_every_command_has_its_section():

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic_core import ErrorDetails
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
@@ -460,12 +461,23 @@ def test_metadata_that_is_no_mapping_is_refused():
 
 
 def test_a_complaint_without_words_of_ours_keeps_its_own():
-    error = {"type": "new_kind", "loc": ("mode",), "msg": "Something new", "input": 3, "ctx": {}}
+    error: ErrorDetails = {
+        "type": "new_kind",
+        "loc": ("mode",),
+        "msg": "Something new",
+        "input": 3,
+        "ctx": {},
+    }
     assert word_problem(error) == "spec.mode is 3: something new."
 
 
 def test_a_check_of_the_models_own_keeps_its_words():
-    error = {"type": "value_error", "loc": ("mode",), "msg": "Value error, is odd.", "input": 3}
+    error: ErrorDetails = {
+        "type": "value_error",
+        "loc": ("mode",),
+        "msg": "Value error, is odd.",
+        "input": 3,
+    }
     assert word_problem(error) == "spec.mode is odd."
 
 

@@ -163,7 +163,7 @@ def test_the_tokenizers_of_the_families_count_alike(family: str) -> None:
         assert found["offset_mapping"] == expected["offset_mapping"]
     if theirs.chat_template:
         chat = [message.as_template_value() for message in CHAT.messages]
-        options = {"tokenize": False, "strftime_now": write_date}
+        options: dict[str, Any] = {"tokenize": False, "strftime_now": write_date}
         assert ours.apply_chat_template(chat, **options) == theirs.apply_chat_template(
             chat, **options
         )

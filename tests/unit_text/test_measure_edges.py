@@ -190,7 +190,7 @@ def test_as_many_rows_as_may_be_measured_are_all_measured(tmp_path: Path) -> Non
 
 def test_texts_that_come_when_there_is_no_room_are_counted_and_not_compared() -> None:
     near = NearDuplicates(most=2)
-    words = np.arange(50, dtype=np.uint64)
+    words: Any = np.arange(50, dtype=np.uint64)
     for number in range(4):
         near.add(number, shingle(words, width=5))
     assert [found.text for found in near.find(np.ones(4, dtype=np.bool_))] == [1]

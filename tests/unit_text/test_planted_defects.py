@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,9 @@ class Planted:
         # Every defect has a line of its own, and originals of duplicates are none.
         free = draw.sample(range(3000, LINES), 300)
         for make in INVALID.values():
-            self._plant(
-                rows, clean, free, FindingKind.INVALID_ROW, lambda row, m=make: m(draw, row)
-            )
+            self._plant(rows, clean, free, FindingKind.INVALID_ROW, partial(make, draw))
         for kind, make in OTHERS.items():
-            self._plant(rows, clean, free, kind, lambda row, m=make: m(draw, row))
+            self._plant(rows, clean, free, kind, partial(make, draw))
         for kind, change in (
             (FindingKind.EXACT_DUPLICATE, self._shout),
             (FindingKind.NEAR_DUPLICATE, self._touch),

@@ -36,6 +36,7 @@ class TinyTraining:
     """Changes the model, such as one whose memory runs out."""
     token_budget: int = 10_000
     budget: Any = None
+    found_before: int = 0
 
     def train(
         self,
@@ -81,7 +82,7 @@ class TinyTraining:
         return result, loaded.adapter_state()
 
     def _evaluations(self, *, resume: bool, at_evaluation: int) -> Iterator[HeldOutLoss]:
-        first = self.found_before if resume else 0
+        first: int = self.found_before if resume else 0
         self.found_before = first
         for number, loss in enumerate(self.losses[first:], start=first + 1):
             if number == at_evaluation:

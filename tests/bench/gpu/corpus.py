@@ -73,8 +73,9 @@ def build_words(
     """
     words = min(ZIPF_WORDS, vocabulary - len(SPECIAL_TOKENS))
     cumulated = np.cumsum(1.0 / np.arange(1, words + 1))
-    ranks = np.searchsorted(cumulated, draw.random(count) * cumulated[-1])
-    return ranks.astype(np.int64) + len(SPECIAL_TOKENS)
+    drawn: np.ndarray[tuple[int], np.dtype[np.float64]] = draw.random(count) * cumulated[-1]
+    ranks = np.asarray(np.searchsorted(cumulated, drawn), dtype=np.int64)
+    return ranks + len(SPECIAL_TOKENS)
 
 
 def write_text(ids: Sequence[int]) -> str:

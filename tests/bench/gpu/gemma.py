@@ -85,7 +85,8 @@ def measure_speed(asked: str, *, model: Path, folder: Path, device: str) -> dict
 
 def compare_numerics(model: Path, *, folder: Path, device: str) -> dict[str, Any]:
     """Return the fused stack's errors beside plain PEFT's, which runs in a process of its own."""
-    half = [sys.executable, "-m", "tests.bench.gpu.numerics_reference", device, folder, model]
+    half = [sys.executable, "-m", "tests.bench.gpu.numerics_reference", device]
+    half += [str(folder), str(model)]
     subprocess.run(half, check=True)
     from tests.bench.gpu.numerics_case import Seen, compare
 

@@ -86,4 +86,7 @@ class Measured:
     def from_dict(cls, value: dict[str, Any]) -> "Measured":
         """Return what `to_dict` gave."""
         lists = ("step_ends", "step_tokens", "losses", "choices")
-        return cls(**{key: tuple(each) if key in lists else each for key, each in value.items()})
+        fields: dict[str, Any] = {
+            key: tuple(each) if key in lists else each for key, each in value.items()
+        }
+        return cls(**fields)

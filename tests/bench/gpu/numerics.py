@@ -243,7 +243,8 @@ def main() -> int:
     device, answer, model = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     # Two models may be compared at once.
     folder = answer.parent / f"numerics-{model.name}"
-    half = [sys.executable, "-m", "tests.bench.gpu.numerics_reference", device, folder, model]
+    half = [sys.executable, "-m", "tests.bench.gpu.numerics_reference", device]
+    half += [str(folder), str(model)]
     subprocess.run([*half, *sys.argv[4:]], check=True)
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder / "unsloth")
     if device == "cpu":

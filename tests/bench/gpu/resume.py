@@ -66,7 +66,9 @@ class Trial:
 
 def build_row(shape: Shape, *, device: str) -> Row:
     """Return a run with dropout; a tiny one on a CPU."""
-    small = {"longest": 64, "mean": 24, "batch": 8, "micro_batch": 4} if device == "cpu" else {}
+    small: dict[str, Any] = (
+        {"longest": 64, "mean": 24, "batch": 8, "micro_batch": 4} if device == "cpu" else {}
+    )
     return replace(OWN_1B, shape=shape, dropout=0.1, steps=STEPS, **small)
 
 

@@ -153,7 +153,7 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
             "finishedAt": times,
         }
     )
-    state = draw(
+    state: Any = draw(
         st.fixed_dictionaries({"waiting": waiting})
         | st.fixed_dictionaries({"terminated": terminated})
         | st.just({"running": {}})
@@ -272,7 +272,7 @@ def patched(job: ObservedJob, *, actions: Actions) -> ObservedJob:
         job = replace(
             job,
             held=marks.get("langops.dev/suspended-by-spec", "true" if job.held else None) == "true",
-            safe_to_preempt=marks.get("langops.dev/safe-to-preempt", job.safe_to_preempt),
+            safe_to_preempt=marks.get("langops.dev/safe-to-preempt") or job.safe_to_preempt,
         )
     return job
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from finetune_resolver import (
 from finetune_resolver.steps import estimate_eval_steps, number
 from finetune_resolver.traits.catalogue import load_catalogue
 
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "maxSeqLength": 1024,
     "batchSize": 4,
     "perDeviceTrainBatchSize": 2,
@@ -218,10 +219,9 @@ def test_status_writes_numbers_as_json_text(resolve_of):
     by_name = {status.name: status for status in decision_statuses(resolution)}
     assert list(by_name) == ["method", *(d.parameter for d in resolution.decisions)]
     assert by_name["target_modules"].value == '["q_proj", "v_proj"]'
-    assert (by_name["seed"].alternative.value, by_name["seed"].alternative.policy) == (
-        "3407",
-        "Guide",
-    )
+    alternative = by_name["seed"].alternative
+    assert alternative is not None
+    assert (alternative.value, alternative.policy) == ("3407", "Guide")
     assert [(s.value, s.rule) for s in by_name["lora_alpha"].superseded] == [("16", "TA-1")]
     assert [(t.trait, t.value) for t in by_name["lora_alpha"].because] == [
         ("codeSwitching", "true")

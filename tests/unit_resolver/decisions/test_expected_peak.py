@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,7 +83,7 @@ def test_both_have_the_same_limits():
 def test_both_choose_the_same_launch_and_the_same_peak(name, gpu_gb, step):
     shape = SHAPES[name]
     chosen = choose(shape, gpu_bytes=gpu_gb * GB, step=step)
-    expected = ours.estimate_launch(
+    expected: Any = ours.estimate_launch(
         shape, FUSED, step=step, gpu_memory_bytes=gpu_gb * GB, can_recompute=True
     )
     assert (expected.tokens, expected.layers_kept) == (
@@ -95,11 +96,12 @@ def test_both_choose_the_same_launch_and_the_same_peak(name, gpu_gb, step):
 
 
 def test_the_largest_step_lies_between_the_mean_and_the_longest():
-    step = ours.estimate_largest_step([TEXT], sequences=16, max_seq_length=2_048)
+    step: Any = ours.estimate_largest_step([TEXT], sequences=16, max_seq_length=2_048)
     assert (step.longest, step.tokens) == (2_048, 8_448)
     even = replace(TEXT, p95_tokens=300, max_tokens=300)
-    assert ours.estimate_largest_step([even], sequences=16, max_seq_length=2_048).tokens == 4_800
-    one = ours.estimate_largest_step([TEXT], sequences=1, max_seq_length=2_048)
+    evenly: Any = ours.estimate_largest_step([even], sequences=16, max_seq_length=2_048)
+    assert evenly.tokens == 4_800
+    one: Any = ours.estimate_largest_step([TEXT], sequences=1, max_seq_length=2_048)
     assert one.tokens == one.longest == 2_048
 
 
@@ -109,7 +111,7 @@ def test_an_unmeasured_text_has_no_largest_step():
     assert ours.estimate_largest_step([], sequences=16, max_seq_length=2_048) is None
 
 
-def expect(*, model: str = "llama-3.1-8b", text=TEXT, **resources) -> ours.ExpectedLaunch | None:
+def expect(*, model: str = "llama-3.1-8b", text=TEXT, **resources) -> Any:
     spec = LanguageFinetuneSpec.model_validate(
         {
             "model": {"uri": "hf://org/base"},

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -224,7 +225,7 @@ def test_plain_text_is_read_three_times_unless_it_is_huge(evidence_of, tokens, e
 
 
 def test_plain_text_counts_by_what_it_is_worth_in_english(evidence_of, resolve_of):
-    text = {"unique_tokens": 5_000_000_000}
+    text: dict[str, Any] = {"unique_tokens": 5_000_000_000}
     declared = {"stage": "ContinuedPretraining", "tag": "am", "model": "hf://a/Llama-3.1-8B"}
     resolution = evidence_of(**declared, text=text)
     guide = resolve_of(**declared, measured=LanguageMeasurement(**text))
@@ -475,6 +476,7 @@ def test_status_shows_the_facts_behind_a_value_and_the_reference_of_the_other(ev
     by_name = {status.name: status for status in decision_statuses(resolution)}
     assert by_name["num_train_epochs"].reference == "OpenAI cookbook; Unsloth's guide, 1 to 3"
     length = by_name["max_seq_length"]
+    assert length.alternative is not None
     assert (length.value, length.source, length.alternative.reference) == (
         "1024",
         "Measured",

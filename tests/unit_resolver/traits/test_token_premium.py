@@ -43,6 +43,7 @@ def test_a_family_that_was_counted_on_parallel_text_tells_before_any_estimate():
 
 def test_another_tokenizer_is_estimated_from_bytes():
     bytes_against_english = find("hi").facts.byte_premium
+    assert bytes_against_english is not None
     assert premium_of("hi", here=6.0, english=4.5) == pytest.approx(bytes_against_english * 0.75)
 
 

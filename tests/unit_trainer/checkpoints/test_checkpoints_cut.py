@@ -58,7 +58,7 @@ def new_disks() -> TemporaryDirectory[str]:
     return TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
 
 
-def places_of(store: StoreInMemory, disk: Path, **origin: Any) -> Any:
+def places_of(store: Any, disk: Path, **origin: Any) -> Any:
     from finetune_trainer.checkpoints.places import CheckpointPlaces
 
     return CheckpointPlaces(store, S3Location("adapters", FOLDER), disk, replace(ORIGIN, **origin))

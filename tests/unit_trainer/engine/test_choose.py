@@ -65,7 +65,8 @@ def test_a_fused_stack_that_computes_something_else_is_replaced_and_the_log_says
     environ = {"FINETUNE_ENGINE": "fused"}
     chosen = engines.choose(build_plan(), loaded, build_rows(12), environ=environ)
     assert chosen.loaded.engine.name == "unsloth"
-    reason = chosen.runtime.describe()["engine"]["reason"]
+    described: Any = chosen.runtime.describe()
+    reason = described["engine"]["reason"]
     assert reason.startswith(
         "Unsloth's own path runs instead of the fused stack: its loss differs by "
     )

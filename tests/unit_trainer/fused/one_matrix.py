@@ -105,19 +105,20 @@ def do_steps(group: ProcessGroup, *, rows: int, **engine: Any) -> dict[str, Any]
                 step=step,
                 supervised=supervised,
                 learning_rate=1e-2,
-                following=partial(sum, batches[step + 1 : step + 2], []),
+                following=partial(list, *batches[step + 1 : step + 2]),
             )
         except NotFinite as caught:
             fault = caught.message
             break
         found.append((loss, norm))
+    engine_of: Any = loaded.engine
     return {
         "fault": fault,
         "steps": found,
         "matrix": loaded.network.table.detach().flatten().tolist(),
         "budget": (tokens.tokens, tokens.halvings),
-        "launches": loaded.engine.launches,
-        "prepared": loaded.engine.prepared,
+        "launches": engine_of.launches,
+        "prepared": engine_of.prepared,
     }
 
 

@@ -16,7 +16,7 @@ LENGTHS = (9, 1, 17, 5)
 WINDOW = 6
 VOCABULARY = 211
 TOLERANCE = 1e-6
-KINDS = {
+KINDS: dict[str, Any] = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
     # Two documents are longer than the windows.
     "mistral": (

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
@@ -56,7 +56,8 @@ class Recorder:
 @pytest.fixture
 def told() -> tuple[Progress, Recorder, list[float]]:
     recorder, now = Recorder(), [0.0]
-    return Progress(recorder, clock=lambda: now[0]), recorder, now
+    pusher: Any = recorder
+    return Progress(pusher, clock=lambda: now[0]), recorder, now
 
 
 def test_percent_covers_the_whole_run_and_never_falls(told: Any) -> None:
@@ -161,7 +162,7 @@ def test_a_report_waits_for_the_interval_and_an_urgent_one_does_not() -> None:
 class Handler(BaseHTTPRequestHandler):
     """Keeps what it was sent."""
 
-    received: list[dict[str, Any]]
+    received: ClassVar[list[dict[str, Any]]]
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -180,10 +181,12 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    handler = type("OneTest", (Handler,), {"received": []})
-    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    class OneTest(Handler):
+        received: ClassVar[list[dict[str, Any]]] = []
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), OneTest)
     threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}/progress", handler.received
+    yield f"http://127.0.0.1:{running.server_port}/progress", OneTest.received
     running.shutdown()
     running.server_close()
 
@@ -215,8 +218,11 @@ def test_the_token_goes_only_to_a_server_of_the_authority_that_the_plan_brings(
     (tmp_path / "both.pem").write_bytes(ours.tls_crt + ours.tls_key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "both.pem")
-    handler = type("OneTest", (Handler,), {"received": []})
-    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    class OneTest(Handler):
+        received: ClassVar[list[dict[str, Any]]] = []
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), OneTest)
     running.socket = context.wrap_socket(running.socket, server_side=True)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     url = f"https://127.0.0.1:{running.server_port}/progress"
@@ -227,7 +233,7 @@ def test_the_token_goes_only_to_a_server_of_the_authority_that_the_plan_brings(
         StatusServer(url, tmp_path / "another").send(report_of(2))
     running.shutdown()
     running.server_close()
-    assert len(handler.received) == 1
+    assert len(OneTest.received) == 1
 
 
 def test_a_server_that_is_not_there_is_told_once_and_harms_nothing(

@@ -1,6 +1,7 @@
 """Which rows a step is computed from, and that the next step's are at hand when it is due."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ batches = pytest.importorskip("finetune_trainer.steps.batches")
 ROWS = build_rows(20)
 
 
-def build(total_steps: int = 5) -> "batches.Batches":
+def build(total_steps: int = 5) -> Any:
     return batches.Batches(ROWS, sequences_per_step=8, seed=42, total_steps=total_steps)
 
 

@@ -1,5 +1,7 @@
 """How many steps, which rows, when to evaluate, what is kept: pure, without torch."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,15 +146,16 @@ def test_patience_zero_never_stops() -> None:
 
 
 def select(
-    keep: Keep, losses: dict[int, float | None], *, saved: set[int], last: int
-) -> tuple[int, list]:
-    selection, restored = Selection(keep=keep), []
+    keep: Keep, losses: Mapping[int, float | None], *, saved: set[int], last: int
+) -> tuple[int, list[Any]]:
+    selection = Selection(keep=keep)
+    restored: list[Any] = []
     for step, loss in losses.items():
         selection.observe(
             step=step,
             eval_loss=loss,
             is_saved=step in saved,
-            state=lambda step=step: {"step": step},
+            state=partial(dict, step=step),
         )
     return selection.restore(restored.append, last_step=last), restored
 

@@ -16,7 +16,7 @@ from finetune_trainer.errors import (
 from finetune_trainer.storage import s3_transfer
 from finetune_trainer.storage.backoff import Waits
 from finetune_trainer.storage.credentials import Credentials, load_credentials
-from finetune_trainer.storage.s3 import connect
+from finetune_trainer.storage.s3 import CHUNK_BYTES, connect
 from finetune_trainer.storage.s3_location import S3Location, parse_s3_uri
 from finetune_trainer.storage.s3_transfer import download, find_stored, measure_file, upload
 from tests.unit_trainer.conftest import (
@@ -206,9 +206,12 @@ def test_a_download_survives_a_killed_server(tmp_path: Path) -> None:
         data = make_file(tmp_path, 6 * MEBIBYTE).read_bytes()
         direct = make_bucket(server.endpoint)
         direct.put("weights", data)
-        proxy.behaviour = Behaviour(
-            cut_after=[3 * MEBIBYTE], on_cut=lambda: (server.kill(), server.start())
-        )
+
+        def restart() -> None:
+            server.kill()
+            server.start()
+
+        proxy.behaviour = Behaviour(cut_after=[3 * MEBIBYTE], on_cut=restart)
         # A server that was killed answers 500 for a while, until its volumes are found again.
         waits = Waits(first_s=0.2, longest_s=1, total_s=60)
         store = connect(build_credentials(proxy.endpoint), subject="the model", waits=waits)
@@ -269,7 +272,7 @@ def test_a_store_that_never_keeps_what_it_gets_is_refused(
 def test_a_store_whose_etag_says_nothing_is_read_back(
     bucket: Bucket, proxy: S3Proxy, tmp_path: Path
 ) -> None:
-    path = make_file(tmp_path, 3 * s3_transfer.CHUNK_BYTES)
+    path = make_file(tmp_path, 3 * CHUNK_BYTES)
     store = connect(build_credentials(proxy.endpoint), subject="the output", waits=quick_waits())
     location = bucket.put("weights", path.read_bytes())
     proxy.behaviour = Behaviour(cut_after=[1000])

@@ -13,7 +13,7 @@ import pytest
 from finetune_api.outcome import Outcome, Stage
 from finetune_api.plan import TrainingPlan
 from finetune_trainer.__main__ import conclude, write_outcome
-from finetune_trainer.errors import AccessDenied, DataInvalid, Interrupted, PlanInvalid
+from finetune_trainer.errors import AccessDenied, DataInvalid, PlanInvalid, TrainerError
 from finetune_trainer.inputs.plan import check_supported, load_plan, parse_plan
 from finetune_trainer.pod.graceful_shutdown import Goodbye
 from finetune_trainer.pod.logs import JsonLines
@@ -89,8 +89,9 @@ def test_an_outcome_that_cannot_be_written_is_in_the_log(
     assert caplog.records[-1].__dict__["outcome"] == outcome.to_termination_message()
 
 
-def in_stage(stage: Stage) -> tuple[Goodbye, list[Interrupted]]:
-    progress, left = Progress(None), []
+def in_stage(stage: Stage) -> tuple[Goodbye, list[TrainerError]]:
+    progress = Progress(None)
+    left: list[TrainerError] = []
     progress.enter(stage)
     return Goodbye(lambda: progress.stage, leave=left.append), left
 

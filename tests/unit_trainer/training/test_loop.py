@@ -173,7 +173,8 @@ def test_a_step_that_does_not_fit_is_done_again_in_smaller_launches(
 ) -> None:
     from finetune_trainer.model import load
 
-    rows, changes = build_rows(24), {"lora__dropout": 0.1}
+    rows = build_rows(24)
+    changes: dict[str, Any] = {"lora__dropout": 0.1}
     expected = [report.loss for report in tiny.train(rows, **changes).history]
     tiny.loaded = with_memory(load.load(build_plan(**changes), folder=folder), 150)
     result = tiny.train(rows)
@@ -193,7 +194,8 @@ def test_with_the_fused_engine_such_a_step_is_the_very_same(tiny: Tiny, folder: 
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().sum_of_losses(launch, divisor=divisor)
 
-    rows, changes = build_rows(24), {"lora__dropout": 0.1}
+    rows = build_rows(24)
+    changes: dict[str, Any] = {"lora__dropout": 0.1}
     losses = []
     for engine in (FusedEngine, Small):
         loaded = load.load(build_plan(**changes), folder=folder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def do_steps(
             step=step,
             supervised=sum(map(count_supervised, batch)),
             learning_rate=1e-2,
-            following=lambda step=step: following(step),
+            following=partial(following, step),
         )
         seen.steps.append(done)
     seen.adapter, seen.halvings = loaded.adapter_state(), budget.halvings

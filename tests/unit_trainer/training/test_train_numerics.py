@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_api.plan import TrainingPlan
+from tests.unit_trainer.resuming import held_out_loss
 from tests.unit_trainer.tiny import TinyRow, build_plan, build_rows, write_model
 
 pytestmark = pytest.mark.torch
@@ -64,7 +65,11 @@ def run(folder: Path, tmp_path: Path) -> Callable[..., Run]:
             training=plan.training,
             held_out=0,
             budget=TokenBudget(token_budget),
-            hooks=Hooks(evaluate=lambda: 1.0, report=lambda _: None, is_stopping=lambda: False),
+            hooks=Hooks(
+                evaluate=lambda: held_out_loss(1.0),
+                report=lambda _: None,
+                is_stopping=lambda: False,
+            ),
             metrics_path=tmp_path / "metrics.jsonl",
         )
         losses = [report.loss for report in result.history]

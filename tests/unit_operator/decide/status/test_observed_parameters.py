@@ -81,7 +81,7 @@ LOSSES = {
     "adapter_bits_per_byte": 1.08,
     "examples": 200,
 }
-WHOLE = {
+WHOLE: dict[str, Any] = {
     "corpus": (CorpusLanguage(**CORPUS),),
     "summary": RunSummary(**SUMMARY),
     "evaluation": Evaluation(**LOSSES),
@@ -295,7 +295,8 @@ def test_a_parameter_is_told_what_the_run_showed_of_it(said: str, expected: str)
 
 def test_of_a_run_that_measured_nothing_nothing_is_said() -> None:
     silent = RunSummary(steps=0, total_steps=0, epochs=0)
-    for parts in ({}, {"summary": silent}):
+    nothing: dict[str, Any] = {}
+    for parts in (nothing, {"summary": silent}):
         assert set(observe_all(**parts).values()) == {""}
 
 

@@ -19,7 +19,7 @@ NOW = CREATED.now
 
 
 def ask(observed: Observed = ASKED, **spec: Any) -> Actions:
-    body = observed.body | {"spec": observed.body["spec"] | spec}
+    body = {**observed.body} | {"spec": observed.body["spec"] | spec}
     return decide(replace(observed, body=body, begun_plan=PLAN), now=NOW, context=CONTEXT)
 
 

@@ -13,8 +13,8 @@ from finetune_operator.decide.values.observation import Observed, ObservedJob
 from tests.unit_operator.decide.story import CASES, CONTEXT, START, build_raw_job, read_yaml
 
 BODY = read_yaml(CASES / "new/resource.yaml")
-OTHER = {"parameters": {"learningRate": 1e-4}}
-RECREATE = {"updatePolicy": "Recreate"}
+OTHER: dict[str, Any] = {"parameters": {"learningRate": 1e-4}}
+RECREATE: dict[str, Any] = {"updatePolicy": "Recreate"}
 
 
 def body(*, status: Any = None, generation: int = 2, **spec: Any) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def test_a_status_of_before_this_policy_begins_nothing_anew() -> None:
 
 
 def test_a_spec_that_is_refused_begins_nothing_anew() -> None:
-    refused = {"parameters": {"numTrainEpochs": 1, "maxSteps": 5}}
+    refused: dict[str, Any] = {"parameters": {"numTrainEpochs": 1, "maxSteps": 5}}
     assert ask(body(status=FIRST, **refused, **RECREATE), JOB).deletes == ()
 
 
