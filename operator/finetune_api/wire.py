@@ -103,6 +103,8 @@ ENV_WORK_DIR: Final = "FINETUNE_WORK_DIR"
 """Scratch space instead of `WORK_DIR`."""
 ENV_CLAIM_DIR: Final = "FINETUNE_CLAIM_DIR"
 """The folder whose subfolders are the claims, instead of `CLAIM_DIR`."""
+ENV_LOCAL_MODEL: Final = "FINETUNE_LOCAL_MODEL"
+"""A folder with a copy of the base model, which is read instead of the plan's URI."""
 ENV_TERMINATION_PATH: Final = "FINETUNE_TERMINATION_PATH"
 """Where the outcome goes instead of `TERMINATION_PATH`."""
 PROGRESS_BODY_LIMIT_BYTES: Final = 64 * 1024

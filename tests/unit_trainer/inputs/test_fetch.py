@@ -210,6 +210,15 @@ def test_a_model_is_fetched_from_s3_and_its_revision_is_its_content(
     assert len(found.revision) == 64
 
 
+def test_a_copy_on_this_machine_stands_for_the_model_and_keeps_its_name(tmp_path: Path) -> None:
+    copy = write_folder(tmp_path / "copy", {**MODEL, **NOISE})
+    environ = {"FINETUNE_LOCAL_MODEL": str(copy)}
+    found = fetch_model(model_of("hf://org/base"), tmp_path / "no", surroundings=surround(environ))
+    assert (found.path, found.public_id) == (copy, "org/base")
+    assert len(found.revision) == 64
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_second_fetch_brings_nothing_again(
     bucket: Bucket, proxy: S3Proxy, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from finetune_trainer.checkpoints.files import (
 )
 from finetune_trainer.errors import DataInvalid, NotFound, OutputUnwritable
 from finetune_trainer.steps.snapshot import Snapshot
-from finetune_trainer.storage.s3 import S3Store
+from finetune_trainer.storage.object_store import ObjectStore
 from finetune_trainer.storage.s3_location import S3Location
 from finetune_trainer.storage.s3_transfer import download, upload
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 class CheckpointPlaces:
     """The two places of one plan's checkpoints."""
 
-    store: S3Store
+    store: ObjectStore
     remote: S3Location
     """Folder of the plan's checkpoints in S3."""
     local: Path
@@ -52,7 +52,7 @@ class CheckpointPlaces:
         cls,
         plan: TrainingPlan,
         *,
-        store: S3Store,
+        store: ObjectStore,
         output: S3Location,
         work: Path,
         origin: Origin,

@@ -101,8 +101,11 @@ def fetch_model(
         DataInvalid: Its weights are no safetensors.
         AccessDenied: Credentials are refused, or the repository is gated.
     """
+    copy = surroundings.environ.get(wire.ENV_LOCAL_MODEL, "")
     credentials = load_credentials(model.credentials, environ=surroundings.environ)
     with told_in_words(folder, uri=model.uri):
+        if copy:
+            return _read_local_copy(model, Path(copy), is_wanted=is_wanted)
         match _scheme(model.uri, what="model"):
             case "hf":
                 name = model.uri.removeprefix("hf://").strip("/")
@@ -155,6 +158,19 @@ def _find_claim_model(
             " URI and apply again.",
             reason="ModelFileMissing",
         )
+    public_id = model.uri.rstrip("/")
+    return _read_model_folder(model, path, public_id=public_id, is_wanted=is_wanted)
+
+
+def _read_local_copy(model: PlannedModel, path: Path, *, is_wanted: Wanted) -> FetchedModel:
+    """Read the copy of the model that the user of a workstation names; nothing is downloaded."""
+    public_id = model.uri.removeprefix("hf://").strip("/")
+    return _read_model_folder(model, path, public_id=public_id, is_wanted=is_wanted)
+
+
+def _read_model_folder(
+    model: PlannedModel, path: Path, *, public_id: str, is_wanted: Wanted
+) -> FetchedModel:
     names = decide_model_files(
         [file.name for file in path.iterdir() if file.is_file()],
         source=model.uri,
@@ -165,8 +181,7 @@ def _find_claim_model(
     with ThreadPoolExecutor(PARALLEL_FILES) as pool:
         digests = pool.map(hash_file, [path / name for name in wanted])
         found = dict(zip(wanted, digests, strict=True))
-    revision = _hash_model(names, found)
-    return FetchedModel(path=path, public_id=model.uri.rstrip("/"), revision=revision)
+    return FetchedModel(path=path, public_id=public_id, revision=_hash_model(names, found))
 
 
 def _hash_model(names: Sequence[str], digests: Mapping[str, str]) -> str:

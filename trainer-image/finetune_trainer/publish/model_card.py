@@ -113,7 +113,7 @@ def _front_matter(account: RunAccount) -> str:
 
 def _sentence(account: RunAccount) -> str:
     tags = ", ".join(dataset.tag for dataset in account.plan.datasets)
-    version = "at revision" if account.is_hub_model else "with the content SHA-256"
+    version = "at revision" if account.base_revision else "with the content SHA-256"
     return (
         f"A {account.plan.method.value} adapter for {account.base_name} {version}"
         f" {account.model_revision}, trained on {tags}"

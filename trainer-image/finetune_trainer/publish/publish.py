@@ -30,7 +30,7 @@ from finetune_api.plan import TrainingPlan
 from finetune_trainer.errors import OutputUnwritable, PlanInvalid, ServiceUnavailable
 from finetune_trainer.publish.run_record import RunAccount
 from finetune_trainer.storage.manifest_parts import ManifestDataset, ManifestFile, ManifestPart
-from finetune_trainer.storage.s3 import S3Store
+from finetune_trainer.storage.object_store import ObjectStore
 from finetune_trainer.storage.s3_location import S3Location
 from finetune_trainer.storage.s3_transfer import DownloadedFile, holds, upload
 
@@ -134,7 +134,7 @@ class Finished:
 
 
 def find_finished(
-    store: S3Store, place: OutputPlace, plan: TrainingPlan, *, deadline_s: int | None = None
+    store: ObjectStore, place: OutputPlace, plan: TrainingPlan, *, deadline_s: int | None = None
 ) -> Finished | None:
     """Return what an earlier run of the same plan published whole, or None.
 
@@ -183,7 +183,7 @@ def _counts(manifest: Manifest, *, deadline_s: int | None) -> bool:
 
 
 def publish(
-    store: S3Store, place: OutputPlace, account: RunAccount, *, files: Sequence[Path]
+    store: ObjectStore, place: OutputPlace, account: RunAccount, *, files: Sequence[Path]
 ) -> Published:
     """Upload the files of one folder and make them count.
 
@@ -237,7 +237,7 @@ def build_manifest(
     )
 
 
-def _is_whole(store: S3Store, folder: S3Location, manifest: Manifest) -> bool:
+def _is_whole(store: ObjectStore, folder: S3Location, manifest: Manifest) -> bool:
     if not {file.path for file in manifest.files} >= REQUIRED:
         return False
     return all(
@@ -255,7 +255,7 @@ def _is_whole(store: S3Store, folder: S3Location, manifest: Manifest) -> bool:
 
 
 def _point_at(
-    store: S3Store, place: OutputPlace, manifest: Manifest, *, content: bytes, key: str
+    store: ObjectStore, place: OutputPlace, manifest: Manifest, *, content: bytes, key: str
 ) -> None:
     """Write `latest.json`: the newest word of this resource counts, whatever its run's number.
 
@@ -284,7 +284,7 @@ def _point_at(
         store.waits.sleep(wait)
 
 
-def _check_read_back(store: S3Store, location: S3Location, content: bytes) -> None:
+def _check_read_back(store: ObjectStore, location: S3Location, content: bytes) -> None:
     read = store.read(location)
     if read is None or read[0] != content:
         raise OutputUnwritable(

@@ -23,6 +23,10 @@ class DatasetIdentity:
     """Hash over the contents of all its files."""
 
 
+CONTENT_HASH_DIGITS = 64
+"""Of a SHA-256 over the model's files; a commit of a hub has 40."""
+
+
 @dataclass(frozen=True)
 class RunAccount:
     """What was asked, what it was made from, and what came out."""
@@ -43,8 +47,9 @@ class RunAccount:
 
     @property
     def base_revision(self) -> str | None:
-        """The hub's commit; a URI of another store has none that a loader could use."""
-        return self.model_revision if self.is_hub_model else None
+        """The hub's commit; a copy of the model elsewhere has none that a loader could use."""
+        is_content_hash = len(self.model_revision) == CONTENT_HASH_DIGITS
+        return self.model_revision if self.is_hub_model and not is_content_hash else None
 
     @property
     def is_hub_model(self) -> bool:

@@ -1,4 +1,4 @@
-"""Where something is in S3: a bucket and a key, read from a URI and written as one."""
+"""Where an object is: a bucket and a key in S3, or a path; read from a URI and written as one."""
 
 import re
 from dataclasses import dataclass
@@ -9,9 +9,16 @@ BUCKET = re.compile(r"[a-zA-Z0-9._-]{3,63}")
 """Wider than AWS's rule: other stores allow capitals and underscores."""
 
 
+FILE_SCHEME = "file://"
+"""Of a folder of this machine, which only a run without a cluster writes to."""
+
+
 @dataclass(frozen=True)
 class S3Location:
-    """A bucket and a key in it; the key is a prefix where it ends in a slash or is empty."""
+    """A bucket and a key in it; the key is a prefix where it ends in a slash or is empty.
+
+    Without a bucket it is a path of this machine, without its leading slash.
+    """
 
     bucket: str
     key: str = ""
@@ -19,7 +26,7 @@ class S3Location:
     @property
     def uri(self) -> str:
         """The location as people write it."""
-        return f"s3://{self.bucket}/{self.key}"
+        return f"s3://{self.bucket}/{self.key}" if self.bucket else f"{FILE_SCHEME}/{self.key}"
 
     def join(self, name: str) -> "S3Location":
         """Return the location of `name` below this one."""
@@ -33,6 +40,8 @@ def parse_s3_uri(uri: str) -> S3Location:
     Raises:
         PlanInvalid: It is not of the form s3://bucket/key.
     """
+    if uri.startswith(f"{FILE_SCHEME}/"):
+        return S3Location("", uri.removeprefix(FILE_SCHEME).strip("/"))
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not BUCKET.fullmatch(bucket):

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from finetune_trainer.errors import DataInvalid, NotFound, OutputUnwritable, ServiceUnavailable
-from finetune_trainer.storage.s3 import CHUNK_BYTES, S3Store
+from finetune_trainer.storage.object_store import ObjectStore
+from finetune_trainer.storage.s3 import CHUNK_BYTES
 from finetune_trainer.storage.s3_errors import ObjectChanged
 from finetune_trainer.storage.s3_location import S3Location
 from finetune_trainer.storage.s3_objects import StoredObject
@@ -97,7 +98,7 @@ class _Note:
     """Empty while the download is under way."""
 
 
-def download(store: S3Store, location: S3Location, target: Path) -> DownloadedFile:
+def download(store: ObjectStore, location: S3Location, target: Path) -> DownloadedFile:
     """Fetch one object to `target`, from where an earlier attempt broke off, and verify it.
 
     Raises:
@@ -138,7 +139,7 @@ def is_verified(described: StoredObject, digests: Digests) -> bool:
     return described.etag == digests.md5
 
 
-def _download_once(store: S3Store, location: S3Location, target: Path) -> Digests:
+def _download_once(store: ObjectStore, location: S3Location, target: Path) -> Digests:
     """Bring the object's current version to the disk and return its digests."""
     target.parent.mkdir(parents=True, exist_ok=True)
     waits = store.waits.begin()
@@ -155,7 +156,7 @@ def _download_once(store: S3Store, location: S3Location, target: Path) -> Digest
             store.waits.sleep(wait)
 
 
-def _describe(store: S3Store, location: S3Location) -> StoredObject:
+def _describe(store: ObjectStore, location: S3Location) -> StoredObject:
     described = store.head(location)
     if described is None:
         raise NotFound(
@@ -166,7 +167,7 @@ def _describe(store: S3Store, location: S3Location) -> StoredObject:
     return described
 
 
-def _stream_to(store: S3Store, described: StoredObject, target: Path) -> None:
+def _stream_to(store: ObjectStore, described: StoredObject, target: Path) -> None:
     """Append what is missing to the part file, then give it its name."""
     part, note = _part_of(target), _Note(etag=described.etag, size=described.size)
     if _load_note(part) != note:
@@ -233,7 +234,7 @@ def _is_md5(etag: str) -> bool:
 # --- To S3 --------------------------------------------------------------------------------------
 
 
-def upload(store: S3Store, path: Path, location: S3Location) -> DownloadedFile:
+def upload(store: ObjectStore, path: Path, location: S3Location) -> DownloadedFile:
     """Write a file with its SHA-256 beside it, verify what the store holds, and describe it.
 
     Raises:
@@ -260,7 +261,7 @@ def upload(store: S3Store, path: Path, location: S3Location) -> DownloadedFile:
 
 
 def find_stored(
-    store: S3Store, location: S3Location, *, digests: Digests, expected_etag: str | None = None
+    store: ObjectStore, location: S3Location, *, digests: Digests, expected_etag: str | None = None
 ) -> str | None:
     """Return the ETag under which the store holds exactly these bytes, or None where it does not.
 
@@ -275,7 +276,9 @@ def find_stored(
     return there.etag if _read_back(store, there) == digests.sha256 else None
 
 
-def holds(store: S3Store, location: S3Location, *, size: int, sha256: str, etag: str = "") -> bool:
+def holds(
+    store: ObjectStore, location: S3Location, *, size: int, sha256: str, etag: str = ""
+) -> bool:
     """Tell whether the store holds bytes of this size (in bytes) and hash (in hex).
 
     An ETag is the store's own word for one content: where it is still the one that was verified, so
@@ -287,7 +290,7 @@ def holds(store: S3Store, location: S3Location, *, size: int, sha256: str, etag:
     return (etag != "" and there.etag == etag) or _read_back(store, there) == sha256
 
 
-def _read_back(store: S3Store, there: StoredObject) -> str:
+def _read_back(store: ObjectStore, there: StoredObject) -> str:
     """Return the SHA-256 of what the store holds, or nothing where it changed meanwhile."""
     sha256, offset, waits = hashlib.sha256(), 0, store.waits.begin()
     while True:
@@ -306,7 +309,7 @@ def _read_back(store: S3Store, there: StoredObject) -> str:
             return sha256.hexdigest()
 
 
-def _send(store: S3Store, path: Path, location: S3Location, *, digests: Digests) -> str:
+def _send(store: ObjectStore, path: Path, location: S3Location, *, digests: Digests) -> str:
     """Send the file and return the ETag that a plain store then gives."""
     metadata = {"sha256": digests.sha256}
     if digests.size <= SINGLE_PUT_BYTES:
@@ -325,7 +328,9 @@ def _send(store: S3Store, path: Path, location: S3Location, *, digests: Digests)
     return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(etags)}"
 
 
-def _send_parts(store: S3Store, path: Path, location: S3Location, *, upload_id: str) -> list[str]:
+def _send_parts(
+    store: ObjectStore, path: Path, location: S3Location, *, upload_id: str
+) -> list[str]:
     """Send the parts, a few at once, each read when its turn comes."""
 
     def send(number: int) -> str:

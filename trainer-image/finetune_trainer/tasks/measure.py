@@ -42,7 +42,8 @@ from finetune_trainer.pod.environment import count_cpus
 from finetune_trainer.pod.pod import Pod
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.storage.credentials import load_credentials
-from finetune_trainer.storage.s3 import S3Store, connect
+from finetune_trainer.storage.object_store import ObjectStore
+from finetune_trainer.storage.output_store import connect_output_store
 from finetune_trainer.storage.s3_location import S3Location, parse_s3_uri
 
 TOO_FEW_TO_BE_SURE = 10
@@ -120,7 +121,7 @@ def measure(plan: MeasurePlan, *, pod: Pod, progress: Progress) -> Outcome:
     pod.environ.setdefault("RAYON_NUM_THREADS", str(count_cpus()))
     place = MeasurePlace.of(plan)
     credentials = load_credentials(plan.output.credentials, environ=pod.environ)
-    store = connect(credentials, subject="the output")
+    store, _ = connect_output_store(plan.output.uri, credentials)
     store.check_writable(place.folder)
 
     progress.enter(Stage.FETCH)
@@ -167,7 +168,7 @@ def find_or_measure(
     fetched: FetchedDataset,
     *,
     counter: _Counter,
-    cache: tuple[S3Store, MeasurePlace],
+    cache: tuple[ObjectStore, MeasurePlace],
 ) -> LanguageReport:
     """Return the report of one language's text: the cached one of the same content, or a new one."""
     store, place = cache

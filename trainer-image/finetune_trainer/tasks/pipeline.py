@@ -43,8 +43,9 @@ from finetune_trainer.publish.run_record import DatasetIdentity, RunAccount
 from finetune_trainer.ranks import launcher
 from finetune_trainer.storage.backoff import Waits
 from finetune_trainer.storage.credentials import load_credentials
-from finetune_trainer.storage.s3 import S3Store, connect
-from finetune_trainer.storage.s3_location import S3Location, parse_s3_uri
+from finetune_trainer.storage.object_store import ObjectStore
+from finetune_trainer.storage.output_store import connect_output_store
+from finetune_trainer.storage.s3_location import S3Location
 
 if TYPE_CHECKING:
     from finetune_trainer.tasks.training_stages import Prepared
@@ -108,7 +109,7 @@ def run(
 class Output:
     """The store of the output and the place of this run in it."""
 
-    store: S3Store
+    store: ObjectStore
     root: S3Location
     """`output.uri`."""
     place: OutputPlace
@@ -228,8 +229,8 @@ def make_empty(folder: Path) -> Path:
 def connect_output(plan: TrainingPlan, pod: Pod) -> Output:
     """Return the store of the output and the place of this run in it."""
     credentials = load_credentials(plan.output.credentials, environ=pod.environ)
-    root = parse_s3_uri(plan.output.uri)
-    return Output(connect(credentials, subject="the output"), root, OutputPlace.of(plan, root))
+    store, root = connect_output_store(plan.output.uri, credentials)
+    return Output(store, root, OutputPlace.of(plan, root))
 
 
 def build_already_done(plan: TrainingPlan, finished: Finished, *, stage: Stage) -> Outcome:

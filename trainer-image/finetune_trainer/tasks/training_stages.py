@@ -45,7 +45,7 @@ from finetune_trainer.ranks.process_group import ProcessGroup
 from finetune_trainer.steps.eval_loss import HeldOutLoss
 from finetune_trainer.steps.snapshot import Capture, Snapshot
 from finetune_trainer.steps.step_report import METRICS_FILE, StepReport
-from finetune_trainer.storage.s3 import S3Store
+from finetune_trainer.storage.object_store import ObjectStore
 from finetune_trainer.storage.s3_location import S3Location
 from finetune_trainer.tasks import rank_zero
 from finetune_trainer.training.evaluate import evaluate, evaluate_base
@@ -89,7 +89,7 @@ class Trained:
 
 
 def build_checkpoints(
-    prepared: Prepared, pod: Pod, *, store: S3Store, output: S3Location, progress: Progress
+    prepared: Prepared, pod: Pod, *, store: ObjectStore, output: S3Location, progress: Progress
 ) -> Checkpoints:
     """Return what saves this run."""
     plan = prepared.plan
