@@ -12,7 +12,7 @@ OperatorError
     ├── GoneError            the resourceVersion is too old; list again
     ├── ForbiddenError       RBAC, quota or admission says no
     ├── UnauthorizedError    the operator's own credentials are refused
-    ├── InvalidError         the API server cannot accept this object
+    ├── InvalidObjectError         the API server cannot accept this object
     └── UnavailableError     overload, outage or a broken connection; a retry helps
 """
 
@@ -80,7 +80,7 @@ class UnauthorizedError(ClusterError):
     """The operator's own credentials were refused."""
 
 
-class InvalidError(ClusterError):
+class InvalidObjectError(ClusterError):
     """The API server cannot accept the object as it is."""
 
 

@@ -54,10 +54,10 @@ def _configuration(*, form: str, level: str, shared: list[Any]) -> dict[str, Any
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {
             # kopf tells of each handler's success: one line for each event of each resource.
-            "kopf": {"level": max_level(level, "WARNING")},
+            "kopf": {"level": more_urgent_level(level, "WARNING")},
             # It warns at every end that we do not wait for its clean-up, which has nothing to clean.
-            "kopf._core.reactor.running": {"level": max_level(level, "ERROR")},
-            "aiohttp.access": {"level": max_level(level, "WARNING")},
+            "kopf._core.reactor.running": {"level": more_urgent_level(level, "ERROR")},
+            "aiohttp.access": {"level": more_urgent_level(level, "WARNING")},
         },
     }
 
@@ -73,7 +73,7 @@ def _renderers(form: str) -> list[Any]:
     ]
 
 
-def max_level(one: str, other: str) -> str:
+def more_urgent_level(one: str, other: str) -> str:
     """Return the more urgent of two levels; DEBUG is kept, for whoever asks for it wants all."""
     if one == "DEBUG":
         return one

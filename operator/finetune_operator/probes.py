@@ -41,11 +41,11 @@ def build_application(
     return application
 
 
-def silence_check(what: str, silence_s: Callable[[], float]) -> Check:
+def event_check(what: str, seconds_since_event: Callable[[], float]) -> Check:
     """Return a check that fails where something has been silent for too long."""
 
     def check() -> str:
-        seconds = silence_s()
+        seconds = seconds_since_event()
         if seconds <= SILENCE_LIMIT_S:
             return ""
         return f"{what} has been silent for {seconds:.0f} s."

@@ -39,7 +39,7 @@ from finetune_operator.errors import (
 from finetune_operator.metrics import Metrics
 from finetune_operator.progress.buffer import ProgressBuffer
 from finetune_operator.progress.certificate import (
-    CertificateKeeper,
+    CertificateReloader,
     CertificateSource,
     FromFiles,
     SelfManaged,
@@ -73,13 +73,13 @@ MANAGED = f"{wire.LABEL_MANAGED_BY}={wire.APP_NAME}"
 
 
 @dataclass
-class Milestones:
+class StartupState:
     """What has happened so far; /readyz tells of what has not."""
 
     definition_found: bool = False
 
 
-class Runtime:
+class OperatorRuntime:
     """The operator's parts.
 
     Args:
@@ -102,7 +102,7 @@ class Runtime:
         self._connector = connector
         self._log = structlog.get_logger()
         self._stop = asyncio.Event()
-        self._milestones = Milestones()
+        self._startup_state = StartupState()
         self._namespaces: tuple[str | None, ...] = settings.namespaces or (None,)
         self._own_namespace = settings.pod_namespace or connection.namespace or "default"
         self._metrics = Metrics()
@@ -131,7 +131,7 @@ class Runtime:
             on_change=self._on_pod,
         )
         self._buffer = ProgressBuffer(jitter=random.SystemRandom().random)
-        self._keeper = CertificateKeeper(
+        self._certificate = CertificateReloader(
             source=self._certificate_source(), on_authority=self._on_authority
         )
         self._lease = LeaderLease(
@@ -170,14 +170,16 @@ class Runtime:
 
     async def _work(self) -> None:
         await wait_for_definition(self._own_client)
-        self._milestones.definition_found = True
-        await wait_for_certificate(self._keeper)
+        self._startup_state.definition_found = True
+        await wait_for_certificate(self._certificate)
         server = self._status_server()
         async with (
-            _serving(server.application(), port=self._settings.status_port, tls=self._keeper.tls),
+            _serving(
+                server.application(), port=self._settings.status_port, tls=self._certificate.tls
+            ),
             asyncio.TaskGroup() as group,
         ):
-            group.create_task(self._keeper.run(), name="certificate")
+            group.create_task(self._certificate.run(), name="certificate")
             group.create_task(self._jobs.run(), name="jobs")
             group.create_task(self._pods.run(), name="pods")
             group.create_task(self._progress_writer().run(), name="progress")
@@ -285,19 +287,20 @@ class Runtime:
     def _probe_application(self) -> aiohttp.web.Application:
         return probes.build_application(
             live=(
-                probes.silence_check("The loop that watches Jobs", self._jobs.stillness_s),
-                probes.silence_check("The loop that watches Pods", self._pods.stillness_s),
+                probes.event_check("The loop that watches Jobs", self._jobs.seconds_since_activity),
+                probes.event_check("The loop that watches Pods", self._pods.seconds_since_activity),
                 probes.worker_check(self._queue.longest_processing_s),
             ),
             ready=(
-                probes.flag_check(lambda: self._milestones.definition_found, MISSING_DEFINITION),
+                probes.flag_check(lambda: self._startup_state.definition_found, MISSING_DEFINITION),
                 probes.flag_check(
-                    lambda: self._keeper.present, "There is no certificate for the status server."
+                    lambda: self._certificate.present,
+                    "There is no certificate for the status server.",
                 ),
                 probes.flag_check(self._jobs.synced.is_set, "Jobs are not listed yet."),
                 probes.flag_check(self._pods.synced.is_set, "Pods are not listed yet."),
-                probes.silence_check("The watch of Jobs", self._jobs.silence_s),
-                probes.silence_check("The watch of Pods", self._pods.silence_s),
+                probes.event_check("The watch of Jobs", self._jobs.seconds_since_event),
+                probes.event_check("The watch of Pods", self._pods.seconds_since_event),
             ),
             registry=self._metrics.registry,
         )
@@ -347,7 +350,7 @@ async def run(settings: Settings, connection: Connection) -> None:
     connector = open_connector(connection)
     try:
         async with open_session(connection, connector) as session:
-            runtime = Runtime(
+            runtime = OperatorRuntime(
                 settings=settings, connection=connection, connector=connector, session=session
             )
             await runtime.run()

@@ -13,7 +13,7 @@ from finetune_api import wire
 from finetune_operator.cluster.client import ApiClient
 from finetune_operator.decide.values.operator_config import DecisionContext
 from finetune_operator.errors import CertificateError, ClusterError, NotFoundError
-from finetune_operator.progress.certificate import CertificateKeeper
+from finetune_operator.progress.certificate import CertificateReloader
 from finetune_operator.settings import Settings
 
 RETRY_S = 5.0
@@ -74,11 +74,11 @@ async def wait_for_definition(client: ApiClient) -> None:
         await asyncio.sleep(RETRY_S)
 
 
-async def wait_for_certificate(keeper: CertificateKeeper) -> None:
+async def wait_for_certificate(reloader: CertificateReloader) -> None:
     """Return once there is a certificate to serve."""
-    while not keeper.present:
+    while not reloader.present:
         try:
-            await keeper.refresh()
+            await reloader.refresh()
         except (CertificateError, ClusterError) as error:
             structlog.get_logger().warning("There is no certificate yet.", error=str(error))
             await asyncio.sleep(RETRY_S)

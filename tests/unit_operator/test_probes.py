@@ -5,8 +5,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from finetune_operator.metrics import Metrics
 from finetune_operator.probes import (
     build_application,
+    event_check,
     flag_check,
-    silence_check,
     worker_check,
 )
 from finetune_operator.watch.work_queue import WorkQueue
@@ -18,7 +18,7 @@ async def ask(
     metrics = Metrics()
     metrics.watch_queue(WorkQueue())
     application = build_application(
-        live=[silence_check("The watch of Jobs", lambda: silence_s), worker_check(lambda: busy_s)],
+        live=[event_check("The watch of Jobs", lambda: silence_s), worker_check(lambda: busy_s)],
         ready=[flag_check(lambda: ready, "Jobs are not listed yet.")],
         registry=metrics.registry,
     )

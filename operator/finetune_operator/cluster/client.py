@@ -17,8 +17,7 @@ from yarl import URL
 from finetune_operator import errors
 from finetune_operator.cluster.kinds import Kind
 from finetune_operator.cluster.rate_limit import TokenBucket, spread
-
-RawObject = dict[str, Any]
+from finetune_operator.raw_object import MutableRawObject
 
 PAGE_LIMIT = 500
 """Objects in one page of a list, as client-go asks for."""
@@ -48,15 +47,15 @@ _ERRORS: Mapping[int, type[errors.ClusterError]] = {
     429: errors.UnavailableError,
 }
 
-Counter = Callable[[str, int], None]
-"""Is told method and HTTP status of each answer; 0 where there was none."""
+CountRequest = Callable[[str, int], None]
+"""Receives method and HTTP status of each answer; the status is 0 if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a list."""
 
-    items: list[RawObject]
+    items: list[MutableRawObject]
     resource_version: str
 
 
@@ -93,14 +92,14 @@ class ApiClient:
         server: str,
         session: aiohttp.ClientSession,
         bucket: TokenBucket,
-        count: Counter = ignore_count,
+        count: CountRequest = ignore_count,
     ) -> None:
         self._server = server
         self._session = session
         self._bucket = bucket
         self._count = count
 
-    async def get(self, kind: Kind, *, namespace: str | None, name: str) -> RawObject:
+    async def get(self, kind: Kind, *, namespace: str | None, name: str) -> MutableRawObject:
         """Return one object.
 
         Raises:
@@ -108,7 +107,7 @@ class ApiClient:
         """
         return await self._send(_Request("GET", kind.path(namespace=namespace, name=name)))
 
-    async def get_path(self, path: str) -> RawObject:
+    async def get_path(self, path: str) -> MutableRawObject:
         """Return what stands at a path that is no object, such as discovery or the token keys."""
         # The token keys have a media type of their own, and the API server insists on it.
         return await self._send(_Request("GET", path, accept="*/*"))
@@ -144,7 +143,7 @@ class ApiClient:
 
     async def watch(
         self, kind: Kind, *, namespace: str | None, resource_version: str, label_selector: str = ""
-    ) -> AsyncIterator[tuple[str, RawObject]]:
+    ) -> AsyncIterator[tuple[str, MutableRawObject]]:
         """Yield (type, object) of what happens after `resource_version`, until the watch ends.
 
         Raises:
@@ -176,20 +175,20 @@ class ApiClient:
 
     async def create(
         self, kind: Kind, *, namespace: str | None, manifest: Mapping[str, Any]
-    ) -> RawObject:
+    ) -> MutableRawObject:
         """Create an object and return it as stored.
 
         Raises:
             AlreadyExistsError: the name is taken, perhaps by an earlier try of this very request.
             ForbiddenError: RBAC, quota or admission refused it.
-            InvalidError: it is malformed.
+            InvalidObjectError: it is malformed.
         """
         request = _Request("POST", kind.path(namespace=namespace), body=orjson.dumps(manifest))
         return await self._send(request)
 
     async def replace(
-        self, kind: Kind, *, namespace: str, name: str, manifest: RawObject
-    ) -> RawObject:
+        self, kind: Kind, *, namespace: str, name: str, manifest: MutableRawObject
+    ) -> MutableRawObject:
         """Replace an object whose resourceVersion is still the manifest's.
 
         Raises:
@@ -224,7 +223,7 @@ class ApiClient:
 
     async def apply_status(
         self, kind: Kind, *, manifest: Mapping[str, Any], field_manager: str
-    ) -> RawObject:
+    ) -> MutableRawObject:
         """Apply the manifest's status server-side, taking over what others own of it.
 
         A uid in the manifest's metadata keeps a new object of the same name from the old one's status.
@@ -245,13 +244,13 @@ class ApiClient:
 
     async def merge_patch(
         self, kind: Kind, *, namespace: str, name: str, patch: Mapping[str, Any]
-    ) -> RawObject:
+    ) -> MutableRawObject:
         """Merge a patch into an object."""
         path = kind.path(namespace=namespace, name=name)
         body = orjson.dumps(patch)
         return await self._send(_Request("PATCH", path, body=body, content_type=_MERGE))
 
-    async def _send(self, request: _Request) -> RawObject:
+    async def _send(self, request: _Request) -> MutableRawObject:
         for pause_s in PAUSES_S:
             try:
                 return await self._send_once(request)
@@ -263,7 +262,7 @@ class ApiClient:
                 await asyncio.sleep(wait_s)
         return await self._send_once(request)
 
-    async def _send_once(self, request: _Request) -> RawObject:
+    async def _send_once(self, request: _Request) -> MutableRawObject:
         await self._bucket.take()
         headers = {"Accept": request.accept, "Content-Type": request.content_type}
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=10)
@@ -299,7 +298,7 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         rest = tail
 
 
-def _parse(request: _Request, payload: bytes) -> RawObject:
+def _parse(request: _Request, payload: bytes) -> MutableRawObject:
     """Return what was answered; a load balancer in front may answer 200 with a page of its own."""
     try:
         found = orjson.loads(payload)
@@ -310,11 +309,11 @@ def _parse(request: _Request, payload: bytes) -> RawObject:
     return found
 
 
-def _event(request: _Request, line: bytes) -> tuple[str, RawObject]:
+def _event(request: _Request, line: bytes) -> tuple[str, MutableRawObject]:
     event = _parse(request, line)
     if not {"type", "object"} <= event.keys():
         raise errors.UnavailableError(f"{request} was answered with no event: {line[:80]!r}.")
-    body: RawObject = event["object"]
+    body: MutableRawObject = event["object"]
     if event["type"] != "ERROR":
         return event["type"], body
     code, message = body.get("code") or 0, body.get("message")
@@ -323,7 +322,7 @@ def _event(request: _Request, line: bytes) -> tuple[str, RawObject]:
 
 def _family(code: int) -> type[errors.ClusterError]:
     is_refusal = 400 <= code < 500 and code != 408
-    return _ERRORS.get(code, errors.InvalidError if is_refusal else errors.UnavailableError)
+    return _ERRORS.get(code, errors.InvalidObjectError if is_refusal else errors.UnavailableError)
 
 
 def _error(

@@ -47,7 +47,7 @@ TOKEN_REVIEWS = Kind("authentication.k8s.io/v1", "TokenReview", "tokenreviews")
 _CREATED = {(one.api_version, one.kind): one for one in (JOBS, CONFIG_MAPS, SERVICES)}
 
 
-def kind_of(api_version: str, kind: str) -> Kind:
+def find_kind(api_version: str, kind: str) -> Kind:
     """Return the kind of a manifest that `decide` asks to create.
 
     Raises:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from finetune_operator.cluster.client import ApiClient, RawObject
+from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.kinds import LEASES
 from finetune_operator.cluster.rate_limit import spread
 from finetune_operator.errors import (
@@ -27,6 +27,7 @@ from finetune_operator.errors import (
     LeaseLostError,
     NotFoundError,
 )
+from finetune_operator.raw_object import MutableRawObject
 
 DURATION_S = 10
 """Seconds without renewal after which others may take the Lease: with the pause between two looks a
@@ -39,7 +40,7 @@ RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _LeaseState:
     """One state of the Lease and when it was first seen."""
 
     holder: str
@@ -76,7 +77,7 @@ class LeaderLease:
         self._identity = identity
         self._clock = clock
         self._sleep = sleep
-        self._seen: _Seen | None = None
+        self._seen: _LeaseState | None = None
         self._log = structlog.get_logger().bind(lease=f"{namespace}/{name}", identity=identity)
 
     async def acquire(self) -> None:
@@ -147,7 +148,7 @@ class LeaderLease:
         return True
 
     async def _create(self) -> bool:
-        lease: RawObject = {
+        lease: MutableRawObject = {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
             "metadata": {"name": self._name, "namespace": self._namespace},
@@ -161,20 +162,20 @@ class LeaderLease:
         self._look(created)
         return True
 
-    def _look(self, lease: RawObject) -> None:
+    def _look(self, lease: MutableRawObject) -> None:
         version = lease["metadata"]["resourceVersion"]
         if self._seen is None or self._seen.version != version:
             holder = lease["spec"].get("holderIdentity") or ""
-            self._seen = _Seen(holder=holder, version=version, at=self._clock())
+            self._seen = _LeaseState(holder=holder, version=version, at=self._clock())
 
-    def _is_free(self, spec: RawObject) -> bool:
+    def _is_free(self, spec: MutableRawObject) -> bool:
         holder = spec.get("holderIdentity") or ""
         if holder in ("", self._identity) or self._seen is None:
             return True
         duration_s = spec.get("leaseDurationSeconds") or DURATION_S
         return self._clock() - self._seen.at > duration_s
 
-    def _take(self, lease: RawObject) -> None:
+    def _take(self, lease: MutableRawObject) -> None:
         spec = lease["spec"]
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # for people; never read here
         if spec.get("holderIdentity") != self._identity:
@@ -186,7 +187,7 @@ class LeaderLease:
             "renewTime": now,
         }
 
-    async def _replace(self, lease: RawObject) -> RawObject:
+    async def _replace(self, lease: MutableRawObject) -> MutableRawObject:
         return await self._client.replace(
             LEASES, namespace=self._namespace, name=self._name, manifest=lease
         )

@@ -30,7 +30,7 @@ from finetune_operator.decide.job.retry_policy import (
 from finetune_operator.decide.job.run_state import decide_course
 from finetune_operator.decide.job.run_view import STALLED, Course, Run
 from finetune_operator.decide.manifests.job import RunObjects, build_run
-from finetune_operator.decide.plan.accept import Admitted, Proposal, Refusal
+from finetune_operator.decide.plan.accept import Admitted, ResolvedPlan, SpecRefusal
 from finetune_operator.decide.plan.measurement import is_at_work
 from finetune_operator.decide.status.build_status import (
     PlanReport,
@@ -152,7 +152,7 @@ STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
 def _prepare(situation: Situation) -> Actions:
     """Go from an accepted resource to its training Job: measure, resolve, create."""
     admitted = situation.admitted
-    if isinstance(admitted, Refusal):
+    if isinstance(admitted, SpecRefusal):
         return _refuse(situation, refusal=admitted)
     kept = plan_to_keep(situation, resource=admitted.resource)
     if kept is not None and is_outdated(situation):
@@ -164,7 +164,9 @@ def _prepare(situation: Situation) -> Actions:
     return replace(actions, needs_begun_plan=kept.config_map) if kept and asks else actions
 
 
-def _go_on_or_begin(situation: Situation, *, admitted: Admitted, begun: Proposal | None) -> Actions:
+def _go_on_or_begin(
+    situation: Situation, *, admitted: Admitted, begun: ResolvedPlan | None
+) -> Actions:
     """Go on with the plan that the run has `begun` with, or find one first."""
     is_suspended = is_held(situation.observed.body)
     if begun is None and not is_suspended:
@@ -172,7 +174,7 @@ def _go_on_or_begin(situation: Situation, *, admitted: Admitted, begun: Proposal
         if measurement is not None:
             return measurement
     proposal = begun or situation.proposal
-    if isinstance(proposal, Refusal):
+    if isinstance(proposal, SpecRefusal):
         return _refuse(situation, refusal=proposal)
     if is_suspended:
         return hold_back(situation, proposal=proposal)
@@ -184,7 +186,7 @@ def _go_on_or_begin(situation: Situation, *, admitted: Admitted, begun: Proposal
     )
 
 
-def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
+def _refuse(situation: Situation, *, refusal: SpecRefusal) -> Actions:
     """Say what must be changed before anything can start; a change of the spec wakes it up."""
     refused = Claim(words.ACCEPTED, "False", refusal.reason, refusal.message)
     claims: tuple[Claim, ...] = (refused,)
@@ -201,7 +203,7 @@ def _refuse(situation: Situation, *, refusal: Refusal) -> Actions:
     return write(situation, report=report)
 
 
-def _begin(situation: Situation, *, proposal: Proposal) -> Actions:
+def _begin(situation: Situation, *, proposal: ResolvedPlan) -> Actions:
     """Create plan and Job, or say why the last try to do so failed."""
     why = why_not_created(situation)
     if why is not None:
@@ -224,7 +226,7 @@ def _create(situation: Situation, *, objects: RunObjects) -> Actions:
     return replace(followed, creates=(objects.config_map, objects.job))
 
 
-def _not_created(situation: Situation, *, proposal: Proposal, why: Why) -> Actions:
+def _not_created(situation: Situation, *, proposal: ResolvedPlan, why: Why) -> Actions:
     state = words.STALLED if why.phase == STALLED else words.RECONCILING
     report = build_report(
         situation,
@@ -331,12 +333,12 @@ def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, Plan
     if settled is not None:
         return settled, PlanReport.remember(before)
     proposal = situation.proposal
-    if isinstance(proposal, Proposal) and proposal.plan.hash == job.plan_hash:
+    if isinstance(proposal, ResolvedPlan) and proposal.plan.hash == job.plan_hash:
         report = plan_report(situation, proposal=proposal, config_map=job.plan_config_map)
         lost = warn_of_another_plan(situation, plan=proposal.plan)
         return resolved_claim(proposal), replace(report, warnings=(*report.warnings, *lost))
     message = f"Job {job.name} keeps the plan it began with, {job.plan_hash[:8]}"
-    if isinstance(proposal, Proposal) and situation.measured.is_missing:
+    if isinstance(proposal, ResolvedPlan) and situation.measured.is_missing:
         message += "; its reasons were lost with the status, and nothing is measured beside a run."
     else:
         message += f", although the spec {_resolves_to(proposal)}."
@@ -345,9 +347,9 @@ def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, Plan
     return Claim(words.RESOLVED, "True", words.PLAN_KEPT, message), kept
 
 
-def _resolves_to(proposal: Proposal | Refusal) -> str:
+def _resolves_to(proposal: ResolvedPlan | SpecRefusal) -> str:
     other = "create another resource to train by the new one"
-    if isinstance(proposal, Refusal):
+    if isinstance(proposal, SpecRefusal):
         return f"is refused now ({proposal.message.rstrip('.')}); {other}"
     return f"resolves to plan {proposal.plan.hash[:8]} now; {other}"
 

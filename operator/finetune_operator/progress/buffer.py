@@ -52,8 +52,8 @@ class ProgressBuffer:
     def put(self, run: RunKey, *, report: TrainerStatus, time: str, now: float) -> bool:
         """Take a report; return whether it was kept.
 
-        A run that ended takes none, and the percentage never falls: a pod that resumes begins its
-        count at 0, but the run does not.
+        A run that ended accepts no report, and the percentage never decreases: a pod that resumes
+        counts from 0, but the run does not.
 
         Args:
             run: whose report it is.
@@ -68,12 +68,12 @@ class ProgressBuffer:
         if state is None:
             self._states[run] = _State(status=status, due=now + self._spread())
             return True
-        if falls(status, than=state.status):
-            if not has_newer_checkpoint(status, than=state.status):
+        if is_behind(status, state.status):
+            if not has_newer_checkpoint(status, state.status):
                 return False
             # A resumed pod may save before it is where the one before it was killed.
             status = ProgressStatus(checkpoint=status.checkpoint, updated_at=status.updated_at)
-        status = with_known(status, before=state.status)
+        status = with_previous_values(status, state.status)
         due = self._due(replace(state, status=status), now=now)
         self._states[run] = replace(state, status=status, due=due)
         return True
@@ -92,7 +92,7 @@ class ProgressBuffer:
             taken.append((run, state.status))
         return taken
 
-    def put_off(self, run: RunKey, *, until: float) -> None:
+    def postpone(self, run: RunKey, *, until: float) -> None:
         """Write a report that could not be written once more at `until`."""
         if (state := self._states.get(run)) is not None and state.due is None:
             self._states[run] = replace(state, written=None, due=until)
@@ -111,7 +111,7 @@ class ProgressBuffer:
     def _due(self, state: _State, *, now: float) -> float:
         if state.due is not None and state.due <= now:
             return state.due
-        gap_s = SMALLEST_GAP_S if is_news(state.status, since=state.written) else FLUSH_S
+        gap_s = SMALLEST_GAP_S if is_news(state.status, state.written) else FLUSH_S
         wanted = max(now, state.written_at + gap_s) + self._spread()
         return wanted if state.due is None else min(state.due, wanted)
 
@@ -146,33 +146,33 @@ def _checkpoint(report: TrainerStatus) -> CheckpointStatus | None:
     )
 
 
-def with_known(status: ProgressStatus, *, before: ProgressStatus) -> ProgressStatus:
+def with_previous_values(status: ProgressStatus, previous: ProgressStatus) -> ProgressStatus:
     """Return a report with what it leaves out taken from the one before: not each tells the loss."""
     known = {name: getattr(status, name) for name in ProgressStatus.model_fields}
-    return before.model_copy(
+    return previous.model_copy(
         update={name: value for name, value in known.items() if value is not None}
     )
 
 
-def falls(status: ProgressStatus, *, than: ProgressStatus) -> bool:
-    """Return whether a report is behind one of the same run."""
-    if status.percent is None or than.percent is None:
+def is_behind(status: ProgressStatus, other: ProgressStatus) -> bool:
+    """Return whether a report is behind another one of the same run."""
+    if status.percent is None or other.percent is None:
         return False
-    return status.percent < than.percent
+    return status.percent < other.percent
 
 
-def has_newer_checkpoint(status: ProgressStatus, *, than: ProgressStatus) -> bool:
-    """Return whether a report tells of a later checkpoint."""
+def has_newer_checkpoint(status: ProgressStatus, other: ProgressStatus) -> bool:
+    """Return whether a report names a later checkpoint than another one."""
     if status.checkpoint is None:
         return False
-    return than.checkpoint is None or status.checkpoint.step > than.checkpoint.step
+    return other.checkpoint is None or status.checkpoint.step > other.checkpoint.step
 
 
-def is_news(status: ProgressStatus, *, since: ProgressStatus | None) -> bool:
-    """Return whether a report should not wait: one percent, another stage, a checkpoint, or the end."""
-    if since is None or status.stage != since.stage or has_newer_checkpoint(status, than=since):
+def is_news(status: ProgressStatus, written: ProgressStatus | None) -> bool:
+    """Return whether a report is written soon: one percent, another stage, a checkpoint, or the end."""
+    if written is None or status.stage != written.stage or has_newer_checkpoint(status, written):
         return True
-    return status.percent is not None and status.percent != since.percent
+    return status.percent is not None and status.percent != written.percent
 
 
 def _whole(text: str | None) -> int | None:

@@ -3,7 +3,7 @@
 `SelfManaged` keeps a small authority and a leaf in one named Secret of the operator's namespace, the
 only Secret it ever touches. Replicas share it by optimistic concurrency: whoever writes second reads
 what the first wrote. `FromFiles` reads what cert-manager or an administrator mounts. Both give
-`Material`; `CertificateKeeper` puts it into the TLS context in use, which serves it from then on.
+`CertificateMaterial`; `CertificateReloader` puts it into the TLS context in use, which serves it from then on.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Protocol
 
 import structlog
 
-from finetune_operator.cluster.client import ApiClient, RawObject
+from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.kinds import SECRETS
 from finetune_operator.errors import (
     AlreadyExistsError,
@@ -28,7 +28,8 @@ from finetune_operator.errors import (
     ForbiddenError,
     NotFoundError,
 )
-from finetune_operator.progress.x509 import Material, renew
+from finetune_operator.progress.x509 import CertificateMaterial, renew
+from finetune_operator.raw_object import MutableRawObject
 
 CHECK_S = 300.0
 """Seconds between two looks for a newer certificate; the kubelet updates mounted files in a minute."""
@@ -41,7 +42,7 @@ CA_CRT, CA_KEY, TLS_CRT, TLS_KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
 class CertificateSource(Protocol):
     """Where the certificate comes from."""
 
-    async def load(self) -> Material:
+    async def load(self) -> CertificateMaterial:
         """Return the certificate to serve now."""
 
 
@@ -51,7 +52,7 @@ class FromFiles:
 
     folder: Path
 
-    async def load(self) -> Material:
+    async def load(self) -> CertificateMaterial:
         """Read the files.
 
         Raises:
@@ -59,7 +60,7 @@ class FromFiles:
         """
         return await asyncio.to_thread(self._read)
 
-    def _read(self) -> Material:
+    def _read(self) -> CertificateMaterial:
         try:
             chain, key, authority = (
                 (self.folder / name).read_bytes() for name in (TLS_CRT, TLS_KEY, CA_CRT)
@@ -70,7 +71,7 @@ class FromFiles:
                 f"{TLS_CRT}, {TLS_KEY} and {CA_CRT}; mount them, or leave FINETUNE_CERTIFICATE_DIR "
                 "empty to let the operator make its own."
             ) from error
-        return Material(ca_crt=authority, ca_key=b"", tls_crt=chain, tls_key=key)
+        return CertificateMaterial(ca_crt=authority, ca_key=b"", tls_crt=chain, tls_key=key)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class SelfManaged:
     """Host names and addresses under which pods reach the server."""
     now: Callable[[], datetime]
 
-    async def load(self) -> Material:
+    async def load(self) -> CertificateMaterial:
         """Read the Secret, and make or renew what is missing or ends soon.
 
         Raises:
@@ -107,7 +108,7 @@ class SelfManaged:
             "something else writes to it. Leave it to the operator."
         )
 
-    async def _agree(self) -> Material:
+    async def _agree(self) -> CertificateMaterial:
         try:
             stored = await self.client.get(SECRETS, namespace=self.namespace, name=self.secret)
         except NotFoundError:
@@ -119,7 +120,7 @@ class SelfManaged:
             structlog.get_logger().info("Made a certificate.", secret=self.secret)
         return wanted
 
-    async def _write(self, stored: RawObject | None, material: Material) -> None:
+    async def _write(self, stored: MutableRawObject | None, material: CertificateMaterial) -> None:
         if stored is None:
             fresh = {
                 "apiVersion": "v1",
@@ -136,7 +137,7 @@ class SelfManaged:
         )
 
 
-class CertificateKeeper:
+class CertificateReloader:
     """Serves the newest certificate.
 
     Args:
@@ -150,7 +151,7 @@ class CertificateKeeper:
         self.tls.minimum_version = ssl.TLSVersion.TLSv1_2
         self._source = source
         self._on_authority = on_authority
-        self._material: Material | None = None
+        self._material: CertificateMaterial | None = None
 
     @property
     def present(self) -> bool:
@@ -182,7 +183,7 @@ class CertificateKeeper:
                 structlog.get_logger().warning("The certificate stays as it is.", error=str(error))
 
 
-def _load_into(tls: ssl.SSLContext, material: Material) -> None:
+def _load_into(tls: ssl.SSLContext, material: CertificateMaterial) -> None:
     # The ssl module reads certificates from files only; a key never stays on disk.
     with tempfile.TemporaryDirectory(prefix="finetune-certificate-") as folder:
         chain, key = Path(folder) / TLS_CRT, Path(folder) / TLS_KEY
@@ -198,17 +199,17 @@ def _load_into(tls: ssl.SSLContext, material: Material) -> None:
             ) from error
 
 
-def _material(stored: RawObject) -> Material | None:
+def _material(stored: MutableRawObject) -> CertificateMaterial | None:
     data = stored.get("data") or {}
     if not all(data.get(name) for name in (CA_CRT, CA_KEY, TLS_CRT, TLS_KEY)):
         return None
     ca_crt, ca_key, tls_crt, tls_key = (
         base64.b64decode(data[name]) for name in (CA_CRT, CA_KEY, TLS_CRT, TLS_KEY)
     )
-    return Material(ca_crt=ca_crt, ca_key=ca_key, tls_crt=tls_crt, tls_key=tls_key)
+    return CertificateMaterial(ca_crt=ca_crt, ca_key=ca_key, tls_crt=tls_crt, tls_key=tls_key)
 
 
-def _data(material: Material) -> dict[str, str]:
+def _data(material: CertificateMaterial) -> dict[str, str]:
     parts = {
         CA_CRT: material.ca_crt,
         CA_KEY: material.ca_key,

@@ -19,7 +19,7 @@ from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.kinds import TOKEN_REVIEWS
 from finetune_operator.errors import (
     ForbiddenError,
-    InvalidError,
+    InvalidObjectError,
     NotFoundError,
     TokenRefusedError,
 )
@@ -37,7 +37,7 @@ POD_UID = "authentication.kubernetes.io/pod-uid"
 
 
 @dataclass(frozen=True, slots=True)
-class Claims:
+class TokenClaims:
     """What a valid token says."""
 
     audiences: frozenset[str]
@@ -76,9 +76,9 @@ class TokenVerifier:
         self._keys: _Keys | None = None
         self._review_only = False
         self._fetching = asyncio.Lock()
-        self._cache: dict[str, tuple[float, Claims]] = {}
+        self._cache: dict[str, tuple[float, TokenClaims]] = {}
 
-    async def verify(self, token: str, *, audience: str) -> Claims:
+    async def verify(self, token: str, *, audience: str) -> TokenClaims:
         """Return the claims of a token that was issued for `audience`.
 
         Raises:
@@ -97,7 +97,7 @@ class TokenVerifier:
         self._cache[digest] = (self._clock() + CACHE_S, claims)
         return claims
 
-    async def _verify_anew(self, token: str, *, audience: str) -> Claims:
+    async def _verify_anew(self, token: str, *, audience: str) -> TokenClaims:
         try:
             key_id = jwt.get_unverified_header(token).get("kid", "")
         except jwt.InvalidTokenError as error:
@@ -134,7 +134,7 @@ class TokenVerifier:
         keys = dict(_usable(found["keys"]))
         return _Keys(issuer=discovery["issuer"], by_id=keys, fetched_at=self._clock())
 
-    async def _review(self, token: str, *, audience: str) -> Claims:
+    async def _review(self, token: str, *, audience: str) -> TokenClaims:
         review = {
             "apiVersion": TOKEN_REVIEWS.api_version,
             "kind": TOKEN_REVIEWS.kind,
@@ -142,7 +142,7 @@ class TokenVerifier:
         }
         try:
             answer = await self._client.create(TOKEN_REVIEWS, namespace=None, manifest=review)
-        except InvalidError as error:
+        except InvalidObjectError as error:
             raise TokenRefusedError("The API server cannot read the token.") from error
         return read_review(answer.get("status") or {}, expires=self._now() + CACHE_S)
 
@@ -155,7 +155,7 @@ def _usable(keys: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, jwt.PyJWK]
             structlog.get_logger().info("A token key is of no known kind.", error=str(error))
 
 
-def decode_claims(token: str, *, key: jwt.PyJWK, issuer: str) -> Claims:
+def decode_claims(token: str, *, key: jwt.PyJWK, issuer: str) -> TokenClaims:
     """Return the claims of a token whose signature, issuer and times are right.
 
     The audience is only read: whom the token is for is compared by the caller.
@@ -175,7 +175,7 @@ def decode_claims(token: str, *, key: jwt.PyJWK, issuer: str) -> Claims:
         raise TokenRefusedError(f"The token does not hold: {error}.") from error
     audiences = payload["aud"]
     bound = payload.get("kubernetes.io") or {}
-    return Claims(
+    return TokenClaims(
         audiences=frozenset([audiences] if isinstance(audiences, str) else audiences),
         namespace=bound.get("namespace", ""),
         pod_uid=(bound.get("pod") or {}).get("uid", ""),
@@ -183,7 +183,7 @@ def decode_claims(token: str, *, key: jwt.PyJWK, issuer: str) -> Claims:
     )
 
 
-def read_review(status: Mapping[str, Any], *, expires: float) -> Claims:
+def read_review(status: Mapping[str, Any], *, expires: float) -> TokenClaims:
     """Return the claims in a review's answer.
 
     Raises:
@@ -195,7 +195,7 @@ def read_review(status: Mapping[str, Any], *, expires: float) -> Claims:
     parts = user.get("username", "").split(":")
     is_service_account = parts[:2] == ["system", "serviceaccount"] and len(parts) == 4
     uids = (user.get("extra") or {}).get(POD_UID) or [""]
-    return Claims(
+    return TokenClaims(
         audiences=frozenset(status.get("audiences") or ()),
         namespace=parts[2] if is_service_account else "",
         pod_uid=uids[0],

@@ -31,7 +31,7 @@ UNKNOWN_POD = "The token's pod trains nothing here, or is too new to be known; r
 ROUTE = f"/namespaces/{{namespace}}/{wire.PLURAL}/{{name}}/runs/{{run:[0-9]{{1,9}}}}/progress"
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """A request that is not accepted.
 
     Args:
@@ -84,7 +84,7 @@ class StatusServer:
         try:
             report = ProgressReport.model_validate_json(await request.read())
         except ValidationError as error:
-            raise RefusedError(400, _sentence(error)) from error
+            raise RequestRefusedError(400, _sentence(error)) from error
         if not job.value.finished:
             self._buffer.put(
                 RunKey(key=key, uid=job.owner_uid, run=job.value.run),
@@ -99,21 +99,25 @@ class StatusServer:
     ) -> Entry[ObservedJob]:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise RefusedError(401, "The request has no bearer token.")
+            raise RequestRefusedError(401, "The request has no bearer token.")
         try:
             pod_uid = unverified_pod_uid(token)
             job = self._job_of(pod_uid)
             if job is None:
                 # Before anything is asked of the API server, or strangers could make us ask.
-                raise RefusedError(401, UNKNOWN_POD)
+                raise RequestRefusedError(401, UNKNOWN_POD)
             audience = wire.token_audience(job.owner_uid, run)
             claims = await self._verifier.verify(token, audience=audience)
         except TokenRefusedError as error:
-            raise RefusedError(401, str(error)) from error
+            raise RequestRefusedError(401, str(error)) from error
         if not self._may_report(job, key=key, run=run):
-            raise RefusedError(403, f"The token's pod does not train run {run} of {key} now.")
+            raise RequestRefusedError(
+                403, f"The token's pod does not train run {run} of {key} now."
+            )
         if (claims.namespace, claims.pod_uid) != (key.namespace, pod_uid):
-            raise RefusedError(403, f"The token is of another namespace or pod than {key}'s.")
+            raise RequestRefusedError(
+                403, f"The token is of another namespace or pod than {key}'s."
+            )
         return job
 
     def _job_of(self, pod_uid: str) -> Entry[ObservedJob] | None:
@@ -143,7 +147,7 @@ class StatusServer:
                 response = await handler(request)
                 self._metrics.progress_reports.labels(str(response.status)).inc()
                 return response
-        except RefusedError as error:
+        except RequestRefusedError as error:
             code, message = error.code, str(error)
         except web.HTTPRequestEntityTooLarge:
             code = 413

@@ -21,7 +21,7 @@ from finetune_operator.decide.status.build_status import ALL_PERCENT, parse_stat
 from finetune_operator.decide.values.conditions import is_terminal
 from finetune_operator.errors import ClusterError, ConflictError, NotFoundError
 from finetune_operator.metrics import Metrics
-from finetune_operator.progress.buffer import ProgressBuffer, RunKey, falls
+from finetune_operator.progress.buffer import ProgressBuffer, RunKey, is_behind
 from finetune_operator.watch.store import Key
 
 TICK_S = 0.5
@@ -77,7 +77,7 @@ class ProgressWriter:
                 self._buffer.forget(run.uid)
             elif is_done(body, run=run.run):
                 self._buffer.close(run)
-            elif is_ahead(body, run=run.run, of=status):
+            elif is_stale(body, run=run.run, report=status):
                 return
             else:
                 await self._apply(body, status)
@@ -86,7 +86,7 @@ class ProgressWriter:
         except (NotFoundError, ConflictError):
             self._buffer.forget(run.uid)
         except ClusterError as error:
-            self._buffer.put_off(run, until=time.monotonic() + RETRY_S)
+            self._buffer.postpone(run, until=time.monotonic() + RETRY_S)
             structlog.get_logger().warning(
                 "Progress was not written.", name=str(run.key), error=str(error)
             )
@@ -101,7 +101,7 @@ class ProgressWriter:
         self._metrics.progress_writes.inc()
 
 
-def is_ahead(body: Mapping[str, Any], *, run: int, of: ProgressStatus) -> bool:
+def is_stale(body: Mapping[str, Any], *, run: int, report: ProgressStatus) -> bool:
     """Return whether the resource shows a newer run, or this run further on.
 
     After a restart of the operator the buffer is empty, and only the resource knows how far it was.
@@ -110,7 +110,7 @@ def is_ahead(body: Mapping[str, Any], *, run: int, of: ProgressStatus) -> bool:
     if status.run > run:
         return True
     shown = status.progress
-    return shown is not None and shown.run == run and falls(of, than=shown)
+    return shown is not None and shown.run == run and is_behind(report, shown)
 
 
 def is_done(body: Mapping[str, Any], *, run: int) -> bool:

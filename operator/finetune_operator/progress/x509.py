@@ -24,7 +24,7 @@ CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Material:
+class CertificateMaterial:
     """PEM: an authority and the leaf that it signed. A given certificate comes without `ca_key`."""
 
     ca_crt: bytes
@@ -33,7 +33,9 @@ class Material:
     tls_key: bytes
 
 
-def renew(kept: Material | None, *, names: tuple[str, ...], now: datetime) -> Material:
+def renew(
+    kept: CertificateMaterial | None, *, names: tuple[str, ...], now: datetime
+) -> CertificateMaterial:
     """Return `kept` itself while it serves, or what has to take its place.
 
     Args:
@@ -102,7 +104,9 @@ def _make_authority(now: datetime) -> tuple[bytes, bytes]:
     return _pem(certificate), _key_pem(key)
 
 
-def _with_leaf(ca_crt: bytes, ca_key: bytes, *, names: tuple[str, ...], now: datetime) -> Material:
+def _with_leaf(
+    ca_crt: bytes, ca_key: bytes, *, names: tuple[str, ...], now: datetime
+) -> CertificateMaterial:
     authority = x509.load_pem_x509_certificate(ca_crt)
     signer = serialization.load_pem_private_key(ca_key, password=None)
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
@@ -120,7 +124,9 @@ def _with_leaf(ca_crt: bytes, ca_key: bytes, *, names: tuple[str, ...], now: dat
         )
         .sign(signer, hashes.SHA256())
     )
-    return Material(ca_crt=ca_crt, ca_key=ca_key, tls_crt=_pem(certificate), tls_key=_key_pem(key))
+    return CertificateMaterial(
+        ca_crt=ca_crt, ca_key=ca_key, tls_crt=_pem(certificate), tls_key=_key_pem(key)
+    )
 
 
 def _builder(

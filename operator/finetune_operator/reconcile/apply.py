@@ -13,7 +13,7 @@ import structlog
 
 from finetune_api import wire
 from finetune_operator.cluster.client import ApiClient
-from finetune_operator.cluster.kinds import EVENTS, FINETUNES, JOBS, Kind, kind_of
+from finetune_operator.cluster.kinds import EVENTS, FINETUNES, JOBS, Kind, find_kind
 from finetune_operator.cluster.status_patch import build_status_patch
 from finetune_operator.decide.values.actions import Actions, Delete, Event, Manifest, Patch
 from finetune_operator.decide.values.observation import Rejection
@@ -22,7 +22,7 @@ from finetune_operator.errors import (
     ClusterError,
     ConflictError,
     ForbiddenError,
-    InvalidError,
+    InvalidObjectError,
     NotFoundError,
 )
 from finetune_operator.raw_object import RawObject
@@ -80,7 +80,7 @@ class Applier:
             NameTakenError: the name belongs to an object of somebody else.
             PredecessorError: it belongs to what a deleted resource of the same name left.
         """
-        kind = kind_of(manifest["apiVersion"], manifest["kind"])
+        kind = find_kind(manifest["apiVersion"], manifest["kind"])
         metadata = manifest["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
         try:
@@ -94,7 +94,7 @@ class Applier:
                 family = PredecessorError if is_left else NameTakenError
                 raise family(str(error), code=error.code) from error
             stored = await self._relabel(kind, stored, manifest)
-        except (ForbiddenError, InvalidError) as error:
+        except (ForbiddenError, InvalidObjectError) as error:
             return Rejection(kind=kind.kind, name=name, message=error.answer)
         if kind is JOBS:
             self._remember_job(stored)

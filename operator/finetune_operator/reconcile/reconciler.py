@@ -21,7 +21,7 @@ from finetune_operator.metrics import CONTROLLER, Metrics
 from finetune_operator.reconcile.apply import Applier, NameTakenError, PredecessorError
 from finetune_operator.reconcile.gather import Gatherer
 from finetune_operator.watch.store import Key
-from finetune_operator.watch.work_queue import SETTLE_S, WorkQueue
+from finetune_operator.watch.work_queue import DEBOUNCE_S, WorkQueue
 
 RECONCILE_LIMIT_S = 180.0
 """Seconds after which a reconciliation is given up: more than all tries of all its requests."""
@@ -124,7 +124,7 @@ class Reconciler:
             )
             actions = self._decide(observed, now=self._now())
         elif self._tells_later(key, has_created=bool(actions.creates)):
-            return SETTLE_S
+            return DEBOUNCE_S
         await self._applier.apply_rest(observed.body, actions)
         return actions.requeue_after_s
 

@@ -33,7 +33,7 @@ SHORTEST_WATCH_S = 1.0
 as it answers. The API server's own end comes after minutes."""
 
 
-class Lister(Protocol):
+class ListerWatcher(Protocol):
     """What the reflector needs of the API server."""
 
     def list_pages(
@@ -63,7 +63,7 @@ class Reflector(Generic[T]):
     def __init__(
         self,
         *,
-        lister: Lister,
+        lister: ListerWatcher,
         kind: Kind,
         namespaces: Sequence[str | None] = (None,),
         label_selector: str = "",
@@ -80,34 +80,34 @@ class Reflector(Generic[T]):
         self._label_selector = label_selector
         self._on_change = on_change
         self._clock = clock
-        self._heard_at: dict[str | None, float] = {}
-        self._stirred_at: dict[str | None, float] = {}
+        self._last_event_at: dict[str | None, float] = {}
+        self._last_activity_at: dict[str | None, float] = {}
         self._position: dict[str | None, int] = {}
         self._log = structlog.get_logger().bind(kind=kind.kind)
 
     async def run(self) -> None:
         """Follow for ever."""
-        self._heard_at = dict.fromkeys(self._namespaces, self._clock())
-        self._stirred_at = dict(self._heard_at)
+        self._last_event_at = dict.fromkeys(self._namespaces, self._clock())
+        self._last_activity_at = dict(self._last_event_at)
         async with asyncio.TaskGroup() as group:
             for namespace in self._namespaces:
                 group.create_task(
                     self._follow(namespace), name=f"{self._kind.plural} of {namespace}"
                 )
 
-    def silence_s(self) -> float:
+    def seconds_since_event(self) -> float:
         """Return the seconds since the quietest watch last said anything, bookmarks included.
 
         It is 0 until `run`: what has not begun is not silent.
         """
-        return self._clock() - min(self._heard_at.values(), default=self._clock())
+        return self._clock() - min(self._last_event_at.values(), default=self._clock())
 
-    def stillness_s(self) -> float:
+    def seconds_since_activity(self) -> float:
         """Return the seconds since the quietest loop last did anything, be it that it failed.
 
         During an outage of the API server the watches are silent and the loops are not still.
         """
-        return self._clock() - min(self._stirred_at.values(), default=self._clock())
+        return self._clock() - min(self._last_activity_at.values(), default=self._clock())
 
     def remember(self, raw: RawObject) -> None:
         """Keep what the API server returned for our own write, unless the watch is past it.
@@ -139,7 +139,7 @@ class Reflector(Generic[T]):
                 cursor = str(self._position[namespace]) if cursor else ""
                 failures += 1
                 self._log.warning("Following failed.", namespace=namespace, error=str(error))
-            self._stirred_at[namespace] = self._clock()
+            self._last_activity_at[namespace] = self._clock()
             if failures:
                 await asyncio.sleep(spread(RETRY_S[min(failures, len(RETRY_S)) - 1]))
 
@@ -157,7 +157,7 @@ class Reflector(Generic[T]):
         gone = self.store.missing_from(seen, version=int(version), namespace=namespace)
         for entry in gone:
             self._drop(entry.uid)
-        self._hear(namespace, version)
+        self._record_event(namespace, version)
         if len(self._position) == len(self._namespaces):
             self.synced.set()
         return version
@@ -175,12 +175,12 @@ class Reflector(Generic[T]):
             elif kind_of_event != "BOOKMARK":
                 self._put(raw)
             cursor = raw["metadata"]["resourceVersion"]
-            self._hear(namespace, cursor)
-        self._heard_at[namespace] = self._clock()
+            self._record_event(namespace, cursor)
+        self._last_event_at[namespace] = self._clock()
         return cursor  # an answer without a single event is an answer
 
-    def _hear(self, namespace: str | None, version: str) -> None:
-        self._heard_at[namespace] = self._stirred_at[namespace] = self._clock()
+    def _record_event(self, namespace: str | None, version: str) -> None:
+        self._last_event_at[namespace] = self._last_activity_at[namespace] = self._clock()
         self._position[namespace] = int(version)
 
     def _put(self, raw: RawObject) -> None:

@@ -70,7 +70,7 @@ class ResourceCache:
 
     def get(self, key: Key) -> dict[str, Any] | None:
         """Return a resource, or None where it does not exist."""
-        entry = self.store.named(key)
+        entry = self.store.get_by_name(key)
         return entry.value.unpack() if entry is not None else None
 
     def ingest(self, type_of_event: str, raw: RawObject) -> None:

@@ -71,7 +71,7 @@ class Store(Generic[T]):
         """Return the object with this uid."""
         return self._by_uid.get(uid)
 
-    def named(self, key: Key) -> Entry[T] | None:
+    def get_by_name(self, key: Key) -> Entry[T] | None:
         """Return the object of this name."""
         return self._by_uid.get(self._by_name.get(key, ""))
 

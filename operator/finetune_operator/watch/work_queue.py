@@ -26,7 +26,7 @@ PRIORITY_RESYNC = -100
 AGEING_PER_S = 1.0
 """Priority gained by waiting: a resync is passed by changes for 100 s at most and never starves."""
 
-SETTLE_S = 0.1
+DEBOUNCE_S = 0.1
 """Seconds in which several changes of children become one look. A pod is made, bound and started by
 three components within about 50 ms; each step told apart would be a status write of its own."""
 
@@ -41,7 +41,7 @@ JITTER_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Taken(Generic[K]):
+class TakenKey(Generic[K]):
     """A key that a worker has."""
 
     key: K
@@ -50,7 +50,7 @@ class Taken(Generic[K]):
 
 
 @dataclass
-class _Waiting:
+class _WaitingKey:
     score: float
     priority: int
     added_at: float
@@ -70,7 +70,7 @@ class KeyQueue(Generic[K]):
     """A number in [0, 1)."""
     retries: int = 0
     """Back-offs so far, for the metrics."""
-    _waiting: dict[K, _Waiting] = field(default_factory=dict)
+    _waiting: dict[K, _WaitingKey] = field(default_factory=dict)
     _urgent: list[tuple[float, int, K]] = field(default_factory=list)
     _background: list[tuple[float, int, K]] = field(default_factory=list)
     _busy_with_background: set[K] = field(default_factory=set)
@@ -95,7 +95,7 @@ class KeyQueue(Generic[K]):
             return
         added_at = waiting.added_at if waiting is not None else now
         score = added_at - priority / AGEING_PER_S
-        self._waiting[key] = _Waiting(score=score, priority=priority, added_at=added_at)
+        self._waiting[key] = _WaitingKey(score=score, priority=priority, added_at=added_at)
         heap = self._urgent if priority >= PRIORITY_CHANGE else self._background
         heapq.heappush(heap, (score, self._next_serial(), key))
 
@@ -104,9 +104,9 @@ class KeyQueue(Generic[K]):
         if key in self._processing:
             self._again_soon.add(key)
             return
-        if key in self._waiting or self._due.get(key, float("inf")) <= now + SETTLE_S:
+        if key in self._waiting or self._due.get(key, float("inf")) <= now + DEBOUNCE_S:
             return
-        self.schedule(key, now=now, delay_s=SETTLE_S)
+        self.schedule(key, now=now, delay_s=DEBOUNCE_S)
 
     def schedule(self, key: K, *, now: float, delay_s: float | None) -> None:
         """Enqueue a key later, in place of what was scheduled before; None cancels that."""
@@ -131,7 +131,7 @@ class KeyQueue(Generic[K]):
         """Forget a key's failures: it went well."""
         self._failures.pop(key, None)
 
-    def pop(self, *, now: float) -> Taken[K] | None:
+    def pop(self, *, now: float) -> TakenKey[K] | None:
         """Give the most urgent key to a worker, or None where nothing waits."""
         self._add_due(now)
         heap = self._next_heap()
@@ -142,7 +142,7 @@ class KeyQueue(Generic[K]):
         self._processing[key] = now
         if heap is self._background:
             self._busy_with_background.add(key)
-        return Taken(key=key, waited_s=now - waiting.added_at)
+        return TakenKey(key=key, waited_s=now - waiting.added_at)
 
     def done(self, key: K, *, now: float) -> None:
         """Take a key back from its worker."""
@@ -209,7 +209,7 @@ class WorkQueue(Generic[K]):
     def __init__(self, *, workers: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self.keys: KeyQueue[K] = KeyQueue(background_limit=max(1, workers // BACKGROUND_SHARE))
         self._clock = clock
-        self._idle: deque[asyncio.Future[Taken[K]]] = deque()
+        self._idle: deque[asyncio.Future[TakenKey[K]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, key: K, *, priority: int = PRIORITY_CHANGE) -> None:
@@ -237,9 +237,9 @@ class WorkQueue(Generic[K]):
         """Forget a key's failures: it went well."""
         self.keys.forget(key)
 
-    async def take(self) -> Taken[K]:
+    async def take(self) -> TakenKey[K]:
         """Wait for the most urgent key."""
-        future: asyncio.Future[Taken[K]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[TakenKey[K]] = asyncio.get_running_loop().create_future()
         self._idle.append(future)
         self._dispatch()
         return await future

@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_operator import errors
-from finetune_operator.cluster.kinds import CONFIG_MAPS, FINETUNES, JOBS, PODS, kind_of
+from finetune_operator.cluster.kinds import CONFIG_MAPS, FINETUNES, JOBS, PODS, find_kind
 from tests.unit_operator.fake_api import FakeApi, build_object, build_status
 
 JOB = {"apiVersion": "batch/v1", "kind": "Job", **build_object("a", version=1)}
@@ -18,8 +18,8 @@ JOB = {"apiVersion": "batch/v1", "kind": "Job", **build_object("a", version=1)}
         (410, "Expired", errors.GoneError),
         (403, "Forbidden", errors.ForbiddenError),
         (401, "Unauthorized", errors.UnauthorizedError),
-        (422, "Invalid", errors.InvalidError),
-        (400, "BadRequest", errors.InvalidError),
+        (422, "Invalid", errors.InvalidObjectError),
+        (400, "BadRequest", errors.InvalidObjectError),
     ],
 )
 async def test_each_refusal_is_an_error_of_its_own(
@@ -110,6 +110,6 @@ def test_paths_are_those_of_the_core_and_of_groups() -> None:
 
 
 def test_only_what_a_run_consists_of_may_be_created() -> None:
-    assert kind_of("v1", "ConfigMap") is CONFIG_MAPS
+    assert find_kind("v1", "ConfigMap") is CONFIG_MAPS
     with pytest.raises(KeyError):
-        kind_of("v1", "Secret")
+        find_kind("v1", "Secret")

@@ -6,7 +6,7 @@ from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.progress import Metric, TrainerStatus
 from finetune_api.status import CheckpointStatus, ProgressStatus
 from finetune_operator.progress.buffer import ProgressBuffer, RunKey, build_progress
-from finetune_operator.progress.writer import has_ended, is_ahead, is_done
+from finetune_operator.progress.writer import has_ended, is_done, is_stale
 from finetune_operator.watch.store import Key
 
 RUN = RunKey(key=Key("ml", "sw"), uid="u", run=1)
@@ -144,7 +144,7 @@ def test_the_longest_overdue_are_written_first_and_the_rest_waits(buffer: Progre
 def test_a_failed_write_is_tried_again_with_the_newest(buffer: ProgressBuffer) -> None:
     put(buffer, 1, now=0)
     percents(buffer, now=0)
-    buffer.put_off(RUN, until=10)
+    buffer.postpone(RUN, until=10)
     put(buffer, 2, now=5)
     assert percents(buffer, now=10) == [2]
 
@@ -196,7 +196,7 @@ def test_after_a_restart_the_resource_says_how_far_the_run_is(
     shown: dict[str, object], ahead: bool
 ) -> None:
     status = ProgressStatus(percent=40, run=1)
-    assert is_ahead({"status": shown}, run=1, of=status) is ahead
+    assert is_stale({"status": shown}, run=1, report=status) is ahead
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import pytest
 from cryptography import x509
 
 from finetune_operator.errors import CertificateError
-from finetune_operator.progress.certificate import CertificateKeeper, FromFiles, SelfManaged
-from finetune_operator.progress.x509 import Material, renew
+from finetune_operator.progress.certificate import CertificateReloader, FromFiles, SelfManaged
+from finetune_operator.progress.x509 import CertificateMaterial, renew
 from tests.unit_operator.fake_api import FakeApi, build_status
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("status.ml.svc",)
 
 
-def secret(material: Material | None) -> dict[str, object]:
+def secret(material: CertificateMaterial | None) -> dict[str, object]:
     data = {}
     if material is not None:
         data = {
@@ -110,7 +110,7 @@ async def test_missing_rights_are_told_with_the_remedy(api: FakeApi) -> None:
     )
 
 
-def write(folder: Path, material: Material) -> None:
+def write(folder: Path, material: CertificateMaterial) -> None:
     (folder / "tls.crt").write_bytes(material.tls_crt)
     (folder / "tls.key").write_bytes(material.tls_key)
     (folder / "ca.crt").write_bytes(material.ca_crt)
@@ -136,21 +136,21 @@ def served_serial(tls: ssl.SSLContext, *, authority: bytes) -> int:
 async def test_a_renewed_certificate_is_served_by_the_same_context(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     told: list[str] = []
-    keeper = CertificateKeeper(source=FromFiles(tmp_path), on_authority=told.append)
+    reloader = CertificateReloader(source=FromFiles(tmp_path), on_authority=told.append)
     first = renew(None, names=NAMES, now=now - timedelta(days=61))
     write(tmp_path, first)
-    await keeper.refresh()
-    before = served_serial(keeper.tls, authority=first.ca_crt)
+    await reloader.refresh()
+    before = served_serial(reloader.tls, authority=first.ca_crt)
     write(tmp_path, renew(first, names=NAMES, now=now))
-    await keeper.refresh()
-    assert served_serial(keeper.tls, authority=first.ca_crt) != before
+    await reloader.refresh()
+    assert served_serial(reloader.tls, authority=first.ca_crt) != before
     assert told == [first.ca_crt.decode()]
 
 
 async def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    keeper = CertificateKeeper(source=FromFiles(tmp_path), on_authority=lambda _: None)
+    reloader = CertificateReloader(source=FromFiles(tmp_path), on_authority=lambda _: None)
     with pytest.raises(
         CertificateError, match=r"^The certificate folder .* cannot be read: .*tls\.crt"
     ):
-        await keeper.refresh()
-    assert not keeper.present
+        await reloader.refresh()
+    assert not reloader.present

@@ -22,7 +22,7 @@ from finetune_operator.reconcile.gather import Gatherer
 from finetune_operator.reconcile.reconciler import Reconciler
 from finetune_operator.watch.resource_cache import ResourceCache
 from finetune_operator.watch.store import Key, Store
-from finetune_operator.watch.work_queue import SETTLE_S, WorkQueue
+from finetune_operator.watch.work_queue import DEBOUNCE_S, WorkQueue
 from tests.unit_operator.fake_api import FakeApi, build_object, build_status
 
 KEY = Key("ml", "sw")
@@ -111,7 +111,7 @@ async def test_the_status_of_what_was_created_is_written_in_a_round_of_its_own(
     api.answer(201, job())
     api.answer(200, build_object("sw", version=2))
     new = world(Actions(creates=(job(),), status={"phase": "x"}), Actions(status={"phase": "y"}))
-    assert await new.reconciler.reconcile(KEY) == SETTLE_S
+    assert await new.reconciler.reconcile(KEY) == DEBOUNCE_S
     assert methods(api) == ["POST jobs"]
     await new.reconciler.reconcile(KEY)
     assert methods(api) == ["POST jobs", "PATCH languagefinetunes/sw/status"]

@@ -162,11 +162,11 @@ async def test_a_watch_is_silent_since_its_last_bookmark_and_not_before_it_began
         lister=api.client(), kind=JOBS, project=name_of, on_change=Seen(), clock=lambda: now
     )
     now = 500.0
-    assert (reflector.silence_s(), reflector.stillness_s()) == (0.0, 0.0)
+    assert (reflector.seconds_since_event(), reflector.seconds_since_activity()) == (0.0, 0.0)
     task = asyncio.create_task(reflector.run())
     await asyncio.wait_for(reflector.synced.wait(), timeout=5)
     now = 560.0
-    assert (reflector.silence_s(), reflector.stillness_s()) == (60.0, 60.0)
+    assert (reflector.seconds_since_event(), reflector.seconds_since_activity()) == (60.0, 60.0)
     task.cancel()
 
 
@@ -182,7 +182,7 @@ async def test_during_an_outage_the_watch_is_silent_and_its_loop_is_not_still(
     now = 400.0
     watch.send("ERROR", build_status(500, "InternalError"))
     await next_watch(api)  # it tried again
-    assert (reflector.silence_s(), reflector.stillness_s()) == (300.0, 0.0)
+    assert (reflector.seconds_since_event(), reflector.seconds_since_activity()) == (300.0, 0.0)
     task.cancel()
 
 
@@ -200,7 +200,7 @@ def test_an_object_of_the_same_name_survives_the_deletion_of_its_predecessor() -
     store.put(old)
     store.put(new)
     store.drop("uid-old")
-    entry = store.named(Key("ml", "a"))
+    entry = store.get_by_name(Key("ml", "a"))
     assert entry is not None
     assert entry.uid == "uid-a"
 

@@ -22,7 +22,7 @@ from finetune_operator.decide.job.retry_policy import (
     raise_memory,
 )
 from finetune_operator.decide.manifests.pod import build_pod, memory_limit, present, sha256
-from finetune_operator.decide.manifests.pod_task import Assignment
+from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.values.actions import Manifest
 from finetune_operator.decide.values.names import job_name, label_value, plan_name
 from finetune_operator.decide.values.operator_config import DecisionContext
@@ -59,7 +59,7 @@ def build_run(
         memory = raise_memory(memory_limit(resource, context=context), most=context.memory_ceiling)
     return build_objects(
         resource,
-        assignment=Assignment.to_train(plan, memory=memory, grace_s=grace_s),
+        task=PodTask.to_train(plan, memory=memory, grace_s=grace_s),
         attempt=attempt,
         context=context,
     )
@@ -71,20 +71,20 @@ def build_closing(
     """Return the ConfigMap and the Job that publish what a run had at its deadline."""
     return build_objects(
         resource,
-        assignment=Assignment.to_publish(plan, memory=memory),
+        task=PodTask.to_publish(plan, memory=memory),
         attempt=AT_DEADLINE,
         context=context,
     )
 
 
 def build_objects(
-    resource: LanguageFinetune, *, assignment: Assignment, attempt: int, context: DecisionContext
+    resource: LanguageFinetune, *, task: PodTask, attempt: int, context: DecisionContext
 ) -> RunObjects:
-    """Return the ConfigMap and the Job of one attempt at an assignment."""
-    config_map = build_config_map(resource, assignment=assignment, context=context)
+    """Return the ConfigMap and the Job of one attempt at an task."""
+    config_map = build_config_map(resource, task=task, context=context)
     job = build_job(
         resource,
-        assignment=assignment,
+        task=task,
         attempt=attempt,
         config_map=str(config_map["metadata"]["name"]),
         context=context,
@@ -93,20 +93,18 @@ def build_objects(
 
 
 def build_config_map(
-    resource: LanguageFinetune, *, assignment: Assignment, context: DecisionContext
+    resource: LanguageFinetune, *, task: PodTask, context: DecisionContext
 ) -> Manifest:
     """Return the immutable ConfigMap with the plan and the certificates of the status server."""
-    data = {assignment.plan_file: assignment.plan_json}
-    if assignment.trains:
+    data = {task.plan_file: task.plan_json}
+    if task.trains:
         data[wire.CA_FILE] = context.ca_pem
     content = sha256("\0".join(data.values()))
-    name = plan_name(name=resource.metadata.name, run=assignment.run, content_sha256=content)
+    name = plan_name(name=resource.metadata.name, run=task.run, content_sha256=content)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(
-            resource, name=name, assignment=assignment, labels={}, annotations={}
-        ),
+        "metadata": _metadata(resource, name=name, task=task, labels={}, annotations={}),
         "immutable": True,
         "data": data,
     }
@@ -115,18 +113,18 @@ def build_config_map(
 def build_job(
     resource: LanguageFinetune,
     *,
-    assignment: Assignment,
+    task: PodTask,
     attempt: int,
     config_map: str,
     context: DecisionContext,
 ) -> Manifest:
     """Return the Job of one attempt; `config_map` holds its plan."""
-    spec, run, role = resource.spec, assignment.run, assignment.role
+    spec, run, role = resource.spec, task.run, task.role
     name = job_name(name=resource.metadata.name, run=run, role=role, attempt=attempt)
     labels = {wire.LABEL_ROLE: role, wire.LABEL_ATTEMPT: str(attempt)}
-    queued = spec.scheduling if assignment.trains else None
+    queued = spec.scheduling if task.trains else None
     queue = {wire.LABEL_QUEUE: queued.queue_name} if queued else {}
-    safe = {wire.ANNOTATION_SAFE_TO_PREEMPT: NEVER} if assignment.trains else {}
+    safe = {wire.ANNOTATION_SAFE_TO_PREEMPT: NEVER} if task.trains else {}
     template_labels = _labels(resource, run=run) | labels
     return {
         "apiVersion": "batch/v1",
@@ -134,7 +132,7 @@ def build_job(
         "metadata": _metadata(
             resource,
             name=name,
-            assignment=assignment,
+            task=task,
             labels=labels | present(queue),
             annotations=safe,
         ),
@@ -151,7 +149,7 @@ def build_job(
                     },
                     "spec": build_pod(
                         resource,
-                        assignment=assignment,
+                        task=task,
                         attempt=attempt,
                         config_map=config_map,
                         context=context,
@@ -216,17 +214,17 @@ def _metadata(
     resource: LanguageFinetune,
     *,
     name: str,
-    assignment: Assignment,
+    task: PodTask,
     labels: Mapping[str, str],
     annotations: Mapping[str, str],
 ) -> dict[str, Any]:
     return {
         "name": name,
         "namespace": resource.metadata.namespace,
-        "labels": _labels(resource, run=assignment.run) | dict(labels),
+        "labels": _labels(resource, run=task.run) | dict(labels),
         "annotations": {
             wire.ANNOTATION_FINETUNE: resource.metadata.name,
-            wire.ANNOTATION_PLAN_HASH: assignment.plan_hash,
+            wire.ANNOTATION_PLAN_HASH: task.plan_hash,
             **annotations,
         },
         "ownerReferences": [

@@ -17,7 +17,7 @@ from finetune_api.resource import (
     SecretRef,
     Toleration,
 )
-from finetune_operator.decide.manifests.pod_task import Assignment
+from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.values.operator_config import DecisionContext
 
 USER_ID = 65532
@@ -33,18 +33,18 @@ SHARED_MEMORY = "shared-memory"
 def build_pod(
     resource: LanguageFinetune,
     *,
-    assignment: Assignment,
+    task: PodTask,
     attempt: int,
     config_map: str,
     context: DecisionContext,
 ) -> dict[str, Any]:
     """Return the pod of one attempt; `config_map` holds its plan."""
-    claims = sorted(set(_claims(assignment)))
+    claims = sorted(set(_claims(task)))
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace_of(assignment, context=context),
+        "terminationGracePeriodSeconds": grace_period_s(task, context=context),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,
@@ -56,21 +56,19 @@ def build_pod(
         },
         "imagePullSecrets": [{"name": name} for name in context.image_pull_secrets] or None,
         "containers": [
-            _trainer(
-                resource, assignment=assignment, attempt=attempt, claims=claims, context=context
-            )
+            _trainer(resource, task=task, attempt=attempt, claims=claims, context=context)
         ],
-        "volumes": _volumes(resource, assignment=assignment, config_map=config_map, claims=claims),
+        "volumes": _volumes(resource, task=task, config_map=config_map, claims=claims),
     }
-    return present(pod | _scheduling(resource, assignment=assignment, context=context))
+    return present(pod | _scheduling(resource, task=task, context=context))
 
 
 def _scheduling(
-    resource: LanguageFinetune, *, assignment: Assignment, context: DecisionContext
+    resource: LanguageFinetune, *, task: PodTask, context: DecisionContext
 ) -> dict[str, Any]:
     """Return where the pod may run: one that measures must not make an autoscaler buy a GPU node."""
     scheduling = resource.spec.scheduling or Scheduling()
-    trains = assignment.trains
+    trains = task.trains
     selector = scheduling.node_selector if trains else dict(context.measure_node_selector)
     return {
         "serviceAccountName": scheduling.service_account_name,
@@ -84,7 +82,7 @@ def _scheduling(
 def _trainer(
     resource: LanguageFinetune,
     *,
-    assignment: Assignment,
+    task: PodTask,
     attempt: int,
     claims: list[str],
     context: DecisionContext,
@@ -97,12 +95,10 @@ def _trainer(
             "imagePullPolicy": context.image_pull_policy,
             # Libraries write caches beside where they are started; the root is read-only.
             "workingDir": wire.WORK_DIR,
-            "args": list(assignment.arguments) or None,
-            "env": _environment(
-                resource, assignment=assignment, attempt=attempt, image=image, context=context
-            ),
-            "envFrom": list(_credentials(resource, assignment=assignment)) or None,
-            "resources": _resources(resource, assignment=assignment, context=context),
+            "args": list(task.arguments) or None,
+            "env": _environment(resource, task=task, attempt=attempt, image=image, context=context),
+            "envFrom": list(_credentials(resource, task=task)) or None,
+            "resources": _resources(resource, task=task, context=context),
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -113,12 +109,12 @@ def _trainer(
             "terminationMessagePolicy": "File",
             "volumeMounts": [
                 {"name": wire.PLAN_VOLUME, "mountPath": wire.PLAN_DIR, "readOnly": True},
-                *([TOKEN_MOUNT] if assignment.trains else []),
+                *([TOKEN_MOUNT] if task.trains else []),
                 {"name": "work", "mountPath": wire.WORK_DIR},
                 {"name": "tmp", "mountPath": wire.TMP_DIR},
                 *(
                     [{"name": SHARED_MEMORY, "mountPath": wire.SHARED_MEMORY_DIR}]
-                    if _needs_shared_memory(resource, assignment=assignment)
+                    if _needs_shared_memory(resource, task=task)
                     else []
                 ),
                 *(
@@ -137,7 +133,7 @@ def _trainer(
 def _environment(
     resource: LanguageFinetune,
     *,
-    assignment: Assignment,
+    task: PodTask,
     attempt: int,
     image: str,
     context: DecisionContext,
@@ -145,15 +141,11 @@ def _environment(
     values = {
         "HOME": wire.WORK_DIR,
         **context.trainer_env,
-        **(
-            _status_server(resource, run=assignment.run, context=context)
-            if assignment.trains
-            else {}
-        ),
+        **(_status_server(resource, run=task.run, context=context) if task.trains else {}),
         wire.ENV_ATTEMPT: str(attempt),
         **_deadline(resource),
-        wire.ENV_GRACE_SECONDS: str(grace_of(assignment, context=context)),
-        wire.ENV_PLAN_SHA256: sha256(assignment.plan_json),
+        wire.ENV_GRACE_SECONDS: str(grace_period_s(task, context=context)),
+        wire.ENV_PLAN_SHA256: sha256(task.plan_json),
         wire.ENV_IMAGE: image,
     }
     return [
@@ -173,9 +165,9 @@ def _deadline(resource: LanguageFinetune) -> dict[str, str]:
     return {wire.ENV_DEADLINE_SECONDS: str(spec.active_deadline_seconds)}
 
 
-def grace_of(assignment: Assignment, *, context: DecisionContext) -> int:
+def grace_period_s(task: PodTask, *, context: DecisionContext) -> int:
     """Return the seconds between SIGTERM and SIGKILL: the administrator's, or what is known to be needed."""
-    return max(context.termination_grace_s, assignment.grace_s or 0)
+    return max(context.termination_grace_s, task.grace_s or 0)
 
 
 def _status_server(
@@ -191,17 +183,19 @@ def _status_server(
     }
 
 
-def _credentials(resource: LanguageFinetune, *, assignment: Assignment) -> Iterator[dict[str, Any]]:
+def _credentials(resource: LanguageFinetune, *, task: PodTask) -> Iterator[dict[str, Any]]:
     """Yield a source of environment for each use of a Secret.
 
     The Secret is not optional: the kubelet then names it in the pod's status while it is missing,
     and starts the container by itself when it appears.
     """
-    for prefix, name in _secrets(resource, role=assignment.role):
+    for prefix, name in _secrets(resource, role=task.role):
         yield {"prefix": prefix, "secretRef": {"name": name}}
 
 
-def secrets_of(resource: LanguageFinetune, *, role: str) -> frozenset[tuple[str, str]]:
+def secret_environment_prefixes(
+    resource: LanguageFinetune, *, role: str
+) -> frozenset[tuple[str, str]]:
     """Return prefix and name of each Secret that a Job of a role gets; no plan knows the names."""
     return frozenset(_secrets(resource, role=role))
 
@@ -228,9 +222,9 @@ def secret_uses(resource: LanguageFinetune) -> Iterator[tuple[str, SecretRef]]:
 
 
 def _resources(
-    resource: LanguageFinetune, *, assignment: Assignment, context: DecisionContext
+    resource: LanguageFinetune, *, task: PodTask, context: DecisionContext
 ) -> dict[str, Any]:
-    if not assignment.trains:
+    if not task.trains:
         # What the resource asks for is for training: measuring needs a fraction of it.
         requests, limits = dict(context.measure_requests), dict(context.measure_limits)
         return present({"requests": requests or None, "limits": limits or None})
@@ -246,9 +240,9 @@ def _resources(
     # The same the other way round: a request above a default limit takes the limit's place.
     for key in _compute(wanted.requests).keys() - declared.keys():
         limits.pop(key, None)
-    if assignment.memory is not None:
+    if task.memory is not None:
         # The request as well: a pod that is known to need it must not be packed onto less.
-        limits["memory"] = requests["memory"] = assignment.memory
+        limits["memory"] = requests["memory"] = task.memory
     if wanted.gpus:
         limits[wire.RESOURCE_GPU] = str(wanted.gpus)
     return present({"requests": requests or None, "limits": limits or None})
@@ -268,23 +262,23 @@ def _compute(declared: ComputeResources | None) -> dict[str, str]:
 
 
 def _volumes(
-    resource: LanguageFinetune, *, assignment: Assignment, config_map: str, claims: list[str]
+    resource: LanguageFinetune, *, task: PodTask, config_map: str, claims: list[str]
 ) -> list[dict[str, Any]]:
     token = {
-        "audience": wire.token_audience(resource.metadata.uid, assignment.run),
+        "audience": wire.token_audience(resource.metadata.uid, task.run),
         "expirationSeconds": TOKEN_LIFETIME_S,
         "path": wire.TOKEN_FILE,
     }
     projected = {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}}
     return [
         {"name": wire.PLAN_VOLUME, "configMap": {"name": config_map}},
-        *([projected] if assignment.trains else []),
+        *([projected] if task.trains else []),
         {"name": "work", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
         *(
             # A container has 64 MiB otherwise. What is used of it counts as the container's memory.
             [{"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory"}}]
-            if _needs_shared_memory(resource, assignment=assignment)
+            if _needs_shared_memory(resource, task=task)
             else []
         ),
         *(
@@ -297,13 +291,13 @@ def _volumes(
     ]
 
 
-def _needs_shared_memory(resource: LanguageFinetune, *, assignment: Assignment) -> bool:
-    return assignment.trains and resource.spec.resources.gpus > 1
+def _needs_shared_memory(resource: LanguageFinetune, *, task: PodTask) -> bool:
+    return task.trains and resource.spec.resources.gpus > 1
 
 
-def _claims(assignment: Assignment) -> Iterator[str]:
-    """Yield the PersistentVolumeClaims that the assignment reads from."""
-    for uri in assignment.reads:
+def _claims(task: PodTask) -> Iterator[str]:
+    """Yield the PersistentVolumeClaims that the task reads from."""
+    for uri in task.reads:
         if uri.startswith(CLAIM_PREFIX):
             yield uri.removeprefix(CLAIM_PREFIX).partition("/")[0]
 

@@ -13,7 +13,7 @@ from finetune_api.plan import PlannedDataset, TrainingPlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
+class PodTask:
     """What the pod of a Job is to do: its role and the plan that it reads."""
 
     role: str
@@ -35,7 +35,7 @@ class Assignment:
     def to_train(
         cls, plan: TrainingPlan, *, memory: str | None = None, grace_s: int | None = None
     ) -> Self:
-        """Return the assignment to train as the plan says."""
+        """Return the task to train as the plan says."""
         return cls(
             role=wire.ROLE_TRAIN,
             run=plan.identity.run,
@@ -49,12 +49,12 @@ class Assignment:
 
     @classmethod
     def to_publish(cls, plan: TrainingPlan, *, memory: str | None = None) -> Self:
-        """Return the assignment to publish what the newest checkpoint of the plan holds."""
+        """Return the task to publish what the newest checkpoint of the plan holds."""
         return replace(cls.to_train(plan, memory=memory), arguments=wire.PUBLISH_COMMAND)
 
     @classmethod
     def to_measure(cls, plan: MeasurePlan) -> Self:
-        """Return the assignment to measure as the plan says."""
+        """Return the task to measure as the plan says."""
         return cls(
             role=wire.ROLE_MEASURE,
             run=plan.identity.run,
@@ -67,7 +67,7 @@ class Assignment:
 
     @classmethod
     def to_probe(cls, plan: TrainingPlan) -> Self:
-        """Return the assignment to look for finished work of the plan."""
+        """Return the task to look for finished work of the plan."""
         return cls(
             role=wire.ROLE_PROBE,
             run=plan.identity.run,

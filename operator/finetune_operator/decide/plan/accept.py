@@ -2,7 +2,7 @@
 
 What the API server lets in may still not run: objects older than their schema, a language that is
 none, what the administrator does not allow (`admit`); and what was measured may show that it cannot
-(`propose`). `decide` asks this of every resource; nothing here looks at Jobs.
+(`resolve_plan`). `decide` asks this of every resource; nothing here looks at Jobs.
 """
 
 import json
@@ -49,7 +49,7 @@ class Admitted:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class ResolvedPlan:
     """What the resource resolves to now."""
 
     resource: LanguageFinetune
@@ -62,7 +62,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class SpecRefusal:
     """Why the resource cannot run until somebody changes it or the settings."""
 
     reason: str
@@ -71,14 +71,14 @@ class Refusal:
     """Whether only what was measured shows it: the resource itself is accepted."""
 
 
-def admit(body: RawObject, *, context: DecisionContext) -> Admitted | Refusal:
+def admit(body: RawObject, *, context: DecisionContext) -> Admitted | SpecRefusal:
     """Return the resource, or why it may not run."""
     # The status may be older than its schema; that never makes a spec invalid.
     declared = {key: value for key, value in body.items() if key != "status"}
     try:
         resource = LanguageFinetune.from_object(declared)
     except ValidationError as error:
-        return Refusal(reason=words.INVALID_SPEC, message=_malformed(body, error=error))
+        return SpecRefusal(reason=words.INVALID_SPEC, message=_malformed(body, error=error))
     for check in CHECKS:
         refusal = check(resource, context)
         if refusal is not None:
@@ -89,9 +89,9 @@ def admit(body: RawObject, *, context: DecisionContext) -> Admitted | Refusal:
         return _refusal(error)
 
 
-def propose(
+def resolve_plan(
     resource: LanguageFinetune, *, run: int, profile: Profile | None = None
-) -> Proposal | Refusal:
+) -> ResolvedPlan | SpecRefusal:
     """Return the plan of run number `run`, or why there is none; `profile` is what was measured."""
     spec = resource.spec
     try:
@@ -101,7 +101,7 @@ def propose(
         return _refusal(error)
     plan = build_plan(resource, resolution=resolution, run=run)
     sequences = (resolution.total_steps or 0) * plan.whole_training.sequences_per_step
-    return Proposal(
+    return ResolvedPlan(
         resource=resource,
         plan=plan,
         parameters=tuple(decision_statuses(resolution)),
@@ -113,12 +113,12 @@ def propose(
     )
 
 
-def _refusal(error: ResolverError) -> Refusal:
+def _refusal(error: ResolverError) -> SpecRefusal:
     reason, is_of_measurement = next(
         (known for family, known in REFUSED.items() if isinstance(error, family)),
         (words.INVALID_SPEC, False),
     )
-    return Refusal(reason=reason, message=str(error), is_of_measurement=is_of_measurement)
+    return SpecRefusal(reason=reason, message=str(error), is_of_measurement=is_of_measurement)
 
 
 REFUSED: Final[dict[type[ResolverError], tuple[str, bool]]] = {
@@ -129,21 +129,23 @@ REFUSED: Final[dict[type[ResolverError], tuple[str, bool]]] = {
 """The resolver's refusals: their reason, and whether a measurement shows them."""
 
 
-def _fields_agree(resource: LanguageFinetune, _: DecisionContext) -> Refusal | None:
+def _fields_agree(resource: LanguageFinetune, _: DecisionContext) -> SpecRefusal | None:
     faults = [f"{one.path}: {one.message}" for one in check_spec(resource.spec)]
     if not faults:
         return None
-    return Refusal(
+    return SpecRefusal(
         reason=words.INVALID_SPEC,
         message=f"{_title(resource.metadata.namespace, resource.metadata.name)} cannot run: "
         f"{_list(faults)}.",
     )
 
 
-def _remote_code_is_allowed(resource: LanguageFinetune, context: DecisionContext) -> Refusal | None:
+def _remote_code_is_allowed(
+    resource: LanguageFinetune, context: DecisionContext
+) -> SpecRefusal | None:
     if not resource.spec.model.trust_remote_code or context.allow_trust_remote_code:
         return None
-    return Refusal(
+    return SpecRefusal(
         reason=words.NOT_ALLOWED,
         message=(
             "spec.model.trustRemoteCode is true, and this operator runs no code that models ship; "
@@ -153,10 +155,10 @@ def _remote_code_is_allowed(resource: LanguageFinetune, context: DecisionContext
     )
 
 
-def _image_is_allowed(resource: LanguageFinetune, context: DecisionContext) -> Refusal | None:
+def _image_is_allowed(resource: LanguageFinetune, context: DecisionContext) -> SpecRefusal | None:
     if resource.spec.image is None or context.allow_image_override:
         return None
-    return Refusal(
+    return SpecRefusal(
         reason=words.NOT_ALLOWED,
         message=(
             f"spec.image is {resource.spec.image}, and this operator runs its own trainer image "
@@ -167,13 +169,13 @@ def _image_is_allowed(resource: LanguageFinetune, context: DecisionContext) -> R
 
 def _service_account_is_allowed(
     resource: LanguageFinetune, context: DecisionContext
-) -> Refusal | None:
+) -> SpecRefusal | None:
     scheduling = resource.spec.scheduling
     name = scheduling.service_account_name if scheduling is not None else None
     if name is None or name in context.allowed_service_accounts:
         return None
     allowed = ", ".join(sorted(context.allowed_service_accounts)) or "none"
-    return Refusal(
+    return SpecRefusal(
         reason=words.NOT_ALLOWED,
         message=(
             f"spec.scheduling.serviceAccountName is {name}; allowed are: {allowed}. Leave it out, "
@@ -182,7 +184,7 @@ def _service_account_is_allowed(
     )
 
 
-CHECKS: Final[tuple[Callable[[LanguageFinetune, DecisionContext], Refusal | None], ...]] = (
+CHECKS: Final[tuple[Callable[[LanguageFinetune, DecisionContext], SpecRefusal | None], ...]] = (
     _fields_agree,  # rules between fields, also for objects older than the rules
     _remote_code_is_allowed,  # the model's own code would run with the pod's credentials
     _image_is_allowed,  # any image would

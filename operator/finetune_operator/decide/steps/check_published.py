@@ -16,9 +16,9 @@ from finetune_operator.decide.job.run_state import decide_course
 from finetune_operator.decide.job.run_view import COMPLETE, FAILED, PENDING, Course, Run
 from finetune_operator.decide.job.terminated_pod import exit_code, proved_outcome, read_outcome
 from finetune_operator.decide.manifests.job import build_objects
-from finetune_operator.decide.manifests.pod import secrets_of
-from finetune_operator.decide.manifests.pod_task import Assignment
-from finetune_operator.decide.plan.accept import Proposal
+from finetune_operator.decide.manifests.pod import secret_environment_prefixes
+from finetune_operator.decide.manifests.pod_task import PodTask
+from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.status.build_status import Report, build_attempts, find_condition
 from finetune_operator.decide.steps.reconcile_state import Situation
 from finetune_operator.decide.steps.reporting import (
@@ -42,7 +42,7 @@ NO_FAULT_OF_THE_RUN: Final = frozenset({wire.ExitCode.ENVIRONMENT_UNFIT})
 """Exit codes that say something of the probe's node and nothing of the run."""
 
 
-def decide_probe(situation: Situation, *, proposal: Proposal) -> Actions | None:
+def decide_probe(situation: Situation, *, proposal: ResolvedPlan) -> Actions | None:
     """Return what looking for finished work asks for, or None where the run may begin."""
     if not _is_worthwhile(situation, proposal=proposal):
         return None
@@ -66,7 +66,7 @@ def decide_probe(situation: Situation, *, proposal: Proposal) -> Actions | None:
     return _follow(situation, proposal=proposal, job=job, course=course)
 
 
-def _is_worthwhile(situation: Situation, *, proposal: Proposal) -> bool:
+def _is_worthwhile(situation: Situation, *, proposal: ResolvedPlan) -> bool:
     """Return whether to look: a GPU is at stake, and nothing of this run was begun."""
     if not situation.context.probes or proposal.plan.resources.gpus == 0:
         return False
@@ -74,22 +74,22 @@ def _is_worthwhile(situation: Situation, *, proposal: Proposal) -> bool:
     return created is None or created.status != "True"
 
 
-def _probe_of(situation: Situation, *, proposal: Proposal) -> ObservedJob | None:
+def _probe_of(situation: Situation, *, proposal: ResolvedPlan) -> ObservedJob | None:
     """Return the probe of this plan with these keys; another `secretRef` is no other plan."""
-    keys = secrets_of(proposal.resource, role=wire.ROLE_PROBE)
+    keys = secret_environment_prefixes(proposal.resource, role=wire.ROLE_PROBE)
     wanted = (proposal.plan.hash, keys)
     jobs = (job for job in situation.probe_jobs if (job.plan_hash, job.secrets) == wanted)
     return max(jobs, key=lambda one: (not one.deleting, one.attempt), default=None)
 
 
-def _begin(situation: Situation, *, proposal: Proposal) -> Actions | None:
+def _begin(situation: Situation, *, proposal: ResolvedPlan) -> Actions | None:
     """Create the probe; where that is refused the run goes on to be refused, or begins."""
     if why_not_created(situation) is not None:
         return None
     attempt = max((job.attempt for job in situation.probe_jobs), default=0) + FIRST_ATTEMPT
     objects = build_objects(
         proposal.resource,
-        assignment=Assignment.to_probe(proposal.plan),
+        task=PodTask.to_probe(proposal.plan),
         attempt=attempt,
         context=situation.context,
     )
@@ -121,7 +121,7 @@ def _is_runs_fault(pods: tuple[ObservedPod, ...]) -> bool:
 
 
 def _follow(
-    situation: Situation, *, proposal: Proposal, job: ObservedJob, course: Course
+    situation: Situation, *, proposal: ResolvedPlan, job: ObservedJob, course: Course
 ) -> Actions:
     pods = situation.pods_of(job)
     if course.phase in {COMPLETE, FAILED}:
@@ -139,7 +139,7 @@ def _follow(
 def _report_end(
     situation: Situation,
     *,
-    proposal: Proposal,
+    proposal: ResolvedPlan,
     job: ObservedJob,
     course: Course,
     pods: tuple[ObservedPod, ...],
@@ -166,7 +166,7 @@ def _report_end(
 
 
 def _report_looking(
-    situation: Situation, *, proposal: Proposal, job: ObservedJob, course: Course | None = None
+    situation: Situation, *, proposal: ResolvedPlan, job: ObservedJob, course: Course | None = None
 ) -> Report:
     reason = words.PROBING
     message = f"Job {job.name} looks for finished work of this plan before a GPU is asked for."

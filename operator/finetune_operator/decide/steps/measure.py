@@ -13,7 +13,7 @@ from finetune_api.measure_plan import MeasurePlan
 from finetune_operator.decide.job.run_state import decide_course
 from finetune_operator.decide.job.run_view import FAILED, STALLED, SUSPENDED, Course, Run
 from finetune_operator.decide.manifests.job import build_objects
-from finetune_operator.decide.manifests.pod_task import Assignment
+from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.plan.accept import Admitted
 from finetune_operator.decide.plan.measurement import next_attempt
 from finetune_operator.decide.status.build_status import Report
@@ -87,7 +87,7 @@ def _begin(situation: Situation, *, admitted: Admitted, plan: MeasurePlan) -> Ac
         return _not_created(situation, why=why)
     objects = build_objects(
         admitted.resource,
-        assignment=Assignment.to_measure(plan),
+        task=PodTask.to_measure(plan),
         attempt=next_attempt(situation.measure_jobs),
         context=situation.context,
     )

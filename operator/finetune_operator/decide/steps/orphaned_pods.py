@@ -7,7 +7,7 @@ has two running pods. `gather` finds such a pod by the attempts in status, which
 from typing import Final
 
 from finetune_operator.decide.job.run_view import PENDING
-from finetune_operator.decide.plan.accept import Proposal
+from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.steps.reconcile_state import Situation
 from finetune_operator.decide.steps.reporting import ACCEPTED, build_report, write
 from finetune_operator.decide.steps.suspend import keep_known
@@ -19,7 +19,7 @@ LOOK_AGAIN_S: Final = 5.0
 """Nobody tells of a pod whose Job is gone; its grace period is minutes."""
 
 
-def await_strays(situation: Situation, *, proposal: Proposal) -> Actions | None:
+def await_strays(situation: Situation, *, proposal: ResolvedPlan) -> Actions | None:
     """Return that a pod without a Job must stop first, or None where there is none."""
     known = {job.uid for job in situation.observed.jobs}
     alive = (pod for pod in situation.observed.pods if not pod.ended and pod.job_uid not in known)

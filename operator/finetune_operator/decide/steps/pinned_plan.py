@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from finetune_api.plan import TrainingPlan, plan_hash
 from finetune_api.resource import LanguageFinetune
 from finetune_api.status import PlanStatus, WarningStatus
-from finetune_operator.decide.plan.accept import Proposal
+from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.plan.build_plan import build_identity, hash_spec
 from finetune_operator.decide.plan.estimate import Forecast
 from finetune_operator.decide.status.build_status import find_condition
@@ -34,7 +34,7 @@ def plan_to_keep(situation: Situation, *, resource: LanguageFinetune) -> PlanSta
     return plan if is_frozen or plan.spec_hash == hash_spec(resource.spec) else None
 
 
-def find_begun(situation: Situation, *, resource: LanguageFinetune) -> Proposal | None:
+def find_begun(situation: Situation, *, resource: LanguageFinetune) -> ResolvedPlan | None:
     """Return the plan that the run goes on with, or None where it has none or it cannot be read."""
     kept = plan_to_keep(situation, resource=resource)
     if kept is None:
@@ -44,14 +44,14 @@ def find_begun(situation: Situation, *, resource: LanguageFinetune) -> Proposal 
 
 def read_begun(
     situation: Situation, *, resource: LanguageFinetune, plan_hash: str
-) -> Proposal | None:
+) -> ResolvedPlan | None:
     """Return the plan of this hash that was fetched, or None where it is not there or cannot be read."""
     plan = _read(situation.observed.begun_plan or "", wanted=plan_hash)
     if plan is None:
         return None
     before = situation.before
     now = build_identity(resource, run=situation.run)
-    return Proposal(
+    return ResolvedPlan(
         resource=resource,
         # A resource that was restored from a backup has another uid.
         plan=plan.model_copy(update={"identity": now}),

@@ -8,7 +8,7 @@ what is known. Pure.
 from finetune_api.resource import Mode
 from finetune_api.status import short_duration
 from finetune_operator.decide.job.run_view import COMPLETE
-from finetune_operator.decide.plan.accept import Proposal
+from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.status.build_status import find_condition
 from finetune_operator.decide.steps.reconcile_state import Situation
 from finetune_operator.decide.steps.reporting import (
@@ -27,7 +27,7 @@ EARLIER_RUN = "kubectl finetune plan --tokens-per-second tells it by the speed o
 """What makes a time known that no measured speed tells."""
 
 
-def end_plan(situation: Situation, *, proposal: Proposal) -> Actions | None:
+def end_plan(situation: Situation, *, proposal: ResolvedPlan) -> Actions | None:
     """Return that the plan is ready, or None where it is to be run."""
     if proposal.resource.spec.mode is not Mode.PLAN:
         return None
@@ -58,7 +58,7 @@ def ended_before_training(situation: Situation) -> bool:
     return created is None or created.status != "True"
 
 
-def _message(proposal: Proposal) -> str:
+def _message(proposal: ResolvedPlan) -> str:
     plan, steps = proposal.plan, proposal.total_steps
     batch = plan.whole_training.sequences_per_step
     said = [f"The plan is ready: {plan.method.value}"]

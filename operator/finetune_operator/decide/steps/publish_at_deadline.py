@@ -16,7 +16,7 @@ from finetune_operator.decide.job.job_limits import deadline_of
 from finetune_operator.decide.job.retry_policy import AT_DEADLINE, WITH_MORE_MEMORY
 from finetune_operator.decide.job.run_view import PENDING, SUSPENDED
 from finetune_operator.decide.manifests.job import RunObjects, build_closing
-from finetune_operator.decide.plan.accept import Proposal, Refusal
+from finetune_operator.decide.plan.accept import ResolvedPlan, SpecRefusal
 from finetune_operator.decide.status.build_status import build_attempts
 from finetune_operator.decide.steps.pinned_plan import read_begun
 from finetune_operator.decide.steps.reconcile_state import Situation
@@ -45,7 +45,7 @@ def decide_closing(situation: Situation) -> Actions | RunObjects | None:
     if job is None or not _is_over_deadline(situation, job=job):
         return None
     admitted = situation.admitted  # no earlier: no other run that is followed needs it
-    if isinstance(admitted, Refusal):
+    if isinstance(admitted, SpecRefusal):
         return None
     stopping = sorted(pod.name for pod in situation.training_pods if not pod.ended)
     if stopping:
@@ -79,7 +79,7 @@ def _is_over_deadline(situation: Situation, *, job: ObservedJob) -> bool:
     return publishes_best(situation.observed.body)
 
 
-def _build(situation: Situation, *, job: ObservedJob, begun: Proposal) -> Actions | RunObjects:
+def _build(situation: Situation, *, job: ObservedJob, begun: ResolvedPlan) -> Actions | RunObjects:
     """Return the Job that publishes, or why the last try to create it failed."""
     why = why_not_created(situation)
     if why is not None:

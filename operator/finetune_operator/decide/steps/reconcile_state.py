@@ -19,8 +19,14 @@ from finetune_operator.decide.job.retry_policy import (
     is_short_of_memory,
     raise_memory,
 )
-from finetune_operator.decide.manifests.pod import secrets_of
-from finetune_operator.decide.plan.accept import Admitted, Proposal, Refusal, admit, propose
+from finetune_operator.decide.manifests.pod import secret_environment_prefixes
+from finetune_operator.decide.plan.accept import (
+    Admitted,
+    ResolvedPlan,
+    SpecRefusal,
+    admit,
+    resolve_plan,
+)
 from finetune_operator.decide.plan.build_plan import build_measure_plan
 from finetune_operator.decide.plan.measurement import Measured, find_measured
 from finetune_operator.decide.status.build_status import parse_status
@@ -123,7 +129,7 @@ class Situation:
         return tuple(pod for pod in self.observed.pods if job.uid and pod.job_uid == job.uid)
 
     @cached_property
-    def admitted(self) -> Admitted | Refusal:
+    def admitted(self) -> Admitted | SpecRefusal:
         """The resource, or why it may not run."""
         return admit(self.observed.body, context=self.context)
 
@@ -131,21 +137,21 @@ class Situation:
     def measured(self) -> Measured:
         """Where measuring stands for what the spec says now."""
         admitted = self.admitted
-        if isinstance(admitted, Refusal):
+        if isinstance(admitted, SpecRefusal):
             return Measured()
         return find_measured(
             needs=admitted.needs,
             plan=build_measure_plan(admitted.resource, run=self.run),
-            keys=secrets_of(admitted.resource, role=wire.ROLE_MEASURE),
+            keys=secret_environment_prefixes(admitted.resource, role=wire.ROLE_MEASURE),
             kept=self.before.measurement,
             jobs=self.measure_jobs,
             pods=self.observed.pods,
         )
 
     @cached_property
-    def proposal(self) -> Proposal | Refusal:
+    def proposal(self) -> ResolvedPlan | SpecRefusal:
         """What the spec resolves to now, with what was measured where it had to be."""
         admitted = self.admitted
-        if isinstance(admitted, Refusal):
+        if isinstance(admitted, SpecRefusal):
             return admitted
-        return propose(admitted.resource, run=self.run, profile=self.measured.profile)
+        return resolve_plan(admitted.resource, run=self.run, profile=self.measured.profile)

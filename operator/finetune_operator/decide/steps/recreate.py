@@ -12,7 +12,7 @@ from typing import Final
 
 from finetune_api.resource import UpdatePolicy
 from finetune_operator.decide.job.run_view import PENDING
-from finetune_operator.decide.plan.accept import Proposal, Refusal
+from finetune_operator.decide.plan.accept import ResolvedPlan, SpecRefusal
 from finetune_operator.decide.plan.build_plan import hash_spec
 from finetune_operator.decide.status.build_status import build_attempts
 from finetune_operator.decide.steps.reconcile_state import Situation
@@ -35,14 +35,14 @@ def is_outdated(situation: Situation) -> bool:
     if declared.get("updatePolicy") != UpdatePolicy.RECREATE:
         return False
     admitted = situation.admitted
-    if isinstance(admitted, Refusal) or plan.spec_hash == hash_spec(admitted.resource.spec):
+    if isinstance(admitted, SpecRefusal) or plan.spec_hash == hash_spec(admitted.resource.spec):
         return False
     if situation.measured.is_missing:
         # What it resolves to is not known before it is measured; should it be the same plan after
         # all, the next run finds the checkpoints of this one.
         return True
     proposal = situation.proposal
-    return isinstance(proposal, Proposal) and proposal.plan.hash != plan.hash
+    return isinstance(proposal, ResolvedPlan) and proposal.plan.hash != plan.hash
 
 
 def begin_next_run(situation: Situation) -> Actions:

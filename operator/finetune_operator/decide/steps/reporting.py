@@ -16,7 +16,7 @@ from finetune_operator.decide.job.diagnosis import diagnose_refusal
 from finetune_operator.decide.job.job_limits import deadline_of
 from finetune_operator.decide.job.retry_policy import AT_DEADLINE
 from finetune_operator.decide.job.run_view import PENDING, STALLED
-from finetune_operator.decide.plan.accept import Proposal
+from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.plan.build_plan import hash_spec
 from finetune_operator.decide.status.build_status import (
     PlanReport,
@@ -81,7 +81,7 @@ def why_not_created(situation: Situation) -> Why | None:
     return None
 
 
-def resolved_claim(proposal: Proposal) -> Claim:
+def resolved_claim(proposal: ResolvedPlan) -> Claim:
     """Return that every parameter has its value."""
     plan = proposal.plan
     overrides = sum(one.source == "Override" for one in proposal.parameters)
@@ -92,7 +92,9 @@ def resolved_claim(proposal: Proposal) -> Claim:
     return Claim(words.RESOLVED, "True", words.RULES_APPLIED, message)
 
 
-def plan_report(situation: Situation, *, proposal: Proposal, config_map: str = "") -> PlanReport:
+def plan_report(
+    situation: Situation, *, proposal: ResolvedPlan, config_map: str = ""
+) -> PlanReport:
     """Return the plan as status shows it; `config_map` holds it, where it is written down."""
     return replace(
         measured_report(situation, max_seq_length=proposal.plan.training.max_seq_length),

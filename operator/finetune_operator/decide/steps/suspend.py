@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from finetune_api import wire
 from finetune_operator.decide.job.checkpoint_status import describe_place, find_checkpoint, steps_of
 from finetune_operator.decide.job.run_view import SUSPENDED
-from finetune_operator.decide.plan.accept import Proposal
+from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.status.build_status import PlanReport, find_condition
 from finetune_operator.decide.steps.reconcile_state import Situation
 from finetune_operator.decide.steps.reporting import (
@@ -85,7 +85,7 @@ def _patch(job: ObservedJob, *, suspend: bool, annotations: Mapping[str, str | N
 # --- Without a Job ----------------------------------------------------------------------------------
 
 
-def hold_back(situation: Situation, *, proposal: Proposal) -> Actions:
+def hold_back(situation: Situation, *, proposal: ResolvedPlan) -> Actions:
     """Return that nothing is created while the resource is suspended."""
     claims, plan = keep_known(situation, proposal=proposal)
     message = _message(situation)
@@ -111,7 +111,7 @@ def hold_back(situation: Situation, *, proposal: Proposal) -> Actions:
 
 
 def keep_known(
-    situation: Situation, *, proposal: Proposal | None
+    situation: Situation, *, proposal: ResolvedPlan | None
 ) -> tuple[tuple[Claim, ...], PlanReport]:
     """Return what stays true of the run: its Job was created, and its fields stay frozen.
 

@@ -8,8 +8,8 @@ import pytest
 from finetune_api.resource import LanguageFinetune
 from finetune_operator.decide.manifests.job import build_objects, build_run
 from finetune_operator.decide.manifests.pod import secret_uses
-from finetune_operator.decide.manifests.pod_task import Assignment
-from finetune_operator.decide.plan.accept import Proposal, propose
+from finetune_operator.decide.manifests.pod_task import PodTask
+from finetune_operator.decide.plan.accept import ResolvedPlan, resolve_plan
 from finetune_operator.decide.plan.build_plan import build_measure_plan
 from finetune_operator.decide.values.operator_config import DecisionContext
 from tests.unit_operator.decide.story import CASES, CONTEXT, read_yaml
@@ -32,9 +32,9 @@ def resource(**spec: Any) -> LanguageFinetune:
 
 def pod_of(context: DecisionContext, **spec: Any) -> dict[str, Any]:
     declared = resource(**spec)
-    proposal = propose(declared, run=1)
-    assert isinstance(proposal, Proposal)
-    run = build_run(declared, plan=proposal.plan, attempt=1, context=context)
+    resolved = resolve_plan(declared, run=1)
+    assert isinstance(resolved, ResolvedPlan)
+    run = build_run(declared, plan=resolved.plan, attempt=1, context=context)
     pod: dict[str, Any] = run.job["spec"]["template"]["spec"]
     return pod
 
@@ -68,11 +68,11 @@ def test_a_default_never_contradicts_what_is_declared(
 
 
 def test_a_pod_is_given_the_time_that_the_run_is_known_to_need_or_the_administrators() -> None:
-    proposal = propose(resource(), run=1)
-    assert isinstance(proposal, Proposal)
+    resolved = resolve_plan(resource(), run=1)
+    assert isinstance(resolved, ResolvedPlan)
     for measured, expected in ((None, 300), (200, 300), (480, 480)):
         run = build_run(
-            resource(), plan=proposal.plan, attempt=1, context=CONTEXT, grace_s=measured
+            resource(), plan=resolved.plan, attempt=1, context=CONTEXT, grace_s=measured
         )
         pod = run.job["spec"]["template"]["spec"]
         told = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
@@ -118,13 +118,13 @@ def test_gpus_that_train_together_are_asked_for_in_one_pod_with_memory_to_share(
 
 
 def test_a_plan_is_the_same_on_as_many_gpus_as_do_the_same_step() -> None:
-    alone = propose(resource(parameters={"gradientAccumulationSteps": 4}), run=1)
+    alone = resolve_plan(resource(parameters={"gradientAccumulationSteps": 4}), run=1)
     two = {"parameters": {"gradientAccumulationSteps": 2}, "resources": {"gpus": 2}}
-    together = propose(resource(**two), run=1)
-    larger = propose(resource(**two | {"resources": {"gpus": 4}}), run=1)
-    assert isinstance(alone, Proposal)
-    assert isinstance(together, Proposal)
-    assert isinstance(larger, Proposal)
+    together = resolve_plan(resource(**two), run=1)
+    larger = resolve_plan(resource(**two | {"resources": {"gpus": 4}}), run=1)
+    assert isinstance(alone, ResolvedPlan)
+    assert isinstance(together, ResolvedPlan)
+    assert isinstance(larger, ResolvedPlan)
     assert together.plan.hash == alone.plan.hash
     assert larger.plan.hash != alone.plan.hash
     steps = [each.plan.whole_training.sequences_per_step for each in (alone, together, larger)]
@@ -155,8 +155,8 @@ EVERYTHING: dict[str, Any] = {
 
 def measure_job(context: DecisionContext, **spec: Any) -> dict[str, Any]:
     declared = resource(**spec)
-    assignment = Assignment.to_measure(build_measure_plan(declared, run=1))
-    job = build_objects(declared, assignment=assignment, attempt=1, context=context).job
+    task = PodTask.to_measure(build_measure_plan(declared, run=1))
+    job = build_objects(declared, task=task, attempt=1, context=context).job
     return dict(job)
 
 
