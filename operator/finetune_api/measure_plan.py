@@ -7,7 +7,9 @@ text with the same tokenizer.
 """
 
 import hashlib
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
+
+from pydantic import Field
 
 from finetune_api.plan import (
     PlannedDataset,
@@ -35,6 +37,9 @@ class MeasurePlan(Strict):
     stage: TrainingStage
     completion_only_loss: bool = True
     """Whether answers alone carry loss, as the training plan will say."""
+    max_seq_length: int | None = Field(default=None, ge=1)
+    """Length, in tokens, that the resource sets: what it leaves of the text is counted. None: a rule
+    decides the length, among those that are always counted."""
     output: PlannedOutput
     """The profile goes below `output.uri` (`wire.measured_prefix`); formats do not count."""
     hash: str = ""
@@ -51,7 +56,7 @@ class MeasurePlan(Strict):
 
 def measure_hash(plan: MeasurePlan) -> str:
     """Return the SHA-256, in hex, over what determines the profile and nothing else."""
-    determines = {
+    determines: dict[str, Any] = {
         "schema": MEASURE_SCHEMA,
         "measurement": MEASUREMENT_VERSION,
         "model": plan.model.model_dump(mode="json", exclude={"credentials"}),
@@ -62,4 +67,7 @@ def measure_hash(plan: MeasurePlan) -> str:
         "stage": plan.stage.value,
         "completion_only_loss": plan.completion_only_loss,
     }
+    # A plan without a length has the hash that it had before there was the field.
+    if plan.max_seq_length is not None:
+        determines["max_seq_length"] = plan.max_seq_length
     return hashlib.sha256(canonical_json(determines).encode()).hexdigest()

@@ -193,7 +193,7 @@ class Outcome(Strict):
         """Return compact JSON of at most 4096 bytes.
 
         Where that is not enough the profile is packed and the per-language corpus yields, then the
-        message is cut, then the profile's detail yields.
+        message is cut, then the profile's detail yields, then what each length leaves of the text.
         """
         text = _to_json(self)
         shorter = self
@@ -203,9 +203,13 @@ class Outcome(Strict):
             changes = {"corpus": (), "message": cut_message(self.message, limit=limit)}
             shorter = self.model_copy(update=changes)
             text = _to_json(shorter, is_packed=True)
-        if self.profile is not None and not _fits(text):
-            least = shorter.model_copy(update={"profile": self.profile.without_detail()})
-            text = _to_json(least, is_packed=True)
+        if self.profile is None:
+            return text
+        least = self.profile.without_detail()
+        for profile in (least, least.without_lengths()):
+            if _fits(text):
+                return text
+            text = _to_json(shorter.model_copy(update={"profile": profile}), is_packed=True)
         return text
 
     @classmethod

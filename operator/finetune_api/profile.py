@@ -10,7 +10,7 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, JsonValue
 
@@ -32,6 +32,24 @@ MOST_COUNTED: Final = 10**8 - 1
 Rows = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Amount = Annotated[int, Field(ge=0, lt=10**11)]
 Length = Annotated[int, Field(ge=0, lt=10**8)]
+
+
+class KeptAtLength(NamedTuple):
+    """What is left of the training text when each example is cut at one length, as the trainer cuts it.
+
+    A row of numbers, because sixteen languages share one termination message.
+    """
+
+    length: Length
+    """Tokens that an example keeps at most."""
+    truncated: Rows
+    """Examples that are longer."""
+    unlearnable: Rows
+    """Examples without a token to learn within the length; they are not trained on."""
+    tokens: Amount
+    """Tokens that are trained on: of the other examples, each cut at the length."""
+    supervised_tokens: Amount | None = None
+    """Of them, those that carry loss; None where the text has too many answers to remember each."""
 
 
 class LanguageProfile(Strict):
@@ -93,6 +111,9 @@ class LanguageProfile(Strict):
     """Rows that were only counted, because there are so many; no other number holds them. None: none."""
     uncompared: Rows | None = None
     """Rows for which no near duplicate was sought, because there are so many; None: none."""
+    kept: tuple[KeptAtLength, ...] | None = None
+    """What is left at the lengths that the run may have, shortest first: lengths that cut an example, and
+    the longest example's. None: it was not counted."""
 
     @property
     def characters_per_token(self) -> float | None:
@@ -108,12 +129,27 @@ class LanguageProfile(Strict):
         """Return how many examples are longer, or None where that was not counted."""
         if length >= self.longest:
             return 0
+        kept = self.kept_at(length)
+        if kept is not None:
+            return kept.truncated
         counted = zip(CANDIDATE_LENGTHS, self.truncated or (), strict=False)
         return dict(counted).get(length)
+
+    def kept_at(self, length: int) -> KeptAtLength | None:
+        """Return what is left of the examples at a length, or None if that was not counted."""
+        effective = min(length, self.longest)
+        counted = next((one for one in self.kept or () if one.length == effective), None)
+        if counted is not None or length < self.longest or self.unsupervised:
+            return counted
+        return KeptAtLength(self.longest, 0, 0, self.tokens, self.supervised_tokens)
 
     def without_detail(self) -> Self:
         """Return the profile without what only profile.json must tell."""
         return self.model_copy(update={"content": "", "truncated": None})
+
+    def without_lengths(self) -> Self:
+        """Return the profile without what each length leaves."""
+        return self.model_copy(update={"kept": None})
 
 
 class TokenizerProfile(Strict):
@@ -161,6 +197,14 @@ def pick_config_facts(config: Mapping[str, Any]) -> dict[str, JsonValue]:
     return {**_pick(config, _OUTER_KEYS), **_towers(config), "text_config": _pick(text, _TEXT_KEYS)}
 
 
+def find_context(config: Mapping[str, Any]) -> int | None:
+    """Return the longest sequence that a model of these facts reads, or None if they do not say."""
+    text = config.get("text_config")
+    length = (text if isinstance(text, Mapping) else config).get("max_position_embeddings")
+    is_size = isinstance(length, int) and not isinstance(length, bool) and length > 0
+    return length if is_size else None
+
+
 def _pick(holder: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, JsonValue]:
     """Return the values that are a number, a truth value or a word; others are no fact of a shape."""
     found = {key: holder[key] for key in keys if key in holder}
@@ -196,6 +240,11 @@ class Profile(Strict):
     def without_detail(self) -> Self:
         """Return the profile without what only profile.json must tell."""
         languages = tuple(language.without_detail() for language in self.languages)
+        return self.model_copy(update={"languages": languages})
+
+    def without_lengths(self) -> Self:
+        """Return the profile without what each length leaves of the text."""
+        languages = tuple(language.without_lengths() for language in self.languages)
         return self.model_copy(update={"languages": languages})
 
     def to_packed(self) -> dict[str, JsonValue]:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.plan import PlannedColumns, PlannedDataset, PlannedValidation
-from finetune_api.profile import Profile, pick_config_facts
+from finetune_api.profile import Profile, find_context, pick_config_facts
 from finetune_api.resource import Dataset, Language, LanguageFinetuneSpec
 from finetune_cli.errors import CliError
 from finetune_cli.model_files import LocalModel
-from finetune_resolver.decisions.build import learns_answers_only
+from finetune_resolver.decisions.build import declared_length, learns_answers_only
 from finetune_text.errors import TextError
 from finetune_text.formats import COMPRESSIONS, FORMATS, file_format
 from finetune_text.language_report import LanguageReport
+from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import load_fast_tokenizer, load_json
 from finetune_text.tokenizer_facts import describe_tokenizer
@@ -119,10 +120,11 @@ def measure_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: Local
         raise CliError(
             [f"{error.filename or 'The text'} cannot be read: {reason}; check the file."]
         ) from error
+    config = pick_config_facts(model.config) if model.config else {}
     profile = Profile(
         tokenizer=describe_tokenizer(tokenizer.backend, model.tokenizer),
-        model=pick_config_facts(model.config) if model.config else {},
-        languages=tuple(report.profile for report in reports),
+        model=config,
+        languages=build_profiles(reports, lengths=(declared_length(spec), find_context(config))),
     )
     return Measured(profile, reports)
 
@@ -131,7 +133,12 @@ def _language_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts) -> Iterato
     for language, train, held_out in zip(
         spec.languages, texts.train, texts.validation, strict=True
     ):
-        yield LanguageText(dataset=_dataset(language), train=train, validation=held_out)
+        yield LanguageText(
+            dataset=_dataset(language),
+            train=train,
+            validation=held_out,
+            max_seq_length=declared_length(spec),
+        )
 
 
 def _dataset(language: Language) -> PlannedDataset:

@@ -30,10 +30,11 @@ import boto3
 from finetune_api import wire
 from finetune_api.outcome import Outcome
 from finetune_api.plan import PlannedDataset, TrainingPlan
-from finetune_api.profile import Profile, pick_config_facts
+from finetune_api.profile import Profile, find_context, pick_config_facts
 from finetune_api.resource import LanguageFinetune
 from finetune_operator.decide.plan.build_plan import build_plan
 from finetune_resolver import measurements_of, resolve
+from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import load_fast_tokenizer, load_json
 from finetune_text.tokenizer_facts import describe_tokenizer
@@ -180,10 +181,13 @@ def measure_text(bench: Bench, resource: LanguageFinetune, file: Path) -> Profil
     )
     dataset = PlannedDataset(tag=language.tag, uri=language.dataset.uri)
     text = LanguageText(dataset, [_File(file, language.dataset.uri)])
+    config = pick_config_facts(load_json(bench.model / "config.json"))
     return Profile(
         tokenizer=describe_tokenizer(tokenizer.backend, bench.model),
-        model=pick_config_facts(load_json(bench.model / "config.json")),
-        languages=(measure_language(text, sequencer).profile,),
+        model=config,
+        languages=build_profiles(
+            [measure_language(text, sequencer)], lengths=(find_context(config),)
+        ),
     )
 
 

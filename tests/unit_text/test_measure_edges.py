@@ -207,7 +207,7 @@ def test_the_first_wanted_row_of_a_key_is_found() -> None:
 
 def test_a_row_takes_sixty_bytes_and_a_signature() -> None:
     store = RowStore()
-    figures = RowFigures(9, 8, 1, 30, 31, 8)
+    figures = RowFigures(9, 8, 1, np.array([[1, 9]]), 30, 31, 8)
     tracemalloc.start()
     for number in range(100_000):
         store.place(file=0, line=number, key=number, content=number.to_bytes(HASH_BYTES, "big"))

@@ -74,10 +74,11 @@ def measure(
     tokenizer: FastTokenizer | None = None,
     validation: tuple[File, ...] = (),
     most_rows: int = MOST_ROWS,
+    max_seq_length: int | None = None,
     **dataset: Any,
 ) -> LanguageReport:
     """Measure files as one language's text."""
     planned = PlannedDataset(tag=tag, uri="s3://corpora/", **dataset)
     sequencer = build_sequencer(tokenizer or build_tokenizer(), generation={}, completion_only=True)
-    text = LanguageText(planned, files, validation)
+    text = LanguageText(planned, files, validation, max_seq_length)
     return measure_language(text, sequencer, most_rows=most_rows)

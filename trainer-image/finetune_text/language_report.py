@@ -94,6 +94,10 @@ class LengthReport(_Part):
     """Tokens beyond it, of all examples together (F12)."""
     unlearnable: int
     """Examples without a token to learn within it."""
+    kept_tokens: int | None = None
+    """Tokens within it, of the examples that can be learned from; None in a report of an older release."""
+    kept_supervised: int | None = None
+    """Of them, the tokens that carry loss; None where there were too many runs of them to remember."""
 
 
 class LanguageReport(_Part):

@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.plan import PlannedDataset
-from finetune_api.profile import CONTENT_CHARACTERS, MOST_COUNTED, LanguageProfile
+from finetune_api.profile import (
+    CANDIDATE_LENGTHS,
+    CONTENT_CHARACTERS,
+    MOST_COUNTED,
+    LanguageProfile,
+)
 from finetune_text.data_errors import Fault
 from finetune_text.examples import Example
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
@@ -22,9 +27,11 @@ from finetune_text.language_report import (
     BREAKING,
     FindingKind,
     LanguageReport,
+    LengthReport,
     Notebook,
     Place,
 )
+from finetune_text.lengths import lengths_to_count
 from finetune_text.mojibake import find_mojibake
 from finetune_text.near_duplicates import MOST_TEXTS, NearDuplicates
 from finetune_text.reading import TextFile, read_lines
@@ -37,7 +44,6 @@ from finetune_text.rows import (
     find_longest,
     find_repeats,
     nearest_rank,
-    report_lengths,
 )
 from finetune_text.sequences import BATCH, Sequencer, Tally, TokenizationRules
 from finetune_text.text_survey import TextSurvey, fold_key
@@ -66,6 +72,8 @@ class LanguageText:
     train: Sequence[TextFile]
     validation: Sequence[TextFile] = ()
     """Empty where the held-out part is a fraction of `train`."""
+    max_seq_length: int | None = None
+    """Length that the resource sets, in tokens; what it leaves is counted beside the usual lengths."""
     sha256: str = ""
     """Over names and contents of all files, where somebody computed it."""
 
@@ -244,7 +252,7 @@ class _Reading:
         findings = self._notes.close()
         counts = {finding.kind: finding.count for finding in findings}
         lengths = self._rows.numbers("length")
-        limits = report_lengths(lengths[trained], self._rows.numbers("first_supervised")[trained])
+        limits = self._report_lengths(trained)
         profile = LanguageProfile(
             tag=self._text.dataset.tag,
             content=self._text.sha256[:CONTENT_CHARACTERS],
@@ -254,7 +262,9 @@ class _Reading:
             invalid=_at_most(sum(counts.get(kind, 0) for kind in BREAKING)),
             unmeasured=_at_most(self._unmeasured) or None,
             uncompared=self._near.left_out or None,
-            truncated=tuple(limit.truncated for limit in limits),
+            truncated=tuple(
+                limit.truncated for limit in limits if limit.length in CANDIDATE_LENGTHS
+            ),
             **self._survey_figures(),
             **self._row_figures(trained, repeats=repeats, near=near),
         )
@@ -272,6 +282,16 @@ class _Reading:
             letters=self._survey.letters,
             notes=tuple(self._describe_limits()),
         )
+
+    def _report_lengths(self, trained: Mask) -> tuple[LengthReport, ...]:
+        rows = self._rows.lengths()
+        ordered = np.sort(rows.length[trained])
+        limits = lengths_to_count(
+            longest=nearest_rank(ordered, 100),
+            p99=nearest_rank(ordered, 99),
+            declared=self._text.max_seq_length,
+        )
+        return tuple(rows.report(limit, trained=trained) for limit in limits)
 
     def _survey_figures(self) -> dict[str, Any]:
         survey = self._survey

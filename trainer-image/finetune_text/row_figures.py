@@ -24,6 +24,9 @@ class RowFigures:
     """Tokens that carry loss; the first of a sequence is never predicted."""
     first_supervised: int
     """Place of the first of them, from 0; `length` where there is none."""
+    answers: NDArray[np.int64]
+    """Shape: (answers, 2). First token of each unbroken run of tokens that carry loss, and the one after
+    its last."""
     characters: int
     """Of the text that is learned, without what ends a turn."""
     text_bytes: int
@@ -61,7 +64,18 @@ def _weigh(written: Written, encoded: Encoded, labels: NDArray[np.int32]) -> Row
         length=len(labels),
         supervised=len(learned),
         first_supervised=int(learned[0]) if len(learned) else len(labels),
+        answers=_find_runs(learned),
         characters=sum(len(part) for part in said),
         text_bytes=sum(len(part.encode()) for part in said),
         text_tokens=sum(int(each.sum()) for each in inside),
     )
+
+
+def _find_runs(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the unbroken runs of ascending places: shape (runs, 2), first and one after the last."""
+    if not len(places):
+        return np.empty((0, 2), dtype=np.int64)
+    breaks = np.flatnonzero(np.diff(places) > 1)
+    firsts = places[np.concatenate(([0], breaks + 1))]
+    lasts = places[np.concatenate((breaks, [len(places) - 1]))]
+    return np.stack([firsts, lasts + 1], axis=1)

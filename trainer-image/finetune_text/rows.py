@@ -11,9 +11,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.profile import CANDIDATE_LENGTHS
 from finetune_text.held_out import HASH_BYTES, HASH_TYPE
-from finetune_text.language_report import MOST_LONGEST, LengthReport
+from finetune_text.language_report import MOST_LONGEST
+from finetune_text.lengths import AnswerRuns, RowLengths
 from finetune_text.row_figures import RowFigures
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -71,9 +71,11 @@ class RowStore(RowPlaces):
     text_bytes: "array[int]" = field(default_factory=_column)
     text_tokens: "array[int]" = field(default_factory=_column)
     mojibake: "array[int]" = field(default_factory=lambda: _column("b"))
+    runs: AnswerRuns = field(default_factory=AnswerRuns)
 
     def add(self, figures: RowFigures, *, has_mojibake: bool) -> None:
         """Add the figures of the row that was placed last."""
+        self.runs.add(len(self.length), figures.answers)
         self.length.append(figures.length)
         self.supervised.append(figures.supervised)
         self.first_supervised.append(figures.first_supervised)
@@ -85,6 +87,15 @@ class RowStore(RowPlaces):
     def numbers(self, name: str) -> NDArray[np.int64]:
         """Return one column; shape: (rows,)."""
         return np.array(getattr(self, name), dtype=np.int64)
+
+    def lengths(self) -> RowLengths:
+        """Return the columns that decide what a length leaves."""
+        return RowLengths(
+            length=self.numbers("length"),
+            supervised=self.numbers("supervised"),
+            first_supervised=self.numbers("first_supervised"),
+            runs=self.runs,
+        )
 
 
 def find_first(
@@ -134,21 +145,6 @@ def nearest_rank(ordered: Sequence[int] | NDArray[np.int64], percent: int) -> in
         return 0
     place = -(-len(ordered) * percent // 100)
     return int(ordered[max(0, place - 1)])
-
-
-def report_lengths(
-    lengths: NDArray[np.int64], first_supervised: NDArray[np.int64]
-) -> tuple[LengthReport, ...]:
-    """Return what each candidate length would cut (F12); shapes: (examples,)."""
-    return tuple(
-        LengthReport(
-            length=limit,
-            truncated=int((lengths > limit).sum()),
-            lost_tokens=int(np.maximum(0, lengths - limit).sum()),
-            unlearnable=int((first_supervised >= np.minimum(limit, lengths)).sum()),
-        )
-        for limit in CANDIDATE_LENGTHS
-    )
 
 
 def find_longest(lengths: NDArray[np.int64], wanted: Mask) -> list[int]:

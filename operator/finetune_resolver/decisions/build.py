@@ -99,6 +99,11 @@ def learns_answers_only(spec: LanguageFinetuneSpec) -> bool:
     return bool(rule.value) if declared is None else declared
 
 
+def declared_length(spec: LanguageFinetuneSpec) -> int | None:
+    """Return `parameters.maxSeqLength`, which the measurement counts for; None if a rule decides it."""
+    return spec.parameters.max_seq_length if spec.parameters else None
+
+
 def decision_statuses(resolution: Resolution) -> list[ParameterStatus]:
     """Return the method and then one status entry a decision, numbers written as JSON text."""
     return [

@@ -19,9 +19,10 @@ from finetune_api import wire
 from finetune_api.measure_plan import MEASUREMENT_VERSION, MeasurePlan
 from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import PlannedDataset, canonical_json
-from finetune_api.profile import Profile, TokenizerProfile, pick_config_facts
+from finetune_api.profile import Profile, TokenizerProfile, find_context, pick_config_facts
 from finetune_api.wire import ExitCode
 from finetune_text.language_report import BREAKING, FindingKind, LanguageReport, Place
+from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import TOKENIZER_FILE, load_fast_tokenizer, load_json
 from finetune_text.tokenizer_facts import describe_tokenizer
@@ -183,7 +184,13 @@ def find_or_measure(
         generation=load_generation_config(counter.folder),
         completion_only=plan.completion_only_loss,
     )
-    text = LanguageText(dataset, fetched.train, fetched.validation, fetched.sha256)
+    text = LanguageText(
+        dataset=dataset,
+        train=fetched.train,
+        validation=fetched.validation,
+        max_seq_length=plan.max_seq_length,
+        sha256=fetched.sha256,
+    )
     with told_as_invalid_data():
         report = measure_language(text, sequencer)
     content = report.model_dump_json(by_alias=True, exclude_none=True).encode()
@@ -206,6 +213,7 @@ def build_cache_key(
         "validation": [(file.path.name, file.sha256) for file in fetched.validation],
         "reading": dataset.model_dump(mode="json", include={"format", "columns", "validation"}),
         "completion_only_loss": plan.completion_only_loss,
+        "max_seq_length": plan.max_seq_length,
     }
     return hashlib.sha256(canonical_json(decides).encode()).hexdigest()[:KEY_CHARACTERS]
 
@@ -225,14 +233,15 @@ def build_measured(
     reports: Sequence[LanguageReport],
 ) -> MeasuredText:
     """Return all that was found."""
+    config = pick_config_facts(load_json(base.path / "config.json"))
     return MeasuredText(
         measure_hash=plan.hash,
         model=plan.model.uri,
         model_revision=base.revision,
         profile=Profile(
             tokenizer=counter.facts,
-            model=pick_config_facts(load_json(base.path / "config.json")),
-            languages=tuple(report.profile for report in reports),
+            model=config,
+            languages=build_profiles(reports, lengths=(plan.max_seq_length, find_context(config))),
         ),
         languages=tuple(reports),
     )
