@@ -38,8 +38,8 @@ class MeasurePlan(Strict):
     completion_only_loss: bool = True
     """Whether answers alone carry loss, as the training plan will say."""
     max_seq_length: int | None = Field(default=None, ge=1)
-    """Length, in tokens, that the resource sets: what it leaves of the text is counted. None: a rule
-    decides the length, among those that are always counted."""
+    """A length, in tokens, that the resource sets and that profiles do not count by themselves
+    (`profile.COUNTED_LENGTHS`): what it leaves of the text is counted too."""
     output: PlannedOutput
     """The profile goes below `output.uri` (`wire.measured_prefix`); formats do not count."""
     hash: str = ""
@@ -51,7 +51,11 @@ class MeasurePlan(Strict):
 
     def to_json(self) -> str:
         """Return canonical JSON: the same plan is always the same bytes."""
-        return canonical_json(self.model_dump(mode="json", by_alias=True))
+        whole = self.model_dump(mode="json", by_alias=True)
+        # A plan without a length is the same bytes as before there was the field.
+        if self.max_seq_length is None:
+            del whole["maxSeqLength"]
+        return canonical_json(whole)
 
 
 def measure_hash(plan: MeasurePlan) -> str:

@@ -19,6 +19,16 @@ from finetune_api.strict import Strict
 PROFILE_SCHEMA: Literal[1] = 1
 CANDIDATE_LENGTHS: Final = (512, 1024, 2048, 4096, 8192)
 """Lengths, in tokens, for which cut examples are counted."""
+COUNTED_LENGTHS: Final = frozenset(
+    {
+        *range(128, 2048, 128),
+        *range(2048, 4096, 256),
+        *range(4096, 8192, 512),
+        *(2**power for power in range(13, 18)),
+    }
+)
+"""Lengths for which every profile knows what is left of the text; for another one the measure plan asks
+(`MeasurePlan.max_seq_length`). As fine as one termination message holds for one language."""
 CONTENT_CHARACTERS: Final = 12
 """Of a text's SHA-256, in hex: enough to see that two texts differ; profile.json has all 64."""
 MAX_LANGUAGES: Final = 16

@@ -14,7 +14,7 @@ from finetune_api.profile import Profile, find_context, pick_config_facts
 from finetune_api.resource import Dataset, Language, LanguageFinetuneSpec
 from finetune_cli.errors import CliError
 from finetune_cli.model_files import LocalModel
-from finetune_resolver.decisions.build import declared_length, learns_answers_only
+from finetune_resolver.decisions.build import learns_answers_only, unusual_length
 from finetune_text.errors import TextError
 from finetune_text.formats import COMPRESSIONS, FORMATS, file_format
 from finetune_text.language_report import LanguageReport
@@ -124,7 +124,7 @@ def measure_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: Local
     profile = Profile(
         tokenizer=describe_tokenizer(tokenizer.backend, model.tokenizer),
         model=config,
-        languages=build_profiles(reports, lengths=(declared_length(spec), find_context(config))),
+        languages=build_profiles(reports, lengths=(unusual_length(spec), find_context(config))),
     )
     return Measured(profile, reports)
 
@@ -137,7 +137,7 @@ def _language_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts) -> Iterato
             dataset=_dataset(language),
             train=train,
             validation=held_out,
-            max_seq_length=declared_length(spec),
+            max_seq_length=unusual_length(spec),
         )
 
 

@@ -13,6 +13,8 @@ from finetune_api.measure_plan import MeasurePlan, measure_hash
 from finetune_api.outcome import Outcome, Stage
 from finetune_api.profile import (
     CANDIDATE_LENGTHS,
+    COUNTED_LENGTHS,
+    KeptAtLength,
     LanguageProfile,
     Profile,
     TokenizerProfile,
@@ -218,6 +220,52 @@ def test_examples_that_are_cut_are_known_at_the_candidates_and_above_the_longest
         200,
         None,
         0,
+    ]
+
+
+def test_a_length_that_every_profile_counts_changes_no_measure_plan() -> None:
+    plan = build_plan()
+    assert "maxSeqLength" not in json.loads(plan.to_json())
+    asked = plan.model_copy(update={"max_seq_length": 300}).with_hash()
+    assert asked.hash != plan.hash
+    assert json.loads(asked.to_json())["maxSeqLength"] == 300
+
+
+def test_one_language_with_every_length_fits_a_termination_message() -> None:
+    kept = tuple(
+        KeptAtLength(length, 10**7, 10**6, 10**10 + length, 10**9 + length)
+        for length in sorted(COUNTED_LENGTHS)
+    )
+    language = build_language().model_copy(update={"longest": 200_000, "kept": kept})
+    outcome = build_outcome(build_profile(language))
+    text = outcome.to_termination_message()
+    assert len(text.encode()) <= wire.TERMINATION_LIMIT_BYTES
+    assert Outcome.from_termination_message(text) == outcome
+
+
+def test_lengths_yield_where_sixteen_languages_have_too_many() -> None:
+    kept = tuple(
+        KeptAtLength(length, 10**7 + length, 10**6 + length, 10**10 + length, 10**9 + 7 * length)
+        for length in sorted(COUNTED_LENGTHS)
+    )
+    language = build_language().model_copy(update={"longest": 200_000, "kept": kept})
+    outcome = build_outcome(build_profile(*[language] * 16), message="x" * 1024)
+    back = Outcome.from_termination_message(outcome.to_termination_message())
+    assert back is not None
+    assert back.profile is not None
+    assert [one.examples for one in back.profile.languages] == [language.examples] * 16
+
+
+def test_what_is_left_is_unknown_between_the_counted_lengths() -> None:
+    at_128 = KeptAtLength(128, 9, 1, 1_000, 900)
+    whole = KeptAtLength(400, 0, 1, 3_000, 2_500)
+    changes = {"longest": 400, "unsupervised": 1, "kept": (at_128, whole)}
+    language = build_language().model_copy(update=changes)
+    assert [language.kept_at(length) for length in (128, 129, 400, 9_000)] == [
+        at_128,
+        None,
+        whole,
+        whole,
     ]
 
 

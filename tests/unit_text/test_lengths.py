@@ -93,15 +93,18 @@ def test_plain_texts_of_a_thousand_tokens_lose_three_quarters_at_256(tmp_path: P
     ("longest", "p99", "declared", "expected"),
     [
         (100, 90, None, (100, 512, 1024, 2048, 4096, 8192)),
-        (700, 600, 300, (256, 300, 512, 700, 1024, 2048, 4096, 8192)),
-        (9000, 8900, None, (*range(256, 8193, 256), 8960, 9000)),
+        (400, 390, 300, (128, 256, 300, 384, 400, 512, 1024, 2048, 4096, 8192)),
     ],
-    ids=["short texts", "a declared length", "texts beyond the candidates"],
+    ids=["short texts", "a declared length"],
 )
 def test_the_lengths_that_a_run_may_have_are_counted(
     longest: int, p99: int, declared: int | None, expected: tuple[int, ...]
 ) -> None:
     assert lengths_to_count(longest=longest, p99=p99, declared=declared) == expected
+
+
+def test_the_length_of_the_99th_percentile_is_counted_however_long_it_is() -> None:
+    assert 100_096 in lengths_to_count(longest=100_200, p99=100_000, declared=None)
 
 
 def test_a_mixture_counts_each_text_at_the_length_of_the_longest(tmp_path: Path) -> None:

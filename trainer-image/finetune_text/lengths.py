@@ -13,15 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.profile import CANDIDATE_LENGTHS, KeptAtLength, LanguageProfile
+from finetune_api.profile import CANDIDATE_LENGTHS, COUNTED_LENGTHS, KeptAtLength, LanguageProfile
 from finetune_text.language_report import LanguageReport, LengthReport
 
 LENGTH_STEP: Final = 256
 """Policy Evidence takes multiples of this many tokens."""
 STEPS_UP_TO: Final = 8192
-"""Longest multiple of `LENGTH_STEP` that is counted."""
-CONTEXTS: Final = (16_384, 32_768, 65_536, 131_072)
-"""Further lengths that models read at most."""
+"""Longest multiple of `LENGTH_STEP` that a report counts."""
 MOST_RUNS: Final = 20_000_000
 """Runs of supervised tokens that are remembered, of 12 bytes each: 240 MB at most. Beyond it the supervised
 tokens within a length are unknown."""
@@ -101,7 +99,7 @@ def lengths_to_count(*, longest: int, p99: int, declared: int | None) -> tuple[i
         declared: Length that the resource sets, if any.
     """
     steps = range(LENGTH_STEP, min(longest, STEPS_UP_TO), LENGTH_STEP)
-    wanted = {*steps, *CONTEXTS, round_up(p99), *([declared] if declared else [])}
+    wanted = {*steps, *COUNTED_LENGTHS, round_up(p99), *([declared] if declared else [])}
     return tuple(sorted({*CANDIDATE_LENGTHS, longest, *(one for one in wanted if one < longest)}))
 
 
@@ -121,7 +119,7 @@ def build_profiles(
             sequence that the model reads.
     """
     longest_p99 = max((report.profile.p99 for report in reports), default=0)
-    wanted = {*CANDIDATE_LENGTHS, round_up(longest_p99), *lengths}
+    wanted = {*COUNTED_LENGTHS, round_up(longest_p99), *lengths}
     return tuple(
         report.profile.model_copy(update={"kept": tuple(_pick(report, wanted))})
         for report in reports

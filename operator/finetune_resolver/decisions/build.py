@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from finetune_api.plan import LoraPlan, TrainingParameters
+from finetune_api.profile import COUNTED_LENGTHS
 from finetune_api.resource import (
     Bias,
     EvalStrategy,
@@ -99,9 +100,10 @@ def learns_answers_only(spec: LanguageFinetuneSpec) -> bool:
     return bool(rule.value) if declared is None else declared
 
 
-def declared_length(spec: LanguageFinetuneSpec) -> int | None:
-    """Return `parameters.maxSeqLength`, which the measurement counts for; None if a rule decides it."""
-    return spec.parameters.max_seq_length if spec.parameters else None
+def unusual_length(spec: LanguageFinetuneSpec) -> int | None:
+    """Return `parameters.maxSeqLength` if no profile counts for it unless asked, else None."""
+    declared = spec.parameters.max_seq_length if spec.parameters else None
+    return None if declared in COUNTED_LENGTHS else declared
 
 
 def decision_statuses(resolution: Resolution) -> list[ParameterStatus]:

@@ -35,8 +35,8 @@ from finetune_api.resource import (
 )
 from finetune_resolver.decisions.build import (
     build_training,
-    declared_length,
     learns_answers_only,
+    unusual_length,
 )
 from finetune_resolver.resolution import Decision, Resolution
 
@@ -73,7 +73,7 @@ def build_measure_plan(resource: LanguageFinetune, *, run: int) -> MeasurePlan:
         datasets=_datasets(resource),
         stage=resource.spec.stage,
         completion_only_loss=learns_answers_only(resource.spec),
-        max_seq_length=declared_length(resource.spec),
+        max_seq_length=unusual_length(resource.spec),
         output=_output(resource),
     )
     return plan.with_hash()
