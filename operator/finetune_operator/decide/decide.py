@@ -21,14 +21,14 @@ from finetune_operator.decide.job.checkpoint_status import (
     find_checkpoint,
     steps_of,
 )
-from finetune_operator.decide.job.job_limits import Used, deadline_of, decide_patches
+from finetune_operator.decide.job.job_limits import BudgetUsed, deadline_of, decide_patches
 from finetune_operator.decide.job.retry_policy import (
     AT_DEADLINE,
     WITH_MORE_MEMORY,
     excused_failures,
 )
-from finetune_operator.decide.job.run_state import decide_course
-from finetune_operator.decide.job.run_view import STALLED, Course, Run
+from finetune_operator.decide.job.run_state import decide_run_state
+from finetune_operator.decide.job.run_view import STALLED, RunState, RunView
 from finetune_operator.decide.manifests.job import RunObjects, build_run
 from finetune_operator.decide.plan.accept import Admitted, ResolvedPlan, SpecRefusal
 from finetune_operator.decide.plan.measurement import is_at_work
@@ -51,26 +51,26 @@ from finetune_operator.decide.steps.pinned_plan import (
 )
 from finetune_operator.decide.steps.plan_mode import end_plan, ended_before_training
 from finetune_operator.decide.steps.publish_at_deadline import decide_closing
-from finetune_operator.decide.steps.reconcile_state import Situation
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
 from finetune_operator.decide.steps.recreate import await_older_runs, begin_next_run, is_outdated
 from finetune_operator.decide.steps.reporting import (
     ACCEPTED,
-    Why,
+    CreateBlocked,
     build_report,
     current_active_time,
     delete_of,
     earlier_attempts,
-    measured_claims,
+    find_create_block,
+    measured_updates,
     plan_report,
     refused_report,
-    resolved_claim,
-    why_not_created,
+    resolved_update,
     write,
 )
-from finetune_operator.decide.steps.suspend import Hold, decide_hold, hold_back, is_held
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.steps.suspend import SuspendDecision, decide_hold, hold_back, is_held
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions, Delete, Patch, merge_patches
-from finetune_operator.decide.values.conditions import Claim, is_terminal
+from finetune_operator.decide.values.conditions import ConditionUpdate, is_terminal
 from finetune_operator.decide.values.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.decide.values.operator_config import DecisionContext
 
@@ -81,67 +81,67 @@ def decide(observed: Observed, *, now: datetime, context: DecisionContext) -> Ac
         metadata = ObjectMeta.model_validate(observed.body.get("metadata"))
     except ValidationError:
         return Actions()  # nothing can be written about what has no name
-    situation = Situation(observed=observed, metadata=metadata, now=now, context=context)
+    state = ReconcileState(observed=observed, metadata=metadata, now=now, context=context)
     for step in STEPS:
-        actions = step(situation)
+        actions = step(state)
         if actions is not None:
             return actions
-    actions = _prepare(situation)
+    actions = _prepare(state)
     # A spec that changed while its text was measured has no more use for that measurement.
-    stale = tuple(delete_of(job) for job in situation.measured.stale)
+    stale = tuple(delete_of(job) for job in state.measured.stale)
     return replace(actions, deletes=(*actions.deletes, *stale))
 
 
-def _leave_alone(situation: Situation) -> Actions | None:
+def _leave_alone(state: ReconcileState) -> Actions | None:
     """Do nothing about what goes or was never stored; owner references take the Job along."""
-    metadata = situation.metadata
+    metadata = state.metadata
     return Actions() if metadata.deletion_timestamp or not metadata.uid else None
 
 
-def _keep_end(situation: Situation) -> Actions | None:
+def _keep_end(state: ReconcileState) -> Actions | None:
     """Never begin a run again that has ended: not after TTL, restart, relabelling or a lost Job."""
-    before, generation = situation.before, situation.metadata.generation
+    before, generation = state.before, state.metadata.generation
     if not is_terminal(before.conditions):
         return None
     is_changed = before.observed_generation != generation
-    if is_changed and ended_before_training(situation):
+    if is_changed and ended_before_training(state):
         return None  # nothing was trained yet: the changed spec decides anew
-    if is_outdated(situation):
-        return begin_next_run(situation)
+    if is_outdated(state):
+        return begin_next_run(state)
     status = None
     if is_changed:
         kept = with_generation(before, generation=generation)
-        status = changed_status(kept, raw=situation.observed.body.get("status"))
-    failed = find_condition(before.conditions, words.FAILED)
-    job = situation.job
+        status = changed_status(kept, raw=state.observed.body.get("status"))
+    failed = find_condition(before.conditions, conditions.FAILED)
+    job = state.job
     # The operator may have died between that status and this delete.
-    unused = failed is not None and failed.reason == words.IMAGE_PULL_FAILED
+    unused = failed is not None and failed.reason == conditions.IMAGE_PULL_FAILED
     is_held = job is not None and not job.finished and not job.deleting
     deletes: tuple[Delete, ...] = ()
     if job is not None and unused and is_held:
         deletes = (delete_of(job),)
-    pods = situation.observed.pods
-    beside = (*situation.measure_jobs, *situation.probe_jobs)
+    pods = state.observed.pods
+    beside = (*state.measure_jobs, *state.probe_jobs)
     needless = (one for one in beside if is_at_work(one, pods=pods))
     deletes += tuple(delete_of(one) for one in needless)
-    patches = decide_patches(situation.observed.body, job=job) if job is not None else ()
+    patches = decide_patches(state.observed.body, job=job) if job is not None else ()
     return Actions(status=status, patches=() if deletes else patches, deletes=deletes)
 
 
-def _follow_job(situation: Situation) -> Actions | None:
+def _follow_job(state: ReconcileState) -> Actions | None:
     """Follow the Job that exists, whatever the spec says by now."""
-    job = situation.job
+    job = state.job
     if job is None:
         return None
-    if not job.finished and is_outdated(situation):
-        return begin_next_run(situation)
-    closing = decide_closing(situation)
+    if not job.finished and is_outdated(state):
+        return begin_next_run(state)
+    closing = decide_closing(state)
     if isinstance(closing, RunObjects):
-        return _create(situation, objects=closing)
-    return closing or _follow(situation, job=job)
+        return _create(state, objects=closing)
+    return closing or _follow(state, job=job)
 
 
-STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
+STEPS: Final[tuple[Callable[[ReconcileState], Actions | None], ...]] = (
     _leave_alone,  # deleted: the garbage collector does the rest
     _keep_end,  # ended: no second Job, ever
     await_older_runs,  # another run comes: the one before it stops first
@@ -149,176 +149,180 @@ STEPS: Final[tuple[Callable[[Situation], Actions | None], ...]] = (
 )
 
 
-def _prepare(situation: Situation) -> Actions:
+def _prepare(state: ReconcileState) -> Actions:
     """Go from an accepted resource to its training Job: measure, resolve, create."""
-    admitted = situation.admitted
+    admitted = state.admitted
     if isinstance(admitted, SpecRefusal):
-        return _refuse(situation, refusal=admitted)
-    kept = plan_to_keep(situation, resource=admitted.resource)
-    if kept is not None and is_outdated(situation):
-        return begin_next_run(situation)
-    begun = find_begun(situation, resource=admitted.resource)
-    actions = _go_on_or_begin(situation, admitted=admitted, begun=begun)
+        return _refuse(state, refusal=admitted)
+    kept = plan_to_keep(state, resource=admitted.resource)
+    if kept is not None and is_outdated(state):
+        return begin_next_run(state)
+    begun = find_begun(state, resource=admitted.resource)
+    actions = _go_on_or_begin(state, admitted=admitted, begun=begun)
     # While the run is suspended nothing is made of it.
-    asks = situation.observed.begun_plan is None and not is_held(situation.observed.body)
+    asks = state.observed.begun_plan is None and not is_held(state.observed.body)
     return replace(actions, needs_begun_plan=kept.config_map) if kept and asks else actions
 
 
 def _go_on_or_begin(
-    situation: Situation, *, admitted: Admitted, begun: ResolvedPlan | None
+    state: ReconcileState, *, admitted: Admitted, begun: ResolvedPlan | None
 ) -> Actions:
     """Go on with the plan that the run has `begun` with, or find one first."""
-    is_suspended = is_held(situation.observed.body)
+    is_suspended = is_held(state.observed.body)
     if begun is None and not is_suspended:
-        measurement = decide_measurement(situation, admitted=admitted)
+        measurement = decide_measurement(state, admitted=admitted)
         if measurement is not None:
             return measurement
-    proposal = begun or situation.proposal
+    proposal = begun or state.proposal
     if isinstance(proposal, SpecRefusal):
-        return _refuse(situation, refusal=proposal)
+        return _refuse(state, refusal=proposal)
     if is_suspended:
-        return hold_back(situation, proposal=proposal)
+        return hold_back(state, proposal=proposal)
     return (
-        end_plan(situation, proposal=proposal)
-        or await_strays(situation, proposal=proposal)
-        or decide_probe(situation, proposal=proposal)
-        or _begin(situation, proposal=proposal)
+        end_plan(state, proposal=proposal)
+        or await_strays(state, proposal=proposal)
+        or decide_probe(state, proposal=proposal)
+        or _begin(state, proposal=proposal)
     )
 
 
-def _refuse(situation: Situation, *, refusal: SpecRefusal) -> Actions:
+def _refuse(state: ReconcileState, *, refusal: SpecRefusal) -> Actions:
     """Say what must be changed before anything can start; a change of the spec wakes it up."""
-    refused = Claim(words.ACCEPTED, "False", refusal.reason, refusal.message)
-    claims: tuple[Claim, ...] = (refused,)
+    refused = ConditionUpdate(conditions.ACCEPTED, "False", refusal.reason, refusal.message)
+    updates: tuple[ConditionUpdate, ...] = (refused,)
     if refusal.is_of_measurement:
-        refused = replace(refused, type=words.RESOLVED)
-        claims = (ACCEPTED, *measured_claims(situation), refused)
+        refused = replace(refused, type=conditions.RESOLVED)
+        updates = (ACCEPTED, *measured_updates(state), refused)
     report = build_report(
-        situation,
+        state,
         phase=STALLED,
         message=refusal.message,
-        claims=(*claims, replace(refused, type=words.STALLED, status="True")),
-        plan=refused_report(situation),
+        updates=(*updates, replace(refused, type=conditions.STALLED, status="True")),
+        plan=refused_report(state),
     )
-    return write(situation, report=report)
+    return write(state, report=report)
 
 
-def _begin(situation: Situation, *, proposal: ResolvedPlan) -> Actions:
+def _begin(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions:
     """Create plan and Job, or say why the last try to do so failed."""
-    why = why_not_created(situation)
+    why = find_create_block(state)
     if why is not None:
-        return _not_created(situation, proposal=proposal, why=why)
+        return _not_created(state, proposal=proposal, why=why)
     objects = build_run(
         proposal.resource,
         plan=proposal.plan,
-        attempt=situation.next_attempt,
-        context=situation.context,
+        attempt=state.next_attempt,
+        context=state.context,
         grace_s=decide_grace(
-            find_checkpoint(situation.before, pods=situation.training_pods, run=situation.run)
+            find_checkpoint(state.before, pods=state.training_pods, run=state.run)
         ),
     )
-    return _create(situation, objects=objects)
+    return _create(state, objects=objects)
 
 
-def _create(situation: Situation, *, objects: RunObjects) -> Actions:
+def _create(state: ReconcileState, *, objects: RunObjects) -> Actions:
     # The status is the one that the created Job will give, so that it need not be written twice.
-    followed = _follow(situation, job=ObservedJob.from_object(objects.job), is_new=True)
+    followed = _follow(state, job=ObservedJob.from_object(objects.job), is_new=True)
     return replace(followed, creates=(objects.config_map, objects.job))
 
 
-def _not_created(situation: Situation, *, proposal: ResolvedPlan, why: Why) -> Actions:
-    state = words.STALLED if why.phase == STALLED else words.RECONCILING
+def _not_created(state: ReconcileState, *, proposal: ResolvedPlan, why: CreateBlocked) -> Actions:
+    kind = conditions.STALLED if why.phase == STALLED else conditions.RECONCILING
     report = build_report(
-        situation,
+        state,
         phase=why.phase,
         message=why.message,
-        claims=(
+        updates=(
             ACCEPTED,
-            *measured_claims(situation),
-            resolved_claim(proposal),
-            Claim(words.JOB_CREATED, "False", why.reason, why.message),
-            Claim(state, "True", why.reason, why.message),
+            *measured_updates(state),
+            resolved_update(proposal),
+            ConditionUpdate(conditions.JOB_CREATED, "False", why.reason, why.message),
+            ConditionUpdate(kind, "True", why.reason, why.message),
         ),
-        plan=plan_report(situation, proposal=proposal),
+        plan=plan_report(state, proposal=proposal),
     )
-    return write(situation, report=report, requeue_after_s=why.retry_s)
+    return write(state, report=report, requeue_after_s=why.retry_s)
 
 
-def _follow(situation: Situation, *, job: ObservedJob, is_new: bool = False) -> Actions:
-    hold = decide_hold(job, body=situation.observed.body)
-    pods = situation.pods_of(job)
-    course = _course(situation, job=hold.job, pods=pods)
-    resolved, plan = _obeyed_plan(situation, job=job)
-    counted = tuple(claim for claim in course.claims if claim.type == words.CORPUS_MEASURED)
+def _follow(state: ReconcileState, *, job: ObservedJob, is_new: bool = False) -> Actions:
+    hold = decide_hold(job, body=state.observed.body)
+    pods = state.pods_of(job)
+    run_state = _run_state(state, job=hold.job, pods=pods)
+    resolved, plan = _obeyed_plan(state, job=job)
+    counted = tuple(
+        update for update in run_state.updates if update.type == conditions.CORPUS_MEASURED
+    )
     report = build_report(
-        situation,
-        phase=course.phase,
-        message=course.message,
-        claims=(
+        state,
+        phase=run_state.phase,
+        message=run_state.message,
+        updates=(
             ACCEPTED,
-            *(() if counted else _known_measured(situation, plan=plan)),
+            *(() if counted else _known_measured(state, plan=plan)),
             resolved,
-            _created(situation, job=job, is_new=is_new),
-            *course.claims,
+            _created(state, job=job, is_new=is_new),
+            *run_state.updates,
         ),
         plan=plan,
         attempts=(
-            *earlier_attempts(situation, job=job),
-            *build_attempts(pods, job=hold.job, failed=course.failed_for),
+            *earlier_attempts(state, job=job),
+            *build_attempts(pods, job=hold.job, failed=run_state.failed_for),
         ),
-        outcome=course.outcome,
-        active=current_active_time(situation, job=hold.job),
+        outcome=run_state.outcome,
+        active=current_active_time(state, job=hold.job),
     )
-    delete = _delete(course, job=job, hold=hold)
+    delete = _delete(run_state, job=job, hold=hold)
     return write(
-        situation,
+        state,
         report=report,
-        progress=_last_progress(situation, outcome=course.outcome),
-        patches=_patches(situation, job=job, hold=hold, report=report),
+        progress=_last_progress(state, outcome=run_state.outcome),
+        patches=_patches(state, job=job, hold=hold, report=report),
         deletes=(delete,) if delete is not None else (),
-        requeue_after_s=course.requeue_after_s,
-        needs_job_events=course.needs_job_events,
+        requeue_after_s=run_state.requeue_after_s,
+        needs_job_events=run_state.needs_job_events,
     )
 
 
-def _course(situation: Situation, *, job: ObservedJob, pods: tuple[ObservedPod, ...]) -> Course:
-    before, body = situation.before, situation.observed.body
-    return decide_course(
-        Run(
+def _run_state(
+    state: ReconcileState, *, job: ObservedJob, pods: tuple[ObservedPod, ...]
+) -> RunState:
+    before, body = state.before, state.observed.body
+    return decide_run_state(
+        RunView(
             job=job,
             pods=pods,
-            events=situation.observed.job_events,
-            now=situation.now,
-            context=situation.context,
+            events=state.observed.job_events,
+            now=state.now,
+            context=state.context,
             is_held=is_held(body),
-            more_memory=situation.more_memory,
+            more_memory=state.more_memory,
             deadline_s=deadline_of(body),
             has_run_before=any(one.job_name == job.name for one in before.attempts),
-            checkpoint=find_checkpoint(before, pods=pods, run=situation.run),
-            total_steps=steps_of(before, run=situation.run),
+            checkpoint=find_checkpoint(before, pods=pods, run=state.run),
+            total_steps=steps_of(before, run=state.run),
         )
     )
 
 
-def _delete(course: Course, *, job: ObservedJob, hold: Hold) -> Delete | None:
-    if course.delete_job:
+def _delete(run_state: RunState, *, job: ObservedJob, hold: SuspendDecision) -> Delete | None:
+    if run_state.delete_job:
         return delete_of(job)
-    if course.replaces_job and not job.deleting:
+    if run_state.replaces_job and not job.deleting:
         return replace(delete_of(job), keeps_until_stopped=True)
     return hold.delete
 
 
 def _patches(
-    situation: Situation,
+    state: ReconcileState,
     *,
     job: ObservedJob,
-    hold: Hold,
+    hold: SuspendDecision,
     report: Report,
 ) -> tuple[Patch, ...]:
     annotation = decide_annotation(job, checkpoint=report.checkpoint)
-    attempts = (*situation.before.attempts, *report.attempts)
-    used = Used(active=report.active, excused=excused_failures(job, attempts=attempts))
-    limits = decide_patches(situation.observed.body, job=job, used=used)
+    attempts = (*state.before.attempts, *report.attempts)
+    used = BudgetUsed(active=report.active, excused=excused_failures(job, attempts=attempts))
+    limits = decide_patches(state.observed.body, job=job, used=used)
     patches = (hold.patch, annotation, *limits)
     return merge_patches(one for one in patches if one is not None)
 
@@ -326,25 +330,25 @@ def _patches(
 # --- What the steps say ---------------------------------------------------------------------------
 
 
-def _obeyed_plan(situation: Situation, *, job: ObservedJob) -> tuple[Claim, PlanReport]:
+def _obeyed_plan(state: ReconcileState, *, job: ObservedJob) -> tuple[ConditionUpdate, PlanReport]:
     """Return the plan that the Job obeys, which is not always what the spec resolves to now."""
-    before = situation.before
-    settled = _settled(situation, job=job)
+    before = state.before
+    settled = _settled(state, job=job)
     if settled is not None:
         return settled, PlanReport.remember(before)
-    proposal = situation.proposal
+    proposal = state.proposal
     if isinstance(proposal, ResolvedPlan) and proposal.plan.hash == job.plan_hash:
-        report = plan_report(situation, proposal=proposal, config_map=job.plan_config_map)
-        lost = warn_of_another_plan(situation, plan=proposal.plan)
-        return resolved_claim(proposal), replace(report, warnings=(*report.warnings, *lost))
+        report = plan_report(state, proposal=proposal, config_map=job.plan_config_map)
+        lost = warn_of_another_plan(state, plan=proposal.plan)
+        return resolved_update(proposal), replace(report, warnings=(*report.warnings, *lost))
     message = f"Job {job.name} keeps the plan it began with, {job.plan_hash[:8]}"
-    if isinstance(proposal, ResolvedPlan) and situation.measured.is_missing:
+    if isinstance(proposal, ResolvedPlan) and state.measured.is_missing:
         message += "; its reasons were lost with the status, and nothing is measured beside a run."
     else:
         message += f", although the spec {_resolves_to(proposal)}."
     is_known = before.plan is not None and before.plan.hash == job.plan_hash
     kept = PlanReport.remember(before) if is_known else PlanReport()
-    return Claim(words.RESOLVED, "True", words.PLAN_KEPT, message), kept
+    return ConditionUpdate(conditions.RESOLVED, "True", conditions.PLAN_KEPT, message), kept
 
 
 def _resolves_to(proposal: ResolvedPlan | SpecRefusal) -> str:
@@ -354,54 +358,56 @@ def _resolves_to(proposal: ResolvedPlan | SpecRefusal) -> str:
     return f"resolves to plan {proposal.plan.hash[:8]} now; {other}"
 
 
-def _settled(situation: Situation, *, job: ObservedJob) -> Claim | None:
+def _settled(state: ReconcileState, *, job: ObservedJob) -> ConditionUpdate | None:
     """Return what was said of the plan before, where nothing has changed since.
 
     Resolving costs more than all the rest, and a run keeps its reasons when the operator is upgraded.
     """
-    before = situation.before
+    before = state.before
     if before.plan is None or before.plan.hash != job.plan_hash or not before.parameters:
         return None
-    if before.observed_generation != situation.metadata.generation:
+    if before.observed_generation != state.metadata.generation:
         return None
-    said = find_condition(before.conditions, words.RESOLVED)
+    said = find_condition(before.conditions, conditions.RESOLVED)
     if said is None or said.status != "True":
         return None
-    return Claim(words.RESOLVED, "True", said.reason, said.message)
+    return ConditionUpdate(conditions.RESOLVED, "True", said.reason, said.message)
 
 
-def _known_measured(situation: Situation, *, plan: PlanReport) -> tuple[Claim, ...]:
+def _known_measured(state: ReconcileState, *, plan: PlanReport) -> tuple[ConditionUpdate, ...]:
     """Return that the text was measured before the training, as it was said or is known."""
-    said = find_condition(situation.before.conditions, words.CORPUS_MEASURED)
+    said = find_condition(state.before.conditions, conditions.CORPUS_MEASURED)
     if said is not None and said.status == "True":
-        return (Claim(words.CORPUS_MEASURED, "True", said.reason, said.message),)
-    return measured_claims(situation) if plan.measurement is not None else ()
+        return (ConditionUpdate(conditions.CORPUS_MEASURED, "True", said.reason, said.message),)
+    return measured_updates(state) if plan.measurement is not None else ()
 
 
-def _created(situation: Situation, *, job: ObservedJob, is_new: bool) -> Claim:
-    earlier = find_condition(situation.before.conditions, words.JOB_CREATED)
+def _created(state: ReconcileState, *, job: ObservedJob, is_new: bool) -> ConditionUpdate:
+    earlier = find_condition(state.before.conditions, conditions.JOB_CREATED)
     if job.attempt == WITH_MORE_MEMORY:
         message = f"Job {job.name} is created, with more memory than the attempt before it."
-        return Claim(words.JOB_CREATED, "True", words.CREATED, message)
+        return ConditionUpdate(conditions.JOB_CREATED, "True", conditions.CREATED, message)
     if job.attempt == AT_DEADLINE:
         message = f"Job {job.name} is created to publish the best adapter until the run's deadline."
-        return Claim(words.JOB_CREATED, "True", words.CREATED, message)
+        return ConditionUpdate(conditions.JOB_CREATED, "True", conditions.CREATED, message)
     is_again = is_new and earlier is not None and earlier.status == "True"
-    was_suspended = find_condition(situation.before.conditions, words.SUSPENDED) is not None
+    was_suspended = find_condition(state.before.conditions, conditions.SUSPENDED) is not None
     said = earlier.reason if earlier is not None else ""
-    if said == words.RESUMED or (is_again and was_suspended):
+    if said == conditions.RESUMED or (is_again and was_suspended):
         message = f"Job {job.name} was created again to go on after the suspension."
-        return Claim(words.JOB_CREATED, "True", words.RESUMED, message)
-    if said == words.RECREATED or is_again:
+        return ConditionUpdate(conditions.JOB_CREATED, "True", conditions.RESUMED, message)
+    if said == conditions.RECREATED or is_again:
         message = f"Job {job.name} had gone before the run's end and was created again."
-        return Claim(words.JOB_CREATED, "True", words.RECREATED, message)
-    return Claim(words.JOB_CREATED, "True", words.CREATED, f"Job {job.name} is created.")
+        return ConditionUpdate(conditions.JOB_CREATED, "True", conditions.RECREATED, message)
+    return ConditionUpdate(
+        conditions.JOB_CREATED, "True", conditions.CREATED, f"Job {job.name} is created."
+    )
 
 
-def _last_progress(situation: Situation, *, outcome: Outcome | None) -> dict[str, Any] | None:
+def _last_progress(state: ReconcileState, *, outcome: Outcome | None) -> dict[str, Any] | None:
     """Return the progress of a finished run, unless it is shown: the last report may get lost."""
     if outcome is None:
         return None
-    shown = situation.before.progress
-    after = build_last_progress(shown, outcome=outcome, run=situation.run, now=situation.now)
+    shown = state.before.progress
+    after = build_last_progress(shown, outcome=outcome, run=state.run, now=state.now)
     return after.model_dump(by_alias=True, exclude_none=True, mode="json") if after else None

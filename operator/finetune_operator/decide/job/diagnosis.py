@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.observation import JobEvent, ObservedJob
 from finetune_operator.decide.values.operator_config import DecisionContext
 
@@ -58,13 +58,13 @@ def diagnose_missing_pod(
     late = since is not None and (now - since).total_seconds() >= context.pod_missing_after_s
     if not late:
         return Diagnosis(
-            reason=words.POD_STARTING,
+            reason=conditions.POD_STARTING,
             message=f"Job {job.name} is created and its pod follows.",
             actor=Actor.NOBODY,
             retry=True,
         )
     return Diagnosis(
-        reason=words.POD_MISSING,
+        reason=conditions.POD_MISSING,
         message=(
             f"Job {job.name} has no pod and no event says why; check that the cluster's Job "
             "controller runs."
@@ -97,40 +97,40 @@ class _Refusal:
 _REFUSALS: Final = (
     _Refusal(
         re.compile(r"exceeded quota: (?P<which>[^,\s]+)|failed quota: (?P<other>[^:\s]+)"),
-        words.QUOTA_EXCEEDED,
+        conditions.QUOTA_EXCEEDED,
         Actor.USER,
         "it is created by itself once the quota has room: wait for other work to end, ask for less "
         "in spec.resources, or have the quota raised",
     ),
     _Refusal(
         re.compile(r"violates PodSecurity \"(?P<which>[^\"]+)\""),
-        words.POD_SECURITY_REFUSED,
+        conditions.POD_SECURITY_REFUSED,
         Actor.ADMINISTRATOR,
         "the pod satisfies Pod Security restricted as it leaves the operator: look for a webhook "
         "that changes pods",
     ),
     _Refusal(
         re.compile(r"admission webhook \"(?P<which>[^\"]+)\" denied|failed calling webhook"),
-        words.ADMISSION_REFUSED,
+        conditions.ADMISSION_REFUSED,
         Actor.ADMINISTRATOR,
         "change what the policy names, or have the policy changed; it is tried again by itself",
     ),
     _Refusal(
         re.compile(r"(maximum|minimum) (?P<which>\S+) usage per|limit to request ratio"),
-        words.LIMIT_RANGE_REFUSED,
+        conditions.LIMIT_RANGE_REFUSED,
         Actor.USER,
         "set spec.resources.requests and spec.resources.limits within the namespace's LimitRange",
     ),
     _Refusal(
         re.compile(r"serviceaccount \"?(?P<which>[^\"\s]+)\"? not found"),
-        words.SERVICE_ACCOUNT_MISSING,
+        conditions.SERVICE_ACCOUNT_MISSING,
         Actor.USER,
         "create the ServiceAccount, or change spec.scheduling.serviceAccountName; it is tried "
         "again by itself",
     ),
     _Refusal(
         re.compile(r"no PriorityClass with name (?P<which>\S+) was found"),
-        words.PRIORITY_CLASS_MISSING,
+        conditions.PRIORITY_CLASS_MISSING,
         Actor.USER,
         "create the PriorityClass, or name another in spec.scheduling.priorityClassName",
     ),
@@ -149,7 +149,7 @@ def diagnose_refusal(text: str, *, what: str) -> Diagnosis:
                 retry=True,
             )
     return Diagnosis(
-        reason=words.CREATE_REFUSED,
+        reason=conditions.CREATE_REFUSED,
         message=f"The cluster refused {what}: {said}; it is tried again by itself.",
         actor=Actor.ADMINISTRATOR,
         retry=True,

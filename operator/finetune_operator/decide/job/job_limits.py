@@ -23,7 +23,7 @@ DEFAULT_RETRIES: Final[int] = LanguageFinetuneSpec.model_fields["backoff_limit"]
 
 
 @dataclass(frozen=True)
-class Used:
+class BudgetUsed:
     """What of the limits is used up, or does not count."""
 
     active: ActiveTime | None = None
@@ -32,10 +32,10 @@ class Used:
 
 
 def decide_patches(
-    body: RawObject, *, job: ObservedJob, used: Used | None = None
+    body: RawObject, *, job: ObservedJob, used: BudgetUsed | None = None
 ) -> tuple[Patch, ...]:
     """Return the patch that brings the Job's limits to what the spec says now, where they differ."""
-    used = used or Used()
+    used = used or BudgetUsed()
     if not job.uid or job.deleting:
         return ()
     spec = body.get("spec")

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from finetune_operator.decide.job.diagnosis import Actor, Diagnosis, newest, plain_words
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.observation import (
     JobEvent,
     ObservedContainer,
@@ -22,7 +22,7 @@ from finetune_operator.decide.values.operator_config import DecisionContext
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PodWait:
     """A pod that does not run yet, and what is known of it."""
 
     job: ObservedJob
@@ -48,7 +48,7 @@ CREATE_REASONS: Final = frozenset({"CreateContainerError", "RunContainerError"})
 """The image is there and the container cannot be made of it."""
 
 
-def diagnose_waiting(waiting: Waiting) -> Diagnosis:
+def diagnose_waiting(waiting: PodWait) -> Diagnosis:
     """Return why the pod does not run yet; the first check that applies has the last word."""
     for check in WAITING_CHECKS:
         diagnosis = check(waiting)
@@ -57,7 +57,7 @@ def diagnose_waiting(waiting: Waiting) -> Diagnosis:
     return _starting(waiting)
 
 
-def is_pull_timed_out(waiting: Waiting) -> bool:
+def is_pull_timed_out(waiting: PodWait) -> bool:
     """Return whether the image could not be pulled for so long that the run has failed.
 
     Counted from when the kubelet took the pod, so that slow pulls of huge images count too; only a
@@ -69,7 +69,7 @@ def is_pull_timed_out(waiting: Waiting) -> bool:
     return waiting.now - waiting.pod.started >= limit
 
 
-def seconds_to_recheck(waiting: Waiting) -> float | None:
+def seconds_to_recheck(waiting: PodWait) -> float | None:
     """Return the seconds after which time alone may change the diagnosis, or None."""
     pod, context = waiting.pod, waiting.context
     if _pull(waiting) is not None and pod.started is not None:
@@ -84,23 +84,23 @@ def seconds_to_recheck(waiting: Waiting) -> float | None:
 # --- Checks of a pod that exists, in the order of a pod's life ------------------------------------
 
 
-def _deleted(waiting: Waiting) -> Diagnosis | None:
+def _deleted(waiting: PodWait) -> Diagnosis | None:
     if not waiting.pod.deleting:
         return None
     return Diagnosis(
-        reason=words.POD_STOPPING,
+        reason=conditions.POD_STOPPING,
         message=f"Pod {waiting.pod.name} is being stopped; another follows once it is gone.",
         actor=Actor.NOBODY,
         retry=True,
     )
 
 
-def _gated(waiting: Waiting) -> Diagnosis | None:
+def _gated(waiting: PodWait) -> Diagnosis | None:
     unscheduled = waiting.pod.unschedulable
     if unscheduled is None or unscheduled.reason != "SchedulingGated":
         return None
     return Diagnosis(
-        reason=words.SCHEDULING_GATED,
+        reason=conditions.SCHEDULING_GATED,
         message=(
             f"Pod {waiting.pod.name} waits behind a scheduling gate; whatever set the gate (a queue, "
             "a policy) removes it."
@@ -110,7 +110,7 @@ def _gated(waiting: Waiting) -> Diagnosis | None:
     )
 
 
-def _unschedulable(waiting: Waiting) -> Diagnosis | None:
+def _unschedulable(waiting: PodWait) -> Diagnosis | None:
     unscheduled = waiting.pod.unschedulable
     if unscheduled is None or unscheduled.reason != "Unschedulable":
         return None
@@ -118,7 +118,7 @@ def _unschedulable(waiting: Waiting) -> Diagnosis | None:
         unscheduled.message
     )
     return Diagnosis(
-        reason=words.UNSCHEDULABLE,
+        reason=conditions.UNSCHEDULABLE,
         message=(
             f"No node can take pod {waiting.pod.name}: {lacks or 'the scheduler does not say why'}. "
             "It starts by itself as soon as one can."
@@ -158,13 +158,13 @@ def _lacking_resource(resource: str, *, job: ObservedJob) -> str:
     return f"not enough free {resource}"
 
 
-def _pull(waiting: Waiting) -> Diagnosis | None:
+def _pull(waiting: PodWait) -> Diagnosis | None:
     container = _stuck_container(waiting.pod, PULL_REASONS)
     if container is None:
         return None
     image = waiting.job.image or container.image or "of the trainer"
     return Diagnosis(
-        reason=words.IMAGE_PULL_FAILING,
+        reason=conditions.IMAGE_PULL_FAILING,
         message=f"Image {image} cannot be pulled: {_pull_cause(container)}",
         actor=Actor.ADMINISTRATOR,
         retry=True,
@@ -202,7 +202,7 @@ def _pull_cause(container: ObservedContainer) -> str:
     return "the node will try again; check its name and the node's access to the registry."
 
 
-def _config(waiting: Waiting) -> Diagnosis | None:
+def _config(waiting: PodWait) -> Diagnosis | None:
     container = _stuck_container(waiting.pod, frozenset({"CreateContainerConfigError"}))
     if container is None:
         return None
@@ -214,7 +214,7 @@ def diagnose_container_config(text: str, *, namespace: str) -> Diagnosis:
     missing = re.search(r"secret \"([^\"]+)\" not found", text, re.IGNORECASE)
     if missing is not None:
         return Diagnosis(
-            reason=words.CREDENTIALS_MISSING,
+            reason=conditions.CREDENTIALS_MISSING,
             message=(
                 f"Secret {missing[1]} does not exist in namespace {namespace}; create it and the "
                 "run starts by itself."
@@ -225,25 +225,25 @@ def diagnose_container_config(text: str, *, namespace: str) -> Diagnosis:
     key = re.search(r"couldn't find key (\S+) in Secret (\S+)", text, re.IGNORECASE)
     if key is not None:
         return Diagnosis(
-            reason=words.CREDENTIALS_KEY_MISSING,
+            reason=conditions.CREDENTIALS_KEY_MISSING,
             message=f"Secret {key[2]} has no key {key[1]}; add it and the run starts by itself.",
             actor=Actor.USER,
             retry=True,
         )
     return Diagnosis(
-        reason=words.CONTAINER_CONFIG_INVALID,
+        reason=conditions.CONTAINER_CONFIG_INVALID,
         message=f"The kubelet cannot configure the trainer's container: {plain_words(text)}.",
         actor=Actor.ADMINISTRATOR,
         retry=True,
     )
 
 
-def _create(waiting: Waiting) -> Diagnosis | None:
+def _create(waiting: PodWait) -> Diagnosis | None:
     container = _stuck_container(waiting.pod, CREATE_REASONS)
     if container is None:
         return None
     return Diagnosis(
-        reason=words.CONTAINER_NOT_STARTED,
+        reason=conditions.CONTAINER_NOT_STARTED,
         message=(
             f"The node cannot start image {waiting.job.image}: {plain_words(container.message)}; check "
             "that it is a trainer image for the node's architecture."
@@ -253,13 +253,13 @@ def _create(waiting: Waiting) -> Diagnosis | None:
     )
 
 
-def _mount(waiting: Waiting) -> Diagnosis | None:
+def _mount(waiting: PodWait) -> Diagnosis | None:
     for event in newest(waiting.events):
         if event.reason in ("FailedMount", "FailedAttachVolume"):
             return diagnose_mount(event.message, namespace=waiting.job.namespace)
         if event.reason == "FailedCreatePodSandBox":
             return Diagnosis(
-                reason=words.SANDBOX_NOT_CREATED,
+                reason=conditions.SANDBOX_NOT_CREATED,
                 message=(
                     f"Node {waiting.pod.node} cannot set up pod {waiting.pod.name}; check the "
                     "node's container runtime and network plugin."
@@ -275,7 +275,7 @@ def diagnose_mount(text: str, *, namespace: str) -> Diagnosis:
     config_map = re.search(r"configmap \"([^\"]+)\" not found", text, re.IGNORECASE)
     if config_map is not None:
         return Diagnosis(
-            reason=words.CONFIG_MAP_MISSING,
+            reason=conditions.CONFIG_MAP_MISSING,
             message=(
                 f"ConfigMap {config_map[1]}, which holds the plan, is gone from namespace "
                 f"{namespace}; delete the Job and the operator creates both again."
@@ -286,14 +286,14 @@ def diagnose_mount(text: str, *, namespace: str) -> Diagnosis:
     claim = re.search(r"persistentvolumeclaim \"([^\"]+)\"", text, re.IGNORECASE)
     named = f"PersistentVolumeClaim {claim[1]}" if claim is not None else "A volume"
     return Diagnosis(
-        reason=words.VOLUME_NOT_MOUNTED,
+        reason=conditions.VOLUME_NOT_MOUNTED,
         message=f"{named} cannot be mounted: {plain_words(text)}; the node tries again by itself.",
         actor=Actor.ADMINISTRATOR,
         retry=True,
     )
 
 
-def _starting(waiting: Waiting) -> Diagnosis:
+def _starting(waiting: PodWait) -> Diagnosis:
     pod = waiting.pod
     if pod.started is None:
         message = f"Pod {pod.name} is created and waits for a node."
@@ -303,7 +303,7 @@ def _starting(waiting: Waiting) -> Diagnosis:
     if pod.started is not None:
         left = _left(waiting, since=pod.started, limit_s=waiting.context.pod_stuck_after_s)
     return Diagnosis(
-        reason=words.POD_STARTING,
+        reason=conditions.POD_STARTING,
         message=message,
         actor=Actor.NOBODY,
         retry=True,
@@ -334,5 +334,5 @@ def _says_why(pod: ObservedPod) -> bool:
     return pod.deleting or _stuck_container(pod, stuck) is not None
 
 
-def _left(waiting: Waiting, *, since: datetime, limit_s: int) -> float:
+def _left(waiting: PodWait, *, since: datetime, limit_s: int) -> float:
     return limit_s - (waiting.now - since).total_seconds()

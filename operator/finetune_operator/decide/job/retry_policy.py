@@ -12,7 +12,7 @@ from typing import Final
 from finetune_api.quantity import UNITS, parse_quantity
 from finetune_api.status import Attempt
 from finetune_operator.decide.job.terminated_pod import Ended, diagnose_ended
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.observation import ObservedJob, ObservedPod
 
 FIRST_ATTEMPT: Final = 1
@@ -31,9 +31,9 @@ def is_short_of_memory(
     job: ObservedJob, *, pods: Iterable[ObservedPod], attempts: Iterable[Attempt]
 ) -> bool:
     """Return whether a pod of this Job was killed for memory, seen now or told before."""
-    told = any(one.job_name == job.name and one.reason == words.OOM_KILLED for one in attempts)
+    told = any(one.job_name == job.name and one.reason == conditions.OOM_KILLED for one in attempts)
     return told or any(
-        diagnose_ended(Ended(pod=pod, job=job)).reason == words.OOM_KILLED
+        diagnose_ended(Ended(pod=pod, job=job)).reason == conditions.OOM_KILLED
         for pod in pods
         if pod.ended
     )
@@ -41,7 +41,9 @@ def is_short_of_memory(
 
 def has_used_up_memory(attempts: Iterable[Attempt], *, first_job: str) -> bool:
     """Return whether the first attempt of the run was ended by its memory limit."""
-    return any(one.job_name == first_job and one.reason == words.OOM_KILLED for one in attempts)
+    return any(
+        one.job_name == first_job and one.reason == conditions.OOM_KILLED for one in attempts
+    )
 
 
 def raise_memory(limit: str, *, most: str) -> str | None:
@@ -64,7 +66,9 @@ def excused_failures(job: ObservedJob, *, attempts: Iterable[Attempt]) -> int:
     A pod that was stopped before its trainer ran leaves no exit code, and the Job controller counts it.
     """
     stopped = [
-        one for one in attempts if (one.job_name, one.reason) == (job.name, words.JOB_SUSPENDED)
+        one
+        for one in attempts
+        if (one.job_name, one.reason) == (job.name, conditions.JOB_SUSPENDED)
     ]
     return min(job.failed, len(stopped))
 

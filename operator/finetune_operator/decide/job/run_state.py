@@ -29,8 +29,8 @@ from finetune_operator.decide.job.run_view import (
     FAILED,
     PENDING,
     RUNNING,
-    Course,
-    Run,
+    RunState,
+    RunView,
     end_of,
 )
 from finetune_operator.decide.job.suspended import decide_suspension
@@ -41,49 +41,51 @@ from finetune_operator.decide.job.terminated_pod import (
     exit_code,
     proved_outcome,
 )
-from finetune_operator.decide.values import conditions as words
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values import conditions
+from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import ObservedCondition
 
 
-def decide_course(run: Run) -> Course:
+def decide_run_state(run: RunView) -> RunState:
     """Return where the run stands."""
     for step in STEPS:
-        course = step(run)
-        if course is not None:
-            return course
+        run_state = step(run)
+        if run_state is not None:
+            return run_state
     return _without_pod(run)
 
 
-def _seconds_left(run: Run, *, since: datetime | None, limit_s: int) -> float:
+def _seconds_left(run: RunView, *, since: datetime | None, limit_s: int) -> float:
     return limit_s - ((run.now - since).total_seconds() if since is not None else 0.0)
 
 
 # --- The end --------------------------------------------------------------------------------------
 
 
-def _succeeded(run: Run) -> Course | None:
+def _succeeded(run: RunView) -> RunState | None:
     proofs = (proved_outcome(pod, job=run.job) for pod in run.ended)
     outcome = next((one for one in proofs if one is not None), None)
     if outcome is None or outcome.published is None:
         return None
     message = _published(outcome, where=outcome.published.uri)
-    measured = Claim(
-        words.CORPUS_MEASURED,
+    measured = ConditionUpdate(
+        conditions.CORPUS_MEASURED,
         "True",
-        words.MEASURED,
+        conditions.MEASURED,
         f"The trainer counted {sum(one.tokens for one in outcome.corpus):,} tokens in "
         f"{sum(one.examples for one in outcome.corpus):,} examples.",
     )
-    return Course(
+    return RunState(
         phase=COMPLETE,
         message=message,
         outcome=outcome,
-        claims=(
-            Claim(words.RUNNING, "False", words.FINISHED, "The trainer has finished."),
+        updates=(
+            ConditionUpdate(
+                conditions.RUNNING, "False", conditions.FINISHED, "The trainer has finished."
+            ),
             *((measured,) if outcome.corpus else ()),
-            Claim(words.ADAPTER_UPLOADED, "True", words.PUBLISHED, message),
-            Claim(words.COMPLETE, "True", outcome_reason(outcome), message),
+            ConditionUpdate(conditions.ADAPTER_UPLOADED, "True", conditions.PUBLISHED, message),
+            ConditionUpdate(conditions.COMPLETE, "True", outcome_reason(outcome), message),
         ),
     )
 
@@ -104,22 +106,22 @@ def outcome_reason(outcome: Outcome) -> str:
     return PUBLISHED_AT_DEADLINE if is_cut else "Done"
 
 
-def _ended_without_proof(run: Run) -> Course | None:
+def _ended_without_proof(run: RunView) -> RunState | None:
     pod = next((one for one in run.ended if exit_code(one) == 0), None)
     if pod is None:
         return None
     # A killed pod may hold exit code 0; the Job controller starts another, or gives up.
     diagnosis = diagnose_ended(Ended(pod=pod, job=run.job))
-    if diagnosis.reason != words.OUTCOME_MISSING:
+    if diagnosis.reason != conditions.OUTCOME_MISSING:
         return None
     return _fail(diagnosis)
 
 
-def _given_up(run: Run) -> Course | None:
+def _given_up(run: RunView) -> RunState | None:
     failure = run.job.failure
     if failure is None:
         return None
-    if failure.reason != words.DEADLINE_EXCEEDED:
+    if failure.reason != conditions.DEADLINE_EXCEEDED:
         held = _hold_for_pods(run, end=failure)
         if held is not None:
             return held
@@ -131,15 +133,15 @@ def _given_up(run: Run) -> Course | None:
 
 def _not_published(diagnosis: Diagnosis) -> Diagnosis:
     """Return why a run that reached its deadline ends without what it had by then."""
-    if diagnosis.reason == words.DEADLINE_EXCEEDED:
+    if diagnosis.reason == conditions.DEADLINE_EXCEEDED:
         why = f"its best adapter was not published within {CLOSING_DEADLINE_S} seconds more."
     else:
         why = f"its best adapter could not be published: {diagnosis.message}"
     message = f"The run reached its deadline, and {why} Its checkpoints are kept."
-    return replace(diagnosis, reason=words.DEADLINE_EXCEEDED, message=message)
+    return replace(diagnosis, reason=conditions.DEADLINE_EXCEEDED, message=message)
 
 
-def _complete_without_proof(run: Run) -> Course | None:
+def _complete_without_proof(run: RunView) -> RunState | None:
     complete = run.job.complete
     if complete is None:
         return None
@@ -148,7 +150,7 @@ def _complete_without_proof(run: Run) -> Course | None:
         return held
     return _fail(
         Diagnosis(
-            reason=words.OUTCOME_MISSING,
+            reason=conditions.OUTCOME_MISSING,
             message=(
                 f"Job {run.job.name} is complete and its pod is gone, so nothing proves what was "
                 "published; delete the resource and apply it again: a finished adapter is found "
@@ -160,7 +162,7 @@ def _complete_without_proof(run: Run) -> Course | None:
     )
 
 
-def _hold_for_pods(run: Run, *, end: ObservedCondition) -> Course | None:
+def _hold_for_pods(run: RunView, *, end: ObservedCondition) -> RunState | None:
     """Return a course that waits while the pods of an ended Job may still be on their way here."""
     if run.ended and run.current is None:
         return None
@@ -170,33 +172,35 @@ def _hold_for_pods(run: Run, *, end: ObservedCondition) -> Course | None:
     if left <= 0:
         return None
     message = f"Job {run.job.name} has ended; what its pod left is being read."
-    return Course(
+    return RunState(
         phase=RUNNING,
         message=message,
-        claims=(
-            Claim(words.RUNNING, "False", words.FINISHED, message),
-            Claim(words.RECONCILING, "True", words.FINISHED, message),
+        updates=(
+            ConditionUpdate(conditions.RUNNING, "False", conditions.FINISHED, message),
+            ConditionUpdate(conditions.RECONCILING, "True", conditions.FINISHED, message),
         ),
         requeue_after_s=left,
     )
 
 
-def _fail(diagnosis: Diagnosis, *, delete_job: bool = False) -> Course:
+def _fail(diagnosis: Diagnosis, *, delete_job: bool = False) -> RunState:
     reason, message = diagnosis.reason, diagnosis.message
-    return Course(
+    return RunState(
         phase=FAILED,
         message=message,
-        claims=(
-            Claim(words.RUNNING, "False", words.FINISHED, "No pod of the run is left."),
-            Claim(words.FAILED, "True", reason, message),
+        updates=(
+            ConditionUpdate(
+                conditions.RUNNING, "False", conditions.FINISHED, "No pod of the run is left."
+            ),
+            ConditionUpdate(conditions.FAILED, "True", reason, message),
             # kstatus, and so Flux, knows a failure by this one.
-            Claim(words.STALLED, "True", reason, message),
+            ConditionUpdate(conditions.STALLED, "True", reason, message),
         ),
         delete_job=delete_job,
     )
 
 
-def _image_never_came(run: Run) -> Course | None:
+def _image_never_came(run: RunView) -> RunState | None:
     pod = run.current
     if pod is None or not is_pull_timed_out(run.waiting(pod)):
         return None
@@ -207,7 +211,7 @@ def _image_never_came(run: Run) -> Course | None:
     message = f"{failing.message} It was tried for {minutes} minutes{freed}."
     return _fail(
         Diagnosis(
-            reason=words.IMAGE_PULL_FAILED, message=message, actor=failing.actor, retry=False
+            reason=conditions.IMAGE_PULL_FAILED, message=message, actor=failing.actor, retry=False
         ),
         delete_job=True,
     )
@@ -216,7 +220,7 @@ def _image_never_came(run: Run) -> Course | None:
 # --- The middle -----------------------------------------------------------------------------------
 
 
-def _short_of_memory(run: Run) -> Course | None:
+def _short_of_memory(run: RunView) -> RunState | None:
     if run.more_memory is None:
         return None
     message = (
@@ -224,33 +228,33 @@ def _short_of_memory(run: Run) -> Course | None:
         f"was killed; it is tried once more with {run.more_memory}, from its last checkpoint. Set "
         "spec.resources.limits.memory to that, if it suffices."
     )
-    return replace(_pending(words.RETRYING_WITH_MORE_MEMORY, message), replaces_job=True)
+    return replace(_pending(conditions.RETRYING_WITH_MORE_MEMORY, message), replaces_job=True)
 
 
-def _vanishing(run: Run) -> Course | None:
+def _vanishing(run: RunView) -> RunState | None:
     if not run.job.deleting:
         return None
     message = f"Job {run.job.name} is being deleted; once it is gone it is created again."
-    return _pending(words.JOB_DELETED, message)
+    return _pending(conditions.JOB_DELETED, message)
 
 
-def _training(run: Run) -> Course | None:
+def _training(run: RunView) -> RunState | None:
     pod = run.current
     if pod is None or pod.deleting or pod.trainer is None or pod.trainer.state != "running":
         return None
     doing = "publishes the best adapter until the run's deadline"
     message = f"Pod {pod.name} {doing if run.job.attempt == AT_DEADLINE else 'trains'} on node {pod.node}."
-    return Course(
+    return RunState(
         phase=RUNNING,
         message=message,
-        claims=(Claim(words.RUNNING, "True", words.TRAINING, message),),
+        updates=(ConditionUpdate(conditions.RUNNING, "True", conditions.TRAINING, message),),
     )
 
 
 # --- The beginning --------------------------------------------------------------------------------
 
 
-def _with_waiting_pod(run: Run) -> Course | None:
+def _with_waiting_pod(run: RunView) -> RunState | None:
     pod = run.current
     if pod is None:
         return None
@@ -264,7 +268,7 @@ def _with_waiting_pod(run: Run) -> Course | None:
     )
 
 
-def _between_pods(run: Run) -> Course | None:
+def _between_pods(run: RunView) -> RunState | None:
     if not run.ended:
         return None
     refused = diagnose_refused_pod(run.job, events=run.events)
@@ -280,7 +284,7 @@ def _between_pods(run: Run) -> Course | None:
     )
 
 
-def _without_pod(run: Run) -> Course:
+def _without_pod(run: RunView) -> RunState:
     diagnosis = diagnose_missing_pod(run.job, events=run.events, now=run.now, context=run.context)
     since = run.job.start or (None if run.job.is_stopped else run.job.created)
     left = _seconds_left(run, since=since, limit_s=run.context.pod_missing_after_s)
@@ -298,20 +302,20 @@ def _pending(
     *,
     requeue_after_s: float | None = None,
     needs_job_events: bool = False,
-) -> Course:
-    return Course(
+) -> RunState:
+    return RunState(
         phase=PENDING,
         message=message,
-        claims=(
-            Claim(words.RUNNING, "False", reason, message),
-            Claim(words.RECONCILING, "True", reason, message),
+        updates=(
+            ConditionUpdate(conditions.RUNNING, "False", reason, message),
+            ConditionUpdate(conditions.RECONCILING, "True", reason, message),
         ),
         requeue_after_s=requeue_after_s,
         needs_job_events=needs_job_events,
     )
 
 
-STEPS: Final[tuple[Callable[[Run], Course | None], ...]] = (
+STEPS: Final[tuple[Callable[[RunView], RunState | None], ...]] = (
     _succeeded,  # proof beats everything that came after it
     _ended_without_proof,  # exit code 0 is not enough
     _given_up,  # the Job controller starts no further pod

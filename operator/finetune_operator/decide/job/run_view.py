@@ -10,9 +10,9 @@ from typing import Final
 
 from finetune_api.outcome import Outcome
 from finetune_api.status import CheckpointStatus
-from finetune_operator.decide.job.pending_pod import Waiting
-from finetune_operator.decide.values import conditions as words
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.job.pending_pod import PodWait
+from finetune_operator.decide.values import conditions
+from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import JobEvent, ObservedJob, ObservedPod
 from finetune_operator.decide.values.operator_config import DecisionContext
 
@@ -26,13 +26,13 @@ FAILED: Final = "Failed"
 
 
 @dataclass(frozen=True)
-class Course:
+class RunState:
     """Where a run stands, and what follows from it."""
 
     phase: str
     """A word for people."""
     message: str
-    claims: tuple[Claim, ...]
+    updates: tuple[ConditionUpdate, ...]
     """Conditions from Running on."""
     outcome: Outcome | None = None
     """Of the pod that did the whole job."""
@@ -46,11 +46,11 @@ class Course:
     @property
     def failed_for(self) -> str:
         """Reason of the failure, or empty."""
-        return next((one.reason for one in self.claims if one.type == words.FAILED), "")
+        return next((one.reason for one in self.updates if one.type == conditions.FAILED), "")
 
 
 @dataclass(frozen=True)
-class Run:
+class RunView:
     """The Job of the current attempt, and its pods."""
 
     job: ObservedJob
@@ -86,9 +86,9 @@ class Run:
         alive = [pod for pod in self.pods if not pod.ended]
         return max(alive, key=lambda pod: (not pod.deleting, *moment_of(pod)), default=None)
 
-    def waiting(self, pod: ObservedPod) -> Waiting:
+    def waiting(self, pod: ObservedPod) -> PodWait:
         """Return what is known of a pod that does not run yet."""
-        return Waiting(
+        return PodWait(
             job=self.job, pod=pod, events=self.events, now=self.now, context=self.context
         )
 

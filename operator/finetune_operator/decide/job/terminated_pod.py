@@ -13,7 +13,7 @@ from typing import Final
 from finetune_api import wire
 from finetune_api.outcome import Outcome
 from finetune_operator.decide.job.diagnosis import Actor, Diagnosis, plain_words
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.observation import ObservedCondition, ObservedJob, ObservedPod
 
 
@@ -92,11 +92,11 @@ _EXITS: Final = {
 }
 
 _DISRUPTIONS: Final = {
-    "PreemptionByScheduler": (words.PREEMPTED, "was preempted by a pod of higher priority"),
-    "PreemptionByKueue": (words.PREEMPTED, "was preempted by its queue"),
-    "EvictionByEvictionAPI": (words.DISRUPTED, "was evicted, as a drain of its node does"),
-    "DeletionByTaintManager": (words.DISRUPTED, "was evicted by a taint of its node"),
-    "DeletionByPodGC": (words.NODE_LOST, "was lost with its node"),
+    "PreemptionByScheduler": (conditions.PREEMPTED, "was preempted by a pod of higher priority"),
+    "PreemptionByKueue": (conditions.PREEMPTED, "was preempted by its queue"),
+    "EvictionByEvictionAPI": (conditions.DISRUPTED, "was evicted, as a drain of its node does"),
+    "DeletionByTaintManager": (conditions.DISRUPTED, "was evicted by a taint of its node"),
+    "DeletionByPodGC": (conditions.NODE_LOST, "was lost with its node"),
 }
 """The cluster's disruptions, by the reason of DisruptionTarget; none counts as an attempt."""
 
@@ -150,9 +150,9 @@ def diagnose_failed_job(
 
     `deadline_s` is the run's, over all attempts; the Job's own is what an attempt had left of it.
     """
-    if failure.reason == words.DEADLINE_EXCEEDED:
+    if failure.reason == conditions.DEADLINE_EXCEEDED:
         return Diagnosis(
-            reason=words.DEADLINE_EXCEEDED,
+            reason=conditions.DEADLINE_EXCEEDED,
             message=(
                 f"The run took longer than its {deadline_s or job.deadline_s} seconds; create it anew with a "
                 "longer spec.activeDeadlineSeconds."
@@ -174,7 +174,7 @@ def diagnose_failed_job(
 
 def _blame_job(failure: ObservedCondition) -> Diagnosis:
     return Diagnosis(
-        reason=_legal(failure.reason, fallback=words.JOB_FAILED),
+        reason=_legal(failure.reason, fallback=conditions.JOB_FAILED),
         message=f"The Job failed and its pods are gone: {plain_words(failure.message)}.",
         actor=Actor.USER,
         retry=False,
@@ -182,7 +182,7 @@ def _blame_job(failure: ObservedCondition) -> Diagnosis:
 
 
 def _tries(failure: ObservedCondition, *, job: ObservedJob) -> str:
-    if failure.reason != words.BACKOFF_LIMIT_EXCEEDED:
+    if failure.reason != conditions.BACKOFF_LIMIT_EXCEEDED:
         return ""
     # The Job controller counts only what its policy does not ignore.
     times = f"{job.backoff_limit + 1} times" if job.backoff_limit else "once"
@@ -199,7 +199,7 @@ def _killed_for_memory(ended: Ended) -> Diagnosis | None:
         f"its limit of {ended.job.memory_limit}" if ended.job.memory_limit else "what its node has"
     )
     return Diagnosis(
-        reason=words.OOM_KILLED,
+        reason=conditions.OOM_KILLED,
         message=(
             f"The trainer needed more memory than {limit} (main memory, not the GPU's) and was "
             "killed; raise spec.resources.limits.memory."
@@ -221,7 +221,7 @@ def _evicted(ended: Ended) -> Diagnosis | None:
         what, remedy = "a resource of its node", "see the node's events"
     counted = "" if ended.pod.disruption else " This counts as an attempt."
     return Diagnosis(
-        reason=words.EVICTED,
+        reason=conditions.EVICTED,
         message=(
             f"Pod {ended.pod.name} was evicted from node {ended.pod.node} for {what}: "
             f"{plain_words(ended.pod.message)}; {remedy}.{counted}"
@@ -236,7 +236,7 @@ def _disrupted(ended: Ended) -> Diagnosis | None:
     if ended.pod.disruption is None or exit_code(ended.pod) in wire.USELESS_TO_RETRY:
         return None
     reason, what = _DISRUPTIONS.get(
-        ended.pod.disruption.reason, (words.DISRUPTED, "was stopped by the cluster")
+        ended.pod.disruption.reason, (conditions.DISRUPTED, "was stopped by the cluster")
     )
     return Diagnosis(
         reason=reason,
@@ -252,7 +252,7 @@ def _node_lost(ended: Ended) -> Diagnosis | None:
     if ended.pod.reason not in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
         return None
     return Diagnosis(
-        reason=words.NODE_LOST,
+        reason=conditions.NODE_LOST,
         message=f"Node {ended.pod.node} of pod {ended.pod.name} went away; another pod resumes.",
         actor=Actor.NOBODY,
         retry=True,
@@ -266,7 +266,9 @@ def _own_outcome(ended: Ended) -> Diagnosis | None:
         return None
     known = _EXITS.get(wire.ExitCode(code)) if code in _EXITS else None
     return Diagnosis(
-        reason=_legal(outcome.reason, fallback=known.reason if known else words.UNEXPECTED_EXIT),
+        reason=_legal(
+            outcome.reason, fallback=known.reason if known else conditions.UNEXPECTED_EXIT
+        ),
         message=outcome.message or (known.message if known else "the trainer left no message"),
         actor=known.actor if known else Actor.ADMINISTRATOR,
         retry=code not in wire.USELESS_TO_RETRY,
@@ -295,7 +297,7 @@ def _unproved(ended: Ended) -> Diagnosis | None:
     if exit_code(ended.pod) != wire.ExitCode.DONE:
         return None
     return Diagnosis(
-        reason=words.OUTCOME_MISSING,
+        reason=conditions.OUTCOME_MISSING,
         message=(
             f"The trainer of pod {ended.pod.name} ended with exit code 0 and without proof of what it "
             f"{'measured' if ended.job.role == wire.ROLE_MEASURE else 'published'}; check that {ended.job.image or 'the image'} is a trainer of this operator's "
@@ -310,14 +312,14 @@ def _signalled(ended: Ended) -> Diagnosis | None:
     code = exit_code(ended.pod)
     if code == 143:
         return Diagnosis(
-            reason=words.TERMINATED,
+            reason=conditions.TERMINATED,
             message=f"The trainer of pod {ended.pod.name} was told to stop and ended without a checkpoint.",
             actor=Actor.NOBODY,
             retry=True,
         )
     if code == 137:
         return Diagnosis(
-            reason=words.KILLED,
+            reason=conditions.KILLED,
             message=(
                 f"The trainer of pod {ended.pod.name} was killed: it was told to stop and took longer "
                 "than its grace period, or its node ran out of memory."
@@ -345,7 +347,7 @@ def _unexpected(ended: Ended) -> Diagnosis:
     said = plain_words(ended.pod.trainer.message if ended.pod.trainer else ended.pod.message)
     detail = f": {said}" if said else "; see the pod's log"
     return Diagnosis(
-        reason=words.UNEXPECTED_EXIT,
+        reason=conditions.UNEXPECTED_EXIT,
         message=(
             f"The trainer of pod {ended.pod.name} ended with exit code {code}{detail}."
             if code is not None

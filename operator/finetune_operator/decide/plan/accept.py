@@ -19,7 +19,7 @@ from finetune_api.status import ParameterStatus, WarningStatus
 from finetune_api.validation import check_spec
 from finetune_operator.decide.plan.build_plan import build_plan
 from finetune_operator.decide.plan.estimate import Forecast, build_forecast
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.operator_config import DecisionContext
 from finetune_operator.raw_object import RawObject
 from finetune_resolver.decisions.build import decision_statuses, warning_statuses
@@ -78,7 +78,7 @@ def admit(body: RawObject, *, context: DecisionContext) -> Admitted | SpecRefusa
     try:
         resource = LanguageFinetune.from_object(declared)
     except ValidationError as error:
-        return SpecRefusal(reason=words.INVALID_SPEC, message=_malformed(body, error=error))
+        return SpecRefusal(reason=conditions.INVALID_SPEC, message=_malformed(body, error=error))
     for check in CHECKS:
         refusal = check(resource, context)
         if refusal is not None:
@@ -116,15 +116,15 @@ def resolve_plan(
 def _refusal(error: ResolverError) -> SpecRefusal:
     reason, is_of_measurement = next(
         (known for family, known in REFUSED.items() if isinstance(error, family)),
-        (words.INVALID_SPEC, False),
+        (conditions.INVALID_SPEC, False),
     )
     return SpecRefusal(reason=reason, message=str(error), is_of_measurement=is_of_measurement)
 
 
 REFUSED: Final[dict[type[ResolverError], tuple[str, bool]]] = {
-    UnknownLanguageError: (words.UNKNOWN_LANGUAGE, False),
-    UnsupportedModelError: (words.MODEL_NOT_SUPPORTED, True),
-    InsufficientGpuMemoryError: (words.INSUFFICIENT_GPU_MEMORY, True),
+    UnknownLanguageError: (conditions.UNKNOWN_LANGUAGE, False),
+    UnsupportedModelError: (conditions.MODEL_NOT_SUPPORTED, True),
+    InsufficientGpuMemoryError: (conditions.INSUFFICIENT_GPU_MEMORY, True),
 }
 """The resolver's refusals: their reason, and whether a measurement shows them."""
 
@@ -134,7 +134,7 @@ def _fields_agree(resource: LanguageFinetune, _: DecisionContext) -> SpecRefusal
     if not faults:
         return None
     return SpecRefusal(
-        reason=words.INVALID_SPEC,
+        reason=conditions.INVALID_SPEC,
         message=f"{_title(resource.metadata.namespace, resource.metadata.name)} cannot run: "
         f"{_list(faults)}.",
     )
@@ -146,7 +146,7 @@ def _remote_code_is_allowed(
     if not resource.spec.model.trust_remote_code or context.allow_trust_remote_code:
         return None
     return SpecRefusal(
-        reason=words.NOT_ALLOWED,
+        reason=conditions.NOT_ALLOWED,
         message=(
             "spec.model.trustRemoteCode is true, and this operator runs no code that models ship; "
             "leave it out, use a model that transformers knows, or ask the administrator to set "
@@ -159,7 +159,7 @@ def _image_is_allowed(resource: LanguageFinetune, context: DecisionContext) -> S
     if resource.spec.image is None or context.allow_image_override:
         return None
     return SpecRefusal(
-        reason=words.NOT_ALLOWED,
+        reason=conditions.NOT_ALLOWED,
         message=(
             f"spec.image is {resource.spec.image}, and this operator runs its own trainer image "
             "only; leave it out, or ask the administrator to set allowImageOverride."
@@ -176,7 +176,7 @@ def _service_account_is_allowed(
         return None
     allowed = ", ".join(sorted(context.allowed_service_accounts)) or "none"
     return SpecRefusal(
-        reason=words.NOT_ALLOWED,
+        reason=conditions.NOT_ALLOWED,
         message=(
             f"spec.scheduling.serviceAccountName is {name}; allowed are: {allowed}. Leave it out, "
             "or ask the administrator to add it to allowedServiceAccounts."

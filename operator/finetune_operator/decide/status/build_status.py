@@ -39,8 +39,12 @@ from finetune_operator.decide.job.terminated_pod import (
     proved_outcome,
 )
 from finetune_operator.decide.status.observed_parameters import with_observations
-from finetune_operator.decide.values import conditions as words
-from finetune_operator.decide.values.conditions import Claim, build_conditions, format_time
+from finetune_operator.decide.values import conditions
+from finetune_operator.decide.values.conditions import (
+    ConditionUpdate,
+    build_conditions,
+    format_time,
+)
 from finetune_operator.decide.values.observation import ObservedJob, ObservedPod
 
 ATTEMPTS_LIMIT: Final = 10
@@ -85,7 +89,7 @@ class Report:
     run: int
     phase: str
     message: str
-    claims: tuple[Claim, ...]
+    updates: tuple[ConditionUpdate, ...]
     languages_text: str = ""
     plan: PlanReport = field(default_factory=PlanReport)
     attempts: tuple[Attempt, ...] = ()
@@ -132,8 +136,8 @@ def build_status(
     report: Report, *, before: LanguageFinetuneStatus, now: datetime
 ) -> LanguageFinetuneStatus:
     """Return the whole status after `before`."""
-    conditions = build_conditions(
-        report.claims, before=before.conditions, generation=report.generation, now=now
+    written = build_conditions(
+        report.updates, before=before.conditions, generation=report.generation, now=now
     )
     # What an earlier run left says nothing about this one, but its attempts are not forgotten.
     is_next = report.run != before.run
@@ -143,7 +147,7 @@ def build_status(
             "observed_generation": report.generation,
             "phase": report.phase,
             "message": report.message[:SENTENCE_LIMIT],
-            "conditions": conditions,
+            "conditions": written,
             "run": report.run,
             "plan": report.plan.plan,
             "parameters": list(report.plan.parameters),
@@ -163,13 +167,13 @@ def build_status(
 
 def with_generation(status: LanguageFinetuneStatus, *, generation: int) -> LanguageFinetuneStatus:
     """Return a status that says the same of a newer generation of the spec."""
-    conditions = [
+    written = [
         one.model_copy(update={"observed_generation": generation}) for one in status.conditions
     ]
     return status.model_copy(
         update={
             "observed_generation": generation,
-            "conditions": conditions,
+            "conditions": written,
             "progress": None,
         }
     )
@@ -263,7 +267,7 @@ def _ending(pod: ObservedPod, *, job: ObservedJob) -> str:
     is_stopped = pod.deleting and job.suspended and exit_code(pod) is None
     if is_stopped or not pod.ended:
         # A pod that was told to stop may vanish before anybody sees how it ended.
-        return words.JOB_SUSPENDED if is_stopped else ""
+        return conditions.JOB_SUSPENDED if is_stopped else ""
     outcome = proved_outcome(pod, job=job)
     return outcome.reason if outcome else diagnose_ended(Ended(pod=pod, job=job)).reason
 
@@ -271,7 +275,7 @@ def _ending(pod: ObservedPod, *, job: ObservedJob) -> str:
 def _merge_attempts(before: Iterable[Attempt], *, seen: Iterable[Attempt]) -> list[Attempt]:
     """Return the newest attempts; one that ran and is seen no more was lost with its pod."""
     merged = {
-        one.uid: one if one.reason else one.model_copy(update={"reason": words.POD_LOST})
+        one.uid: one if one.reason else one.model_copy(update={"reason": conditions.POD_LOST})
         for one in before
     }
     merged |= {one.uid: one for one in seen}
@@ -381,6 +385,6 @@ def format_gib(size: int) -> str:
     return f"{size / 1024**3:.1f}Gi"
 
 
-def find_condition(conditions: Iterable[Condition], wanted: str) -> Condition | None:
+def find_condition(stored: Iterable[Condition], wanted: str) -> Condition | None:
     """Return the condition of type `wanted`, or None."""
-    return next((one for one in conditions if one.type == wanted), None)
+    return next((one for one in stored if one.type == wanted), None)

@@ -8,26 +8,26 @@ from collections.abc import Iterable
 from typing import Final
 
 from finetune_api.status import Condition, WarningStatus
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Event
 
 QUIET: Final = frozenset(
     {
-        words.POD_STARTING,
-        words.POD_STOPPING,
-        words.FINISHED,
-        words.JOB_SUSPENDED,
-        words.SUSPENDED_BY_SPEC,
-        words.SUSPENDING,
-        words.QUEUED,
-        words.EVICTED_BY_QUEUE,
-        words.SCHEDULING_GATED,
-        words.PREDECESSOR_GOING,
-        words.MEASURING,
-        words.AWAITING_MEASUREMENT,
-        words.PROBING,
-        words.PUBLISHING_BEST,
-        words.RECREATING,
+        conditions.POD_STARTING,
+        conditions.POD_STOPPING,
+        conditions.FINISHED,
+        conditions.JOB_SUSPENDED,
+        conditions.SUSPENDED_BY_SPEC,
+        conditions.SUSPENDING,
+        conditions.QUEUED,
+        conditions.EVICTED_BY_QUEUE,
+        conditions.SCHEDULING_GATED,
+        conditions.PREDECESSOR_GOING,
+        conditions.MEASURING,
+        conditions.AWAITING_MEASUREMENT,
+        conditions.PROBING,
+        conditions.PUBLISHING_BEST,
+        conditions.RECREATING,
     }
 )
 """Reasons for not running that are part of every life."""
@@ -61,10 +61,10 @@ def _event(condition: Condition, *, was: tuple[str, str]) -> Event | None:
     key = (condition.type, condition.status)
     if key in NORMAL:
         # A running pod that becomes another running pod is no news; a Job created again is.
-        is_news = was[0] != condition.status or condition.type == words.JOB_CREATED
+        is_news = was[0] != condition.status or condition.type == conditions.JOB_CREATED
         return Event("Normal", NORMAL[key], condition.message) if is_news else None
-    if key == (words.FAILED, "True"):
-        return Event("Warning", words.FAILED, f"{condition.reason}: {condition.message}")
+    if key == (conditions.FAILED, "True"):
+        return Event("Warning", conditions.FAILED, f"{condition.reason}: {condition.message}")
     if key in WARNED and condition.reason not in QUIET:
         return Event("Warning", condition.reason, condition.message)
     return None
@@ -83,18 +83,18 @@ OF_THE_RUN: Final = {
 }
 """Warnings of the operator's own, about what a run lost or could not do."""
 NORMAL: Final = {
-    (words.CORPUS_MEASURED, "True"): "CorpusMeasured",
-    (words.JOB_CREATED, "True"): "JobCreated",
-    (words.RUNNING, "True"): "Started",
-    (words.SUSPENDED, "True"): "Suspended",
-    (words.COMPLETE, "True"): "Completed",
+    (conditions.CORPUS_MEASURED, "True"): "CorpusMeasured",
+    (conditions.JOB_CREATED, "True"): "JobCreated",
+    (conditions.RUNNING, "True"): "Started",
+    (conditions.SUSPENDED, "True"): "Suspended",
+    (conditions.COMPLETE, "True"): "Completed",
 }
 WARNED: Final = frozenset(
     {
-        (words.ACCEPTED, "False"),
-        (words.CORPUS_MEASURED, "False"),
-        (words.RESOLVED, "False"),
-        (words.JOB_CREATED, "False"),
-        (words.RUNNING, "False"),
+        (conditions.ACCEPTED, "False"),
+        (conditions.CORPUS_MEASURED, "False"),
+        (conditions.RESOLVED, "False"),
+        (conditions.JOB_CREATED, "False"),
+        (conditions.RUNNING, "False"),
     }
 )

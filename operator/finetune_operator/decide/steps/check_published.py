@@ -12,91 +12,91 @@ from typing import Final
 from finetune_api import wire
 from finetune_api.outcome import NOTHING_FINISHED, Outcome
 from finetune_operator.decide.job.retry_policy import FIRST_ATTEMPT
-from finetune_operator.decide.job.run_state import decide_course
-from finetune_operator.decide.job.run_view import COMPLETE, FAILED, PENDING, Course, Run
+from finetune_operator.decide.job.run_state import decide_run_state
+from finetune_operator.decide.job.run_view import COMPLETE, FAILED, PENDING, RunState, RunView
 from finetune_operator.decide.job.terminated_pod import exit_code, proved_outcome, read_outcome
 from finetune_operator.decide.manifests.job import build_objects
 from finetune_operator.decide.manifests.pod import secret_environment_prefixes
 from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.status.build_status import Report, build_attempts, find_condition
-from finetune_operator.decide.steps.reconcile_state import Situation
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
 from finetune_operator.decide.steps.reporting import (
     ACCEPTED,
     build_report,
     delete_of,
-    measured_claims,
+    find_create_block,
+    measured_updates,
     plan_report,
-    resolved_claim,
-    why_not_created,
+    resolved_update,
     write,
 )
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import ObservedJob, ObservedPod
 
-ORDINARY: Final = frozenset({words.POD_STARTING, words.TRAINING, words.FINISHED})
+ORDINARY: Final = frozenset({conditions.POD_STARTING, conditions.TRAINING, conditions.FINISHED})
 """Steps of a probe that takes its course."""
 NO_FAULT_OF_THE_RUN: Final = frozenset({wire.ExitCode.ENVIRONMENT_UNFIT})
 """Exit codes that say something of the probe's node and nothing of the run."""
 
 
-def decide_probe(situation: Situation, *, proposal: ResolvedPlan) -> Actions | None:
+def decide_probe(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None:
     """Return what looking for finished work asks for, or None where the run may begin."""
-    if not _is_worthwhile(situation, proposal=proposal):
+    if not _is_worthwhile(state, proposal=proposal):
         return None
-    job = _probe_of(situation, proposal=proposal)
+    job = _probe_of(state, proposal=proposal)
     if job is None:
-        return _begin(situation, proposal=proposal)
-    pods = situation.pods_of(job)
+        return _begin(state, proposal=proposal)
+    pods = state.pods_of(job)
     if _found_nothing(job, pods=pods):
         return None
-    course = decide_course(
-        Run(
+    run_state = decide_run_state(
+        RunView(
             job=job,
             pods=pods,
-            events=situation.observed.job_events,
-            now=situation.now,
-            context=situation.context,
+            events=state.observed.job_events,
+            now=state.now,
+            context=state.context,
         )
     )
-    if course.phase == FAILED and not _is_runs_fault(pods):
+    if run_state.phase == FAILED and not _is_runs_fault(pods):
         return None
-    return _follow(situation, proposal=proposal, job=job, course=course)
+    return _follow(state, proposal=proposal, job=job, run_state=run_state)
 
 
-def _is_worthwhile(situation: Situation, *, proposal: ResolvedPlan) -> bool:
+def _is_worthwhile(state: ReconcileState, *, proposal: ResolvedPlan) -> bool:
     """Return whether to look: a GPU is at stake, and nothing of this run was begun."""
-    if not situation.context.probes or proposal.plan.resources.gpus == 0:
+    if not state.context.probes or proposal.plan.resources.gpus == 0:
         return False
-    created = find_condition(situation.before.conditions, words.JOB_CREATED)
+    created = find_condition(state.before.conditions, conditions.JOB_CREATED)
     return created is None or created.status != "True"
 
 
-def _probe_of(situation: Situation, *, proposal: ResolvedPlan) -> ObservedJob | None:
+def _probe_of(state: ReconcileState, *, proposal: ResolvedPlan) -> ObservedJob | None:
     """Return the probe of this plan with these keys; another `secretRef` is no other plan."""
     keys = secret_environment_prefixes(proposal.resource, role=wire.ROLE_PROBE)
     wanted = (proposal.plan.hash, keys)
-    jobs = (job for job in situation.probe_jobs if (job.plan_hash, job.secrets) == wanted)
+    jobs = (job for job in state.probe_jobs if (job.plan_hash, job.secrets) == wanted)
     return max(jobs, key=lambda one: (not one.deleting, one.attempt), default=None)
 
 
-def _begin(situation: Situation, *, proposal: ResolvedPlan) -> Actions | None:
+def _begin(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None:
     """Create the probe; where that is refused the run goes on to be refused, or begins."""
-    if why_not_created(situation) is not None:
+    if find_create_block(state) is not None:
         return None
-    attempt = max((job.attempt for job in situation.probe_jobs), default=0) + FIRST_ATTEMPT
+    attempt = max((job.attempt for job in state.probe_jobs), default=0) + FIRST_ATTEMPT
     objects = build_objects(
         proposal.resource,
         task=PodTask.to_probe(proposal.plan),
         attempt=attempt,
-        context=situation.context,
+        context=state.context,
     )
     job = ObservedJob.from_object(objects.job)
-    report = _report_looking(situation, proposal=proposal, job=job)
-    stale = tuple(delete_of(one) for one in situation.probe_jobs if not one.finished)
-    actions = write(situation, report=report, deletes=stale)
+    report = _report_looking(state, proposal=proposal, job=job)
+    stale = tuple(delete_of(one) for one in state.probe_jobs if not one.finished)
+    actions = write(state, report=report, deletes=stale)
     return replace(actions, creates=(objects.config_map, objects.job))
 
 
@@ -121,69 +121,75 @@ def _is_runs_fault(pods: tuple[ObservedPod, ...]) -> bool:
 
 
 def _follow(
-    situation: Situation, *, proposal: ResolvedPlan, job: ObservedJob, course: Course
+    state: ReconcileState, *, proposal: ResolvedPlan, job: ObservedJob, run_state: RunState
 ) -> Actions:
-    pods = situation.pods_of(job)
-    if course.phase in {COMPLETE, FAILED}:
-        report = _report_end(situation, proposal=proposal, job=job, course=course, pods=pods)
+    pods = state.pods_of(job)
+    if run_state.phase in {COMPLETE, FAILED}:
+        report = _report_end(state, proposal=proposal, job=job, run_state=run_state, pods=pods)
     else:
-        report = _report_looking(situation, proposal=proposal, job=job, course=course)
+        report = _report_looking(state, proposal=proposal, job=job, run_state=run_state)
     return write(
-        situation,
+        state,
         report=report,
-        requeue_after_s=course.requeue_after_s,
-        needs_job_events=course.needs_job_events,
+        requeue_after_s=run_state.requeue_after_s,
+        needs_job_events=run_state.needs_job_events,
     )
 
 
 def _report_end(
-    situation: Situation,
+    state: ReconcileState,
     *,
     proposal: ResolvedPlan,
     job: ObservedJob,
-    course: Course,
+    run_state: RunState,
     pods: tuple[ObservedPod, ...],
 ) -> Report:
     proved = any(proved_outcome(pod, job=job) for pod in pods)
     message = f"Job {job.name} looked for finished work of this plan before a GPU was asked for."
-    created = Claim(words.JOB_CREATED, "True", words.PROBED, message)
-    counted = any(claim.type == words.CORPUS_MEASURED for claim in course.claims)
+    created = ConditionUpdate(conditions.JOB_CREATED, "True", conditions.PROBED, message)
+    counted = any(update.type == conditions.CORPUS_MEASURED for update in run_state.updates)
     return build_report(
-        situation,
-        phase=course.phase,
-        message=course.message,
-        claims=(
+        state,
+        phase=run_state.phase,
+        message=run_state.message,
+        updates=(
             ACCEPTED,
-            *(() if counted else measured_claims(situation)),
-            resolved_claim(proposal),
+            *(() if counted else measured_updates(state)),
+            resolved_update(proposal),
             *((created,) if proved else ()),
-            *course.claims,
+            *run_state.updates,
         ),
-        plan=plan_report(situation, proposal=proposal),
-        attempts=build_attempts(pods, job=job, failed=course.failed_for),
-        outcome=course.outcome,
+        plan=plan_report(state, proposal=proposal),
+        attempts=build_attempts(pods, job=job, failed=run_state.failed_for),
+        outcome=run_state.outcome,
     )
 
 
 def _report_looking(
-    situation: Situation, *, proposal: ResolvedPlan, job: ObservedJob, course: Course | None = None
+    state: ReconcileState,
+    *,
+    proposal: ResolvedPlan,
+    job: ObservedJob,
+    run_state: RunState | None = None,
 ) -> Report:
-    reason = words.PROBING
+    reason = conditions.PROBING
     message = f"Job {job.name} looks for finished work of this plan before a GPU is asked for."
-    if course is not None:
-        said = next(claim.reason for claim in course.claims if claim.type == words.RUNNING)
+    if run_state is not None:
+        said = next(
+            update.reason for update in run_state.updates if update.type == conditions.RUNNING
+        )
         if said not in ORDINARY:
-            reason, message = said, course.message
+            reason, message = said, run_state.message
     return build_report(
-        situation,
+        state,
         phase=PENDING,
         message=message,
-        claims=(
+        updates=(
             ACCEPTED,
-            *measured_claims(situation),
-            resolved_claim(proposal),
-            Claim(words.JOB_CREATED, "False", reason, message),
-            Claim(words.RECONCILING, "True", reason, message),
+            *measured_updates(state),
+            resolved_update(proposal),
+            ConditionUpdate(conditions.JOB_CREATED, "False", reason, message),
+            ConditionUpdate(conditions.RECONCILING, "True", reason, message),
         ),
-        plan=plan_report(situation, proposal=proposal),
+        plan=plan_report(state, proposal=proposal),
     )

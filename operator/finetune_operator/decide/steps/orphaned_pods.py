@@ -8,36 +8,36 @@ from typing import Final
 
 from finetune_operator.decide.job.run_view import PENDING
 from finetune_operator.decide.plan.accept import ResolvedPlan
-from finetune_operator.decide.steps.reconcile_state import Situation
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
 from finetune_operator.decide.steps.reporting import ACCEPTED, build_report, write
-from finetune_operator.decide.steps.suspend import keep_known
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.steps.suspend import keep_known_plan
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values.conditions import ConditionUpdate
 
 LOOK_AGAIN_S: Final = 5.0
 """Nobody tells of a pod whose Job is gone; its grace period is minutes."""
 
 
-def await_strays(situation: Situation, *, proposal: ResolvedPlan) -> Actions | None:
+def await_strays(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None:
     """Return that a pod without a Job must stop first, or None where there is none."""
-    known = {job.uid for job in situation.observed.jobs}
-    alive = (pod for pod in situation.observed.pods if not pod.ended and pod.job_uid not in known)
+    known = {job.uid for job in state.observed.jobs}
+    alive = (pod for pod in state.observed.pods if not pod.ended and pod.job_uid not in known)
     names = sorted(pod.name for pod in alive)
     if not names:
         return None
     message = f"Pod {', '.join(names)} outlives its deleted Job and is being stopped; another Job follows."
-    claims, plan = keep_known(situation, proposal=proposal)
+    updates, plan = keep_known_plan(state, proposal=proposal)
     report = build_report(
-        situation,
+        state,
         phase=PENDING,
         message=message,
-        claims=(
+        updates=(
             ACCEPTED,
-            *claims,
-            Claim(words.RUNNING, "False", words.POD_STOPPING, message),
-            Claim(words.RECONCILING, "True", words.POD_STOPPING, message),
+            *updates,
+            ConditionUpdate(conditions.RUNNING, "False", conditions.POD_STOPPING, message),
+            ConditionUpdate(conditions.RECONCILING, "True", conditions.POD_STOPPING, message),
         ),
         plan=plan,
     )
-    return write(situation, report=report, requeue_after_s=LOOK_AGAIN_S)
+    return write(state, report=report, requeue_after_s=LOOK_AGAIN_S)

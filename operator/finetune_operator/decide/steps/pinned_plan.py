@@ -16,41 +16,41 @@ from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.plan.build_plan import build_identity, hash_spec
 from finetune_operator.decide.plan.estimate import Forecast
 from finetune_operator.decide.status.build_status import find_condition
-from finetune_operator.decide.steps.reconcile_state import Situation
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
+from finetune_operator.decide.values import conditions
 
 NOT_KEPT: Final = "plan-not-kept"
 """Id of the warning that a run could not keep its plan."""
 
 
-def plan_to_keep(situation: Situation, *, resource: LanguageFinetune) -> PlanStatus | None:
+def plan_to_keep(state: ReconcileState, *, resource: LanguageFinetune) -> PlanStatus | None:
     """Return the plan that the run of now began with, or None where it has not begun."""
-    before, plan = situation.before, situation.before.plan
-    if before.run != situation.run or plan is None or not plan.config_map:
+    before, plan = state.before, state.before.plan
+    if before.run != state.run or plan is None or not plan.config_map:
         return None
-    created = find_condition(before.conditions, words.JOB_CREATED)
+    created = find_condition(before.conditions, conditions.JOB_CREATED)
     is_frozen = created is not None and created.status == "True"
     # Where the last try to make the Job was refused, the spec may change again.
     return plan if is_frozen or plan.spec_hash == hash_spec(resource.spec) else None
 
 
-def find_begun(situation: Situation, *, resource: LanguageFinetune) -> ResolvedPlan | None:
+def find_begun(state: ReconcileState, *, resource: LanguageFinetune) -> ResolvedPlan | None:
     """Return the plan that the run goes on with, or None where it has none or it cannot be read."""
-    kept = plan_to_keep(situation, resource=resource)
+    kept = plan_to_keep(state, resource=resource)
     if kept is None:
         return None
-    return read_begun(situation, resource=resource, plan_hash=kept.hash)
+    return read_begun(state, resource=resource, plan_hash=kept.hash)
 
 
 def read_begun(
-    situation: Situation, *, resource: LanguageFinetune, plan_hash: str
+    state: ReconcileState, *, resource: LanguageFinetune, plan_hash: str
 ) -> ResolvedPlan | None:
     """Return the plan of this hash that was fetched, or None where it is not there or cannot be read."""
-    plan = _read(situation.observed.begun_plan or "", wanted=plan_hash)
+    plan = _read(state.observed.begun_plan or "", wanted=plan_hash)
     if plan is None:
         return None
-    before = situation.before
-    now = build_identity(resource, run=situation.run)
+    before = state.before
+    now = build_identity(resource, run=state.run)
     return ResolvedPlan(
         resource=resource,
         # A resource that was restored from a backup has another uid.
@@ -65,11 +65,11 @@ def read_begun(
     )
 
 
-def warn_of_another_plan(situation: Situation, *, plan: TrainingPlan) -> tuple[WarningStatus, ...]:
+def warn_of_another_plan(state: ReconcileState, *, plan: TrainingPlan) -> tuple[WarningStatus, ...]:
     """Return the warning that a run goes on with another plan than it began with."""
-    before, kept = situation.before, situation.before.plan
-    created = find_condition(before.conditions, words.JOB_CREATED)
-    has_begun = before.run == situation.run and created is not None and created.status == "True"
+    before, kept = state.before, state.before.plan
+    created = find_condition(before.conditions, conditions.JOB_CREATED)
+    has_begun = before.run == state.run and created is not None and created.status == "True"
     if not has_begun or kept is None or not kept.config_map or kept.hash == plan.hash:
         return ()
     message = (

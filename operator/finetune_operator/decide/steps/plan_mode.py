@@ -10,51 +10,51 @@ from finetune_api.status import short_duration
 from finetune_operator.decide.job.run_view import COMPLETE
 from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.status.build_status import find_condition
-from finetune_operator.decide.steps.reconcile_state import Situation
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
 from finetune_operator.decide.steps.reporting import (
     ACCEPTED,
     build_report,
-    measured_claims,
+    measured_updates,
     plan_report,
-    resolved_claim,
+    resolved_update,
     write,
 )
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values.conditions import ConditionUpdate
 
 EARLIER_RUN = "kubectl finetune plan --tokens-per-second tells it by the speed of an earlier run"
 """What makes a time known that no measured speed tells."""
 
 
-def end_plan(situation: Situation, *, proposal: ResolvedPlan) -> Actions | None:
+def end_plan(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None:
     """Return that the plan is ready, or None where it is to be run."""
     if proposal.resource.spec.mode is not Mode.PLAN:
         return None
     message = _message(proposal)
     report = build_report(
-        situation,
+        state,
         phase=COMPLETE,
         message=message,
-        claims=(
+        updates=(
             ACCEPTED,
-            *measured_claims(situation),
-            resolved_claim(proposal),
-            Claim(words.COMPLETE, "True", words.PLAN_READY, message),
+            *measured_updates(state),
+            resolved_update(proposal),
+            ConditionUpdate(conditions.COMPLETE, "True", conditions.PLAN_READY, message),
         ),
-        plan=plan_report(situation, proposal=proposal),
+        plan=plan_report(state, proposal=proposal),
     )
-    return write(situation, report=report)
+    return write(state, report=report)
 
 
-def ended_before_training(situation: Situation) -> bool:
+def ended_before_training(state: ReconcileState) -> bool:
     """Return whether the end came before any training, which a change of the spec undoes."""
-    conditions = situation.before.conditions
-    complete = find_condition(conditions, words.COMPLETE)
-    if complete is not None and complete.reason == words.PLAN_READY:
+    stored = state.before.conditions
+    complete = find_condition(stored, conditions.COMPLETE)
+    if complete is not None and complete.reason == conditions.PLAN_READY:
         return True
     # What ended before any Job was to train: a measurement, or the look for finished work.
-    created = find_condition(conditions, words.JOB_CREATED)
+    created = find_condition(stored, conditions.JOB_CREATED)
     return created is None or created.status != "True"
 
 

@@ -19,12 +19,17 @@ from finetune_operator.decide.manifests.job import RunObjects, build_closing
 from finetune_operator.decide.plan.accept import ResolvedPlan, SpecRefusal
 from finetune_operator.decide.status.build_status import build_attempts
 from finetune_operator.decide.steps.pinned_plan import read_begun
-from finetune_operator.decide.steps.reconcile_state import Situation
-from finetune_operator.decide.steps.reporting import ACCEPTED, build_report, why_not_created, write
-from finetune_operator.decide.steps.suspend import is_held, keep_known
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
+from finetune_operator.decide.steps.reporting import (
+    ACCEPTED,
+    build_report,
+    find_create_block,
+    write,
+)
+from finetune_operator.decide.steps.suspend import is_held, keep_known_plan
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import ObservedJob
 from finetune_operator.raw_object import RawObject
 
@@ -36,76 +41,80 @@ def publishes_best(body: RawObject) -> bool:
     return asked and deadline_of(body) is not None
 
 
-def decide_closing(situation: Situation) -> Actions | RunObjects | None:
+def decide_closing(state: ReconcileState) -> Actions | RunObjects | None:
     """Return what a run that reached its deadline waits for, or the Job that publishes what it had.
 
     None where it just fails, and of every other run.
     """
-    job = situation.job
-    if job is None or not _is_over_deadline(situation, job=job):
+    job = state.job
+    if job is None or not _is_over_deadline(state, job=job):
         return None
-    admitted = situation.admitted  # no earlier: no other run that is followed needs it
+    admitted = state.admitted  # no earlier: no other run that is followed needs it
     if isinstance(admitted, SpecRefusal):
         return None
-    stopping = sorted(pod.name for pod in situation.training_pods if not pod.ended)
+    stopping = sorted(pod.name for pod in state.training_pods if not pod.ended)
     if stopping:
         why = (
             f"Pod {', '.join(stopping)} is told to stop, because the run's deadline is reached; then the "
             "best adapter is published."
         )
-        return _report(situation, job=job, reason=words.POD_STOPPING, message=why)
+        return _report(state, job=job, reason=conditions.POD_STOPPING, message=why)
     # Asked once the pod has ended: its last word names the checkpoint that it saved while it stopped.
-    saved = find_checkpoint(situation.before, pods=situation.training_pods, run=situation.run)
+    saved = find_checkpoint(state.before, pods=state.training_pods, run=state.run)
     if saved is None:
         return None
-    if is_held(situation.observed.body):
+    if is_held(state.observed.body):
         held = (
             f"The run reached its deadline and is suspended; set spec.suspend to false, and what it saved "
             f"at step {saved.step:,} is published."
         )
-        return _report(situation, job=job, reason=words.SUSPENDED_BY_SPEC, message=held)
-    if situation.observed.begun_plan is None:
+        return _report(state, job=job, reason=conditions.SUSPENDED_BY_SPEC, message=held)
+    if state.observed.begun_plan is None:
         told = f"The run reached its deadline; what it saved at step {saved.step:,} is published."
-        waiting = _report(situation, job=job, reason=words.PUBLISHING_BEST, message=told)
+        waiting = _report(state, job=job, reason=conditions.PUBLISHING_BEST, message=told)
         return replace(waiting, needs_begun_plan=job.plan_config_map)
-    begun = read_begun(situation, resource=admitted.resource, plan_hash=job.plan_hash)
-    return None if begun is None else _build(situation, job=job, begun=begun)
+    begun = read_begun(state, resource=admitted.resource, plan_hash=job.plan_hash)
+    return None if begun is None else _build(state, job=job, begun=begun)
 
 
-def _is_over_deadline(situation: Situation, *, job: ObservedJob) -> bool:
+def _is_over_deadline(state: ReconcileState, *, job: ObservedJob) -> bool:
     failure = job.failure
-    if failure is None or failure.reason != words.DEADLINE_EXCEEDED or job.attempt == AT_DEADLINE:
+    if (
+        failure is None
+        or failure.reason != conditions.DEADLINE_EXCEEDED
+        or job.attempt == AT_DEADLINE
+    ):
         return False
-    return publishes_best(situation.observed.body)
+    return publishes_best(state.observed.body)
 
 
-def _build(situation: Situation, *, job: ObservedJob, begun: ResolvedPlan) -> Actions | RunObjects:
+def _build(state: ReconcileState, *, job: ObservedJob, begun: ResolvedPlan) -> Actions | RunObjects:
     """Return the Job that publishes, or why the last try to create it failed."""
-    why = why_not_created(situation)
+    why = find_create_block(state)
     if why is not None:
-        refused = _report(situation, job=job, reason=why.reason, message=why.message)
+        refused = _report(state, job=job, reason=why.reason, message=why.message)
         return replace(refused, requeue_after_s=why.retry_s)
     # What the attempt with more memory needed, publishing needs as well.
     memory = job.memory_limit if job.attempt == WITH_MORE_MEMORY else None
-    return build_closing(begun.resource, plan=begun.plan, memory=memory, context=situation.context)
+    return build_closing(begun.resource, plan=begun.plan, memory=memory, context=state.context)
 
 
-def _report(situation: Situation, *, job: ObservedJob, reason: str, message: str) -> Actions:
-    claims, plan = keep_known(situation, proposal=None)
-    is_suspended = reason == words.SUSPENDED_BY_SPEC
-    state = words.SUSPENDED if is_suspended else words.RECONCILING
+def _report(state: ReconcileState, *, job: ObservedJob, reason: str, message: str) -> Actions:
+    updates, plan = keep_known_plan(state, proposal=None)
+    is_suspended = reason == conditions.SUSPENDED_BY_SPEC
+    kind = conditions.SUSPENDED if is_suspended else conditions.RECONCILING
     report = build_report(
-        situation,
+        state,
         phase=SUSPENDED if is_suspended else PENDING,
         message=message,
-        claims=(
+        updates=(
             ACCEPTED,
-            *claims,
-            Claim(words.RUNNING, "False", reason, message),
-            Claim(state, "True", reason, message),
+            *updates,
+            ConditionUpdate(conditions.RUNNING, "False", reason, message),
+            ConditionUpdate(kind, "True", reason, message),
         ),
         plan=plan,
-        active=build_active_time(situation.before.active_time, job=job, now=situation.now),
-        attempts=build_attempts(situation.training_pods, job=job, failed=words.DEADLINE_EXCEEDED),
+        active=build_active_time(state.before.active_time, job=job, now=state.now),
+        attempts=build_attempts(state.training_pods, job=job, failed=conditions.DEADLINE_EXCEEDED),
     )
-    return write(situation, report=report)
+    return write(state, report=report)

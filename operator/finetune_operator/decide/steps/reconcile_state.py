@@ -39,7 +39,7 @@ HIGHEST_RUN: Final = 1_000_000
 
 
 @dataclass(frozen=True)
-class Situation:
+class ReconcileState:
     """Everything that the steps look at."""
 
     observed: Observed

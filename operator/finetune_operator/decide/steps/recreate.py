@@ -15,50 +15,50 @@ from finetune_operator.decide.job.run_view import PENDING
 from finetune_operator.decide.plan.accept import ResolvedPlan, SpecRefusal
 from finetune_operator.decide.plan.build_plan import hash_spec
 from finetune_operator.decide.status.build_status import build_attempts
-from finetune_operator.decide.steps.reconcile_state import Situation
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
 from finetune_operator.decide.steps.reporting import ACCEPTED, build_report, delete_of, write
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions, Delete
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import ObservedJob
 
 NEXT_RUN_S: Final = 1.0
 """Until the next look after a run has ended: its own write is no news to the operator."""
 
 
-def is_outdated(situation: Situation) -> bool:
+def is_outdated(state: ReconcileState) -> bool:
     """Return whether the spec asks for another run than the one of now."""
-    declared, plan = situation.observed.body.get("spec"), situation.before.plan
+    declared, plan = state.observed.body.get("spec"), state.before.plan
     if not isinstance(declared, Mapping) or plan is None or not plan.spec_hash:
         return False
     # Asked of every resource: nothing is parsed for those that never begin anew.
     if declared.get("updatePolicy") != UpdatePolicy.RECREATE:
         return False
-    admitted = situation.admitted
+    admitted = state.admitted
     if isinstance(admitted, SpecRefusal) or plan.spec_hash == hash_spec(admitted.resource.spec):
         return False
-    if situation.measured.is_missing:
+    if state.measured.is_missing:
         # What it resolves to is not known before it is measured; should it be the same plan after
         # all, the next run finds the checkpoints of this one.
         return True
-    proposal = situation.proposal
+    proposal = state.proposal
     return isinstance(proposal, ResolvedPlan) and proposal.plan.hash != plan.hash
 
 
-def begin_next_run(situation: Situation) -> Actions:
+def begin_next_run(state: ReconcileState) -> Actions:
     """Return that the run of now is over, and what of it must stop first."""
-    return _next_run(situation, run=situation.run + 1)
+    return _next_run(state, run=state.run + 1)
 
 
-def await_older_runs(situation: Situation) -> Actions | None:
+def await_older_runs(state: ReconcileState) -> Actions | None:
     """Return that an older run must stop first, or None where none is left: never two pods at once."""
-    if not _unfinished(situation, run=situation.run):
+    if not _unfinished(state, run=state.run):
         return None
-    return _next_run(situation, run=situation.run)
+    return _next_run(state, run=state.run)
 
 
-def _next_run(situation: Situation, *, run: int) -> Actions:
-    older = _unfinished(situation, run=run)
+def _next_run(state: ReconcileState, *, run: int) -> Actions:
+    older = _unfinished(state, run=run)
     stopping = ", ".join(job.name for job in older)
     message = (
         f"The spec resolves to another plan: {stopping} saves a checkpoint and stops, then run {run} begins."
@@ -66,30 +66,30 @@ def _next_run(situation: Situation, *, run: int) -> Actions:
         else f"The spec resolves to another plan: run {run} begins."
     )
     report = build_report(
-        situation,
+        state,
         phase=PENDING,
         message=message,
-        claims=(
+        updates=(
             ACCEPTED,
-            Claim(words.JOB_CREATED, "False", words.RECREATING, message),
-            Claim(words.RECONCILING, "True", words.RECREATING, message),
+            ConditionUpdate(conditions.JOB_CREATED, "False", conditions.RECREATING, message),
+            ConditionUpdate(conditions.RECONCILING, "True", conditions.RECREATING, message),
         ),
         attempts=tuple(
             attempt
             for job in older
-            for attempt in build_attempts(situation.pods_of(job), job=job, failed=words.RECREATING)
+            for attempt in build_attempts(state.pods_of(job), job=job, failed=conditions.RECREATING)
         ),
     )
     return write(
-        situation,
+        state,
         report=replace(report, run=run, checkpoint=None, active=None),
         deletes=tuple(_stop(job) for job in older if not job.deleting),
         requeue_after_s=None if older else NEXT_RUN_S,
     )
 
 
-def _unfinished(situation: Situation, *, run: int) -> tuple[ObservedJob, ...]:
-    return tuple(job for job in situation.training_jobs if job.run < run and not job.finished)
+def _unfinished(state: ReconcileState, *, run: int) -> tuple[ObservedJob, ...]:
+    return tuple(job for job in state.training_jobs if job.run < run and not job.finished)
 
 
 def _stop(job: ObservedJob) -> Delete:

@@ -27,14 +27,16 @@ from finetune_operator.decide.status.build_status import (
     changed_status,
 )
 from finetune_operator.decide.status.events import build_events, build_warning_events
-from finetune_operator.decide.steps.reconcile_state import Situation
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions, Delete, Patch
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import ObservedJob
 from finetune_resolver.traits.from_profile import corpus_statuses
 
-ACCEPTED: Final = Claim(words.ACCEPTED, "True", words.VALID, "The resource is valid and allowed.")
+ACCEPTED: Final = ConditionUpdate(
+    conditions.ACCEPTED, "True", conditions.VALID, "The resource is valid and allowed."
+)
 TEXT_LIMIT: Final = 1024
 """Characters of a text in status."""
 CONFLICT_RETRY_S: Final = 300.0
@@ -46,7 +48,7 @@ REFUSED_RETRY_S: Final = 60.0
 
 
 @dataclass(frozen=True)
-class Why:
+class CreateBlocked:
     """Why there is no Job yet although the resource is accepted."""
 
     reason: str
@@ -56,32 +58,34 @@ class Why:
     """Stalled where it takes a person."""
 
 
-def why_not_created(situation: Situation) -> Why | None:
+def find_create_block(state: ReconcileState) -> CreateBlocked | None:
     """Return why the last try to create something failed, or None where nothing is in the way."""
-    observed, namespace = situation.observed, situation.metadata.namespace
+    observed, namespace = state.observed, state.metadata.namespace
     if observed.predecessors:
         # As after a delete and an apply.
         message = (
             f"{', '.join(sorted(observed.predecessors))} is left of a deleted resource of this name; "
             "Kubernetes removes it, and then this run begins."
         )
-        return Why(words.PREDECESSOR_GOING, message, retry_s=PREDECESSOR_RETRY_S)
+        return CreateBlocked(conditions.PREDECESSOR_GOING, message, retry_s=PREDECESSOR_RETRY_S)
     if observed.name_conflicts:
         message = (
             f"{', '.join(sorted(observed.name_conflicts))} in namespace {namespace} belongs to "
             "something else and has the name that this run needs; delete it, or give this resource "
             "another name."
         )
-        return Why(words.NAME_CONFLICT, message, retry_s=CONFLICT_RETRY_S, phase=STALLED)
+        return CreateBlocked(
+            conditions.NAME_CONFLICT, message, retry_s=CONFLICT_RETRY_S, phase=STALLED
+        )
     if observed.rejected:
         rejection = observed.rejected[0]
         what = f"{rejection.kind} {rejection.name}"
         diagnosis = diagnose_refusal(rejection.message, what=what)
-        return Why(diagnosis.reason, diagnosis.message, retry_s=REFUSED_RETRY_S)
+        return CreateBlocked(diagnosis.reason, diagnosis.message, retry_s=REFUSED_RETRY_S)
     return None
 
 
-def resolved_claim(proposal: ResolvedPlan) -> Claim:
+def resolved_update(proposal: ResolvedPlan) -> ConditionUpdate:
     """Return that every parameter has its value."""
     plan = proposal.plan
     overrides = sum(one.source == "Override" for one in proposal.parameters)
@@ -89,19 +93,19 @@ def resolved_claim(proposal: ResolvedPlan) -> Claim:
         f"{len(proposal.parameters)} parameters are resolved by policy {plan.policy.value}, "
         f"{overrides} of them overridden; the plan is {plan.hash[:8]}."
     )
-    return Claim(words.RESOLVED, "True", words.RULES_APPLIED, message)
+    return ConditionUpdate(conditions.RESOLVED, "True", conditions.RULES_APPLIED, message)
 
 
 def plan_report(
-    situation: Situation, *, proposal: ResolvedPlan, config_map: str = ""
+    state: ReconcileState, *, proposal: ResolvedPlan, config_map: str = ""
 ) -> PlanReport:
     """Return the plan as status shows it; `config_map` holds it, where it is written down."""
     return replace(
-        measured_report(situation, max_seq_length=proposal.plan.training.max_seq_length),
+        measured_report(state, max_seq_length=proposal.plan.training.max_seq_length),
         plan=build_plan_status(
             proposal.plan,
             spec_hash=hash_spec(proposal.resource.spec),
-            config_map=config_map or _kept_config_map(situation, plan_hash=proposal.plan.hash),
+            config_map=config_map or _kept_config_map(state, plan_hash=proposal.plan.hash),
             total_steps=proposal.total_steps,
             estimated_seconds=proposal.forecast.seconds,
         ),
@@ -111,70 +115,70 @@ def plan_report(
     )
 
 
-def _kept_config_map(situation: Situation, *, plan_hash: str) -> str:
+def _kept_config_map(state: ReconcileState, *, plan_hash: str) -> str:
     """Return where the plan of a run that has begun is written down, also while its Job is gone."""
-    before, plan = situation.before, situation.before.plan
-    is_same = plan is not None and plan.hash == plan_hash and before.run == situation.run
+    before, plan = state.before, state.before.plan
+    is_same = plan is not None and plan.hash == plan_hash and before.run == state.run
     return plan.config_map if plan is not None and is_same else ""
 
 
-def refused_report(situation: Situation) -> PlanReport:
+def refused_report(state: ReconcileState) -> PlanReport:
     """Return what stays known of a resource that may not run now: the plan of a run that has begun."""
-    before = situation.before
+    before = state.before
     has_begun = before.plan is not None and bool(before.plan.config_map)
-    if has_begun and before.run == situation.run:
+    if has_begun and before.run == state.run:
         return PlanReport.remember(before)
-    return measured_report(situation)
+    return measured_report(state)
 
 
-def measured_report(situation: Situation, *, max_seq_length: int | None = None) -> PlanReport:
+def measured_report(state: ReconcileState, *, max_seq_length: int | None = None) -> PlanReport:
     """Return what was measured as status shows it, cut at the resolved length where it is known."""
-    measured = situation.measured
+    measured = state.measured
     if measured.profile is None:
         return PlanReport()
     corpus = corpus_statuses(measured.profile, max_seq_length=max_seq_length)
     return PlanReport(corpus=tuple(corpus), measurement=measured.kept)
 
 
-def measured_claims(situation: Situation) -> tuple[Claim, ...]:
+def measured_updates(state: ReconcileState) -> tuple[ConditionUpdate, ...]:
     """Return that the text is measured, where it is."""
-    profile = situation.measured.profile
+    profile = state.measured.profile
     if profile is None:
         return ()
     examples = sum(one.examples for one in profile.languages)
     tokens = sum(one.tokens for one in profile.languages)
     message = f"{tokens:,} tokens were counted in {examples:,} examples before the training."
-    return (Claim(words.CORPUS_MEASURED, "True", words.MEASURED, message),)
+    return (ConditionUpdate(conditions.CORPUS_MEASURED, "True", conditions.MEASURED, message),)
 
 
-def measure_attempts(situation: Situation) -> tuple[Attempt, ...]:
+def measure_attempts(state: ReconcileState) -> tuple[Attempt, ...]:
     """Return an attempt for each pod that has ended measuring."""
     return tuple(
         attempt
-        for job in situation.measure_jobs
+        for job in state.measure_jobs
         for attempt in build_attempts(
-            (pod for pod in situation.pods_of(job) if pod.ended), job=job, failed=""
+            (pod for pod in state.pods_of(job) if pod.ended), job=job, failed=""
         )
     )
 
 
-def earlier_attempts(situation: Situation, *, job: ObservedJob) -> tuple[Attempt, ...]:
+def earlier_attempts(state: ReconcileState, *, job: ObservedJob) -> tuple[Attempt, ...]:
     """Return the attempts of the run's other Jobs, which stay where a deadline ended them."""
-    others = (one for one in situation.training_jobs if one.uid != job.uid)
+    others = (one for one in state.training_jobs if one.uid != job.uid)
     return tuple(
         attempt
         for one in others
-        if one.run == situation.run
-        for attempt in build_attempts(situation.pods_of(one), job=one, failed="")
+        if one.run == state.run
+        for attempt in build_attempts(state.pods_of(one), job=one, failed="")
     )
 
 
 def build_report(
-    situation: Situation,
+    state: ReconcileState,
     *,
     phase: str,
     message: str,
-    claims: tuple[Claim, ...],
+    updates: tuple[ConditionUpdate, ...],
     plan: PlanReport | None = None,
     attempts: tuple[Attempt, ...] = (),
     outcome: Outcome | None = None,
@@ -182,40 +186,38 @@ def build_report(
 ) -> Report:
     """Return what is known now of the resource."""
     return Report(
-        generation=situation.metadata.generation,
-        run=situation.run,
+        generation=state.metadata.generation,
+        run=state.run,
         phase=phase,
         message=message,
-        claims=claims,
-        languages_text=_languages_text(situation),
+        updates=updates,
+        languages_text=_languages_text(state),
         plan=plan or PlanReport(),
-        attempts=(*measure_attempts(situation), *attempts),
+        attempts=(*measure_attempts(state), *attempts),
         outcome=outcome,
-        active=active if active is not None else _kept_active_time(situation),
-        checkpoint=find_checkpoint(
-            situation.before, pods=situation.training_pods, run=situation.run
-        ),
+        active=active if active is not None else _kept_active_time(state),
+        checkpoint=find_checkpoint(state.before, pods=state.training_pods, run=state.run),
     )
 
 
-def current_active_time(situation: Situation, *, job: ObservedJob) -> ActiveTime | None:
+def current_active_time(state: ReconcileState, *, job: ObservedJob) -> ActiveTime | None:
     """Return how long the run was active until now, where there is a deadline."""
-    before = situation.before.active_time if situation.before.run == situation.run else None
-    if before is None and deadline_of(situation.observed.body) is None:
+    before = state.before.active_time if state.before.run == state.run else None
+    if before is None and deadline_of(state.observed.body) is None:
         return None
     if job.attempt == AT_DEADLINE:
         return before  # it has a limit of its own
-    return build_active_time(before, job=job, now=situation.now)
+    return build_active_time(before, job=job, now=state.now)
 
 
-def _kept_active_time(situation: Situation) -> ActiveTime | None:
-    before = situation.before
-    return before.active_time if before.run == situation.run else None
+def _kept_active_time(state: ReconcileState) -> ActiveTime | None:
+    before = state.before
+    return before.active_time if before.run == state.run else None
 
 
-def _languages_text(situation: Situation) -> str:
+def _languages_text(state: ReconcileState) -> str:
     """Return the tags as the spec names them, also where the rest of it cannot be read."""
-    spec = situation.observed.body.get("spec")
+    spec = state.observed.body.get("spec")
     languages = spec.get("languages") if isinstance(spec, Mapping) else None
     entries = languages if isinstance(languages, list) else []
     tags = [one["tag"] for one in entries if isinstance(one, Mapping) and "tag" in one]
@@ -223,7 +225,7 @@ def _languages_text(situation: Situation) -> str:
 
 
 def write(
-    situation: Situation,
+    state: ReconcileState,
     *,
     report: Report,
     progress: dict[str, Any] | None = None,
@@ -233,13 +235,13 @@ def write(
     needs_job_events: bool = False,
 ) -> Actions:
     """Return the actions that say so: the status where it changed, and the events of the change."""
-    before = situation.before
-    after = build_status(report, before=before, now=situation.now)
+    before = state.before
+    after = build_status(report, before=before, now=state.now)
     return Actions(
         progress=progress,
         patches=patches,
         deletes=deletes,
-        status=changed_status(after, raw=situation.observed.body.get("status")),
+        status=changed_status(after, raw=state.observed.body.get("status")),
         events=(
             *build_events(before.conditions, after=after.conditions),
             *build_warning_events(before.warnings, after=after.warnings),

@@ -13,26 +13,26 @@ from finetune_operator.decide.job.checkpoint_status import describe_place, find_
 from finetune_operator.decide.job.run_view import SUSPENDED
 from finetune_operator.decide.plan.accept import ResolvedPlan
 from finetune_operator.decide.status.build_status import PlanReport, find_condition
-from finetune_operator.decide.steps.reconcile_state import Situation
+from finetune_operator.decide.steps.reconcile_state import ReconcileState
 from finetune_operator.decide.steps.reporting import (
     ACCEPTED,
     build_report,
     delete_of,
-    measured_claims,
     measured_report,
+    measured_updates,
     plan_report,
-    resolved_claim,
+    resolved_update,
     write,
 )
-from finetune_operator.decide.values import conditions as words
+from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions, Delete, Patch
-from finetune_operator.decide.values.conditions import Claim
+from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import HELD, ObservedJob
 from finetune_operator.raw_object import RawObject
 
 
 @dataclass(frozen=True)
-class Hold:
+class SuspendDecision:
     """What spec.suspend asks of a Job."""
 
     job: ObservedJob
@@ -47,25 +47,25 @@ def is_held(body: RawObject) -> bool:
     return isinstance(spec, Mapping) and spec.get("suspend") is True
 
 
-def decide_hold(job: ObservedJob, *, body: RawObject) -> Hold:
+def decide_hold(job: ObservedJob, *, body: RawObject) -> SuspendDecision:
     """Return what spec.suspend asks of this Job."""
     if not job.uid or job.finished or job.deleting:
-        return Hold(job)
+        return SuspendDecision(job)
     if not is_held(body):
-        return _resume(job) if job.suspended and job.held else Hold(job)
+        return _resume(job) if job.suspended and job.held else SuspendDecision(job)
     if job.held and job.suspended:
-        return Hold(job)
+        return SuspendDecision(job)
     if job.queue or job.suspended:
-        return Hold(job, delete=replace(delete_of(job), keeps_until_stopped=True))
+        return SuspendDecision(job, delete=replace(delete_of(job), keeps_until_stopped=True))
     mark = {wire.ANNOTATION_HELD: HELD}
-    return Hold(
+    return SuspendDecision(
         replace(job, suspended=True, held=True),
         patch=_patch(job, suspend=True, annotations=mark),
     )
 
 
-def _resume(job: ObservedJob) -> Hold:
-    return Hold(
+def _resume(job: ObservedJob) -> SuspendDecision:
+    return SuspendDecision(
         replace(job, suspended=False, held=False),
         patch=_patch(job, suspend=False, annotations={wire.ANNOTATION_HELD: None}),
     )
@@ -85,67 +85,69 @@ def _patch(job: ObservedJob, *, suspend: bool, annotations: Mapping[str, str | N
 # --- Without a Job ----------------------------------------------------------------------------------
 
 
-def hold_back(situation: Situation, *, proposal: ResolvedPlan) -> Actions:
+def hold_back(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions:
     """Return that nothing is created while the resource is suspended."""
-    claims, plan = keep_known(situation, proposal=proposal)
-    message = _message(situation)
-    job = situation.measured.job
+    updates, plan = keep_known_plan(state, proposal=proposal)
+    message = _message(state)
+    job = state.measured.job
     is_measuring = job is not None and not job.finished and not job.deleting
     report = build_report(
-        situation,
+        state,
         phase=SUSPENDED,
         message=message,
-        claims=(
+        updates=(
             ACCEPTED,
-            *claims,
-            Claim(words.RUNNING, "False", words.SUSPENDED_BY_SPEC, message),
-            Claim(words.SUSPENDED, "True", words.SUSPENDED_BY_SPEC, message),
+            *updates,
+            ConditionUpdate(conditions.RUNNING, "False", conditions.SUSPENDED_BY_SPEC, message),
+            ConditionUpdate(conditions.SUSPENDED, "True", conditions.SUSPENDED_BY_SPEC, message),
         ),
         plan=plan,
     )
     return write(
-        situation,
+        state,
         report=report,
         deletes=(delete_of(job),) if job is not None and is_measuring else (),
     )
 
 
-def keep_known(
-    situation: Situation, *, proposal: ResolvedPlan | None
-) -> tuple[tuple[Claim, ...], PlanReport]:
+def keep_known_plan(
+    state: ReconcileState, *, proposal: ResolvedPlan | None
+) -> tuple[tuple[ConditionUpdate, ...], PlanReport]:
     """Return what stays true of the run: its Job was created, and its fields stay frozen.
 
     Without a `proposal` the run has a Job, whatever status says of it.
     """
-    before = situation.before
-    created = find_condition(before.conditions, words.JOB_CREATED)
+    before = state.before
+    created = find_condition(before.conditions, conditions.JOB_CREATED)
     if proposal is None or (created is not None and created.status == "True"):
         kept = (
             find_condition(before.conditions, one)
-            for one in (words.CORPUS_MEASURED, words.RESOLVED, words.JOB_CREATED)
+            for one in (conditions.CORPUS_MEASURED, conditions.RESOLVED, conditions.JOB_CREATED)
         )
         return (
             tuple(
-                Claim(one.type, "True", one.reason, one.message)
+                ConditionUpdate(one.type, "True", one.reason, one.message)
                 for one in kept
                 if one is not None and one.status == "True"
             ),
             PlanReport.remember(before),
         )
-    if situation.measured.is_missing:
+    if state.measured.is_missing:
         waits = "The parameters wait for what is measured of the text."
-        claim = Claim(words.RESOLVED, "False", words.AWAITING_MEASUREMENT, waits)
-        return (claim,), measured_report(situation)
+        update = ConditionUpdate(
+            conditions.RESOLVED, "False", conditions.AWAITING_MEASUREMENT, waits
+        )
+        return (update,), measured_report(state)
     return (
-        (*measured_claims(situation), resolved_claim(proposal)),
-        plan_report(situation, proposal=proposal),
+        (*measured_updates(state), resolved_update(proposal)),
+        plan_report(state, proposal=proposal),
     )
 
 
-def _message(situation: Situation) -> str:
-    before = situation.before
-    checkpoint = find_checkpoint(before, pods=(), run=situation.run)
+def _message(state: ReconcileState) -> str:
+    before = state.before
+    checkpoint = find_checkpoint(before, pods=(), run=state.run)
     if checkpoint is None:
         return "The run is suspended; set spec.suspend to false, and it begins."
-    place = describe_place(checkpoint, total_steps=steps_of(before, run=situation.run))
+    place = describe_place(checkpoint, total_steps=steps_of(before, run=state.run))
     return f"The run is suspended {place}; set spec.suspend to false, and it goes on there."

@@ -125,7 +125,7 @@ MESSAGE_LIMIT: Final = 32768
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ConditionUpdate:
     """What is now true of one condition; its time and generation come when it is written."""
 
     type: str
@@ -135,7 +135,11 @@ class Claim:
 
 
 def build_conditions(
-    claims: Iterable[Claim], *, before: Iterable[Condition], generation: int, now: datetime
+    updates: Iterable[ConditionUpdate],
+    *,
+    before: Iterable[Condition],
+    generation: int,
+    now: datetime,
 ) -> list[Condition]:
     """Return the conditions of `claims`; one that is not claimed is gone.
 
@@ -144,15 +148,15 @@ def build_conditions(
     times = {old.type: (old.status, old.last_transition_time) for old in before}
     moment = format_time(now)
     written = []
-    for claim in sorted(claims, key=lambda one: ORDER.index(one.type)):
-        status, time = times.get(claim.type, ("", ""))
+    for update in sorted(updates, key=lambda one: ORDER.index(one.type)):
+        status, time = times.get(update.type, ("", ""))
         written.append(
             Condition(
-                type=claim.type,
-                status=claim.status,
-                reason=claim.reason,
-                message=claim.message[:MESSAGE_LIMIT],
-                last_transition_time=time if status == claim.status and time else moment,
+                type=update.type,
+                status=update.status,
+                reason=update.reason,
+                message=update.message[:MESSAGE_LIMIT],
+                last_transition_time=time if status == update.status and time else moment,
                 observed_generation=generation,
             )
         )

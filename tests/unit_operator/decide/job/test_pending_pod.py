@@ -6,7 +6,7 @@ import pytest
 
 from finetune_operator.decide.job.diagnosis import diagnose_missing_pod, diagnose_refusal
 from finetune_operator.decide.job.pending_pod import (
-    Waiting,
+    PodWait,
     diagnose_container_config,
     diagnose_mount,
     diagnose_waiting,
@@ -27,14 +27,14 @@ def waiting(
     at_s: int = 20,
     events: tuple[JobEvent, ...] = (),
     **pod: Any,
-) -> Waiting:
+) -> PodWait:
     job = build_raw_job({})
     status: dict[str, Any] = {"phase": "Pending", "startTime": "2026-01-05T10:00:00Z"}
     if reason:
         state = {"waiting": {"reason": reason, "message": message}}
         status["containerStatuses"] = [{"name": "trainer", "state": state}]
     raw = build_raw_pod({"node": "gpu-1", "status": status | pod.pop("status", {}), **pod}, job=job)
-    return Waiting(
+    return PodWait(
         job=ObservedJob.from_object(job),
         pod=ObservedPod.from_object(raw),
         events=events,
@@ -43,7 +43,7 @@ def waiting(
     )
 
 
-def unscheduled(message: str, reason: str = "Unschedulable") -> Waiting:
+def unscheduled(message: str, reason: str = "Unschedulable") -> PodWait:
     condition = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
     return waiting(status={"startTime": None, "conditions": [condition]})
 
@@ -150,7 +150,7 @@ def test_a_cpu_job_that_lacks_a_gpu_is_not_told_how_many_it_asked_for() -> None:
     job = build_raw_job({})
     job["spec"]["template"]["spec"]["containers"][0]["resources"] = {}
     plain = unscheduled("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
-    without = Waiting(ObservedJob.from_object(job), plain.pod, (), plain.now, CONTEXT)
+    without = PodWait(ObservedJob.from_object(job), plain.pod, (), plain.now, CONTEXT)
     assert "not enough free nvidia.com/gpu." in diagnose_waiting(without).message
 
 
@@ -289,7 +289,7 @@ RECHECKS = {
 
 @pytest.mark.parametrize(("pod", "seconds"), RECHECKS.values(), ids=RECHECKS)
 def test_time_is_waited_for_only_where_it_changes_something(
-    pod: Waiting, seconds: float | None
+    pod: PodWait, seconds: float | None
 ) -> None:
     assert seconds_to_recheck(pod) == seconds
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from finetune_api.quantity import parse_quantity
 from finetune_api.status import ActiveTime, Attempt
 from finetune_operator.decide.job.active_deadline import build_active_time, seconds_left
-from finetune_operator.decide.job.job_limits import Used, decide_patches, retries_left
+from finetune_operator.decide.job.job_limits import BudgetUsed, decide_patches, retries_left
 from finetune_operator.decide.job.retry_policy import excused_failures, raise_memory
 from finetune_operator.decide.values.observation import ObservedJob
 from tests.unit_operator.decide.story import CASES, START, build_raw_job, read_yaml
@@ -64,7 +64,7 @@ def test_a_pod_that_was_only_stopped_with_its_job_is_excused() -> None:
 
 
 def test_an_excused_failure_gives_the_job_another_try() -> None:
-    (patch,) = decide_patches(BODY, job=job(), used=Used(excused=2))
+    (patch,) = decide_patches(BODY, job=job(), used=BudgetUsed(excused=2))
     assert patch.spec == {"backoffLimit": 5}
 
 
