@@ -14,6 +14,9 @@ MAX_METRICS = 50
 LARGEST_ETA_S = 2**53 - 1
 """Beyond it a JSON number is not exact everywhere, and beyond 2**63 status cannot hold it at all."""
 
+LONGEST_WAITING_FOR = 256
+"""Characters; the trainer cuts a longer description."""
+
 
 class Metric(BaseModel):
     """One named number, written as text because the status holds no floats."""
@@ -39,6 +42,11 @@ class TrainerStatus(BaseModel):
     """The newest checkpoint, whichever pod wrote it. Ours alone: Kubeflow's protocol has no such field."""
     grace_seconds_needed: int | None = Field(default=None, ge=0, le=LARGEST_ETA_S)
     """What a step, a checkpoint and its upload take, as measured: for the next pod's grace period."""
+    waiting_for: str | None = Field(default=None, max_length=LONGEST_WAITING_FOR)
+    """The service that does not answer, such as "the output at s3://adapters/"; None while none is waited
+    for. The stage stays the one that waits."""
+    waiting_since: str | None = Field(default=None, max_length=40)
+    """When the first unanswered attempt was made, in ISO 8601."""
 
     def metric(self, name: str) -> str | None:
         """Return the text of the metric called `name`, or None."""

@@ -233,7 +233,11 @@ class ProgressStatus(StatusPart):
     eta_seconds: int | None = None
     """Estimated seconds to the end."""
     stage: Word | None = None
-    """Stage of the trainer."""
+    """Stage of the trainer: Start, Fetch, Validate, Tokenize, Model, Train, Evaluate, Export, Publish, Measure."""
+    waiting_for: Text | None = None
+    """Service that does not answer and that the pod asks again, such as a store; absent while none is waited for."""
+    waiting_since: Word | None = None
+    """When the pod began to wait for it."""
     updated_at: Word | None = None
     """When the pod last spoke."""
     checkpoint: CheckpointStatus | None = None

@@ -69,10 +69,18 @@ class ProgressBuffer:
             self._states[run] = _State(status=status, due=now + self._spread())
             return True
         if is_behind(status, state.status):
-            if not has_newer_checkpoint(status, state.status):
+            if not (
+                has_newer_checkpoint(status, state.status) or is_elsewhere(status, state.status)
+            ):
                 return False
-            # A resumed pod may save before it is where the one before it was killed.
-            status = ProgressStatus(checkpoint=status.checkpoint, updated_at=status.updated_at)
+            # A resumed pod fetches, waits and saves before it is where the previous one was killed.
+            status = ProgressStatus(
+                checkpoint=status.checkpoint,
+                stage=status.stage,
+                waiting_for=status.waiting_for,
+                waiting_since=status.waiting_since,
+                updated_at=status.updated_at,
+            )
         status = with_previous_values(status, state.status)
         due = self._due(replace(state, status=status), now=now)
         self._states[run] = replace(state, status=status, due=due)
@@ -131,6 +139,8 @@ def build_progress(report: TrainerStatus, *, run: int, time: str) -> ProgressSta
         tokens_per_second=_finite(report.metric(progress.TOKENS_PER_SECOND)),
         eta_seconds=report.estimated_remaining_seconds,
         stage=report.metric(progress.STAGE),
+        waiting_for=report.waiting_for,
+        waiting_since=report.waiting_since,
         updated_at=time,
         checkpoint=_checkpoint(report),
         run=run,
@@ -147,10 +157,14 @@ def _checkpoint(report: TrainerStatus) -> CheckpointStatus | None:
 
 
 def with_previous_values(status: ProgressStatus, previous: ProgressStatus) -> ProgressStatus:
-    """Return a report with what it leaves out taken from the one before: not each tells the loss."""
+    """Return a report with the values that it leaves out taken from the previous one.
+
+    A report need not repeat the loss. One that names no wait ends the wait.
+    """
     known = {name: getattr(status, name) for name in ProgressStatus.model_fields}
     return previous.model_copy(
         update={name: value for name, value in known.items() if value is not None}
+        | {"waiting_for": status.waiting_for, "waiting_since": status.waiting_since}
     )
 
 
@@ -168,9 +182,15 @@ def has_newer_checkpoint(status: ProgressStatus, other: ProgressStatus) -> bool:
     return other.checkpoint is None or status.checkpoint.step > other.checkpoint.step
 
 
+def is_elsewhere(status: ProgressStatus, other: ProgressStatus) -> bool:
+    """Return whether a report names another stage than another one, or another wait."""
+    is_other_stage = status.stage is not None and status.stage != other.stage
+    return is_other_stage or status.waiting_for != other.waiting_for
+
+
 def is_news(status: ProgressStatus, written: ProgressStatus | None) -> bool:
-    """Return whether a report is written soon: one percent, another stage, a checkpoint, or the end."""
-    if written is None or status.stage != written.stage or has_newer_checkpoint(status, written):
+    """Return whether a report is written soon: a percent, a stage, a wait, a checkpoint, or the end."""
+    if written is None or has_newer_checkpoint(status, written) or is_elsewhere(status, written):
         return True
     return status.percent is not None and status.percent != written.percent
 

@@ -233,3 +233,32 @@ def test_what_is_shown_whole_and_over_is_done(
     conditions = [condition | {"lastTransitionTime": NOON}]
     status = {"run": 1, "conditions": conditions} | ({"progress": progress} if progress else {})
     assert is_done({"status": status}, run=1) is done
+
+
+def waiting(percent: int, *, stage: str, wait: str | None) -> TrainerStatus:
+    since = None if wait is None else NOON
+    return report(percent, stage=stage).model_copy(
+        update={"waiting_for": wait, "waiting_since": since}
+    )
+
+
+def test_a_wait_is_written_at_once_and_ends_with_the_next_report(buffer: ProgressBuffer) -> None:
+    output = "the output at s3://adapters/"
+    buffer.put(RUN, report=waiting(97, stage="Publish", wait=output), time=NOON, now=0)
+    (_, first), *_ = buffer.take_due(now=10, limit=1)
+    assert (first.stage, first.waiting_for, first.waiting_since) == ("Publish", output, NOON)
+    buffer.put(RUN, report=waiting(97, stage="Publish", wait=None), time=NOON, now=20)
+    (_, second), *_ = buffer.take_due(now=30, limit=1)
+    assert (second.stage, second.waiting_for, second.waiting_since) == ("Publish", None, None)
+
+
+def test_a_resumed_pod_that_waits_is_shown_beside_the_progress_of_the_previous_one(
+    buffer: ProgressBuffer,
+) -> None:
+    buffer.put(RUN, report=report(60, stage="Train", step="30"), time=NOON, now=0)
+    buffer.take_due(now=10, limit=1)
+    sent = waiting(1, stage="Fetch", wait="the model at s3://models/base/")
+    buffer.put(RUN, report=sent, time=NOON, now=20)
+    (_, shown), *_ = buffer.take_due(now=30, limit=1)
+    assert (shown.percent, shown.step, shown.stage) == (60, 30, "Fetch")
+    assert shown.waiting_for == "the model at s3://models/base/"
