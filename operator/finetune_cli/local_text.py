@@ -16,7 +16,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.model_files import LocalModel
 from finetune_resolver.decisions.build import learns_answers_only, unusual_length
 from finetune_text.errors import TextError
-from finetune_text.formats import COMPRESSIONS, FORMATS, file_format
+from finetune_text.files.formats import COMPRESSIONS, FORMATS, file_format
 from finetune_text.language_report import LanguageReport
 from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language

@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from finetune_text.data_errors import BrokenFileError, Fault
-from finetune_text.formats import file_format
+from finetune_text.files.formats import file_format
 from finetune_text.json_array import ArrayReader, ListFormError
 from finetune_text.lines import (
     CHUNK_BYTES,

@@ -20,6 +20,7 @@ from finetune_trainer.errors import (
     TrainerError,
 )
 from finetune_trainer.inputs.data_files import (
+    FileRole,
     HubLayout,
     NamedFile,
     decide_data_files,
@@ -348,14 +349,25 @@ def test_a_held_out_part_of_its_own_is_fetched_apart(bucket: Bucket, tmp_path: P
 
 
 EMPTY = {
-    "nothing": ({}, "DatasetNotFound", "found nothing there"),
-    "markers": (LEFT_BEHIND, "DatasetEmpty", "found 9 files, none of them data"),
+    "nothing": ({}, "DatasetNotFound", "found nothing there", ""),
+    "markers": (
+        LEFT_BEHIND,
+        "DatasetEmpty",
+        "found 9 files, none of them data",
+        " 1 file is empty: empty.jsonl.",
+    ),
+    "another form": (
+        {"a.xlsx": b"PK", "b.pdf": b"%PDF"},
+        "DatasetEmpty",
+        "found 2 files, none of them data",
+        (" 2 files (6 bytes) are not read because of a form that is not supported: a.xlsx, b.pdf."),
+    ),
 }
 
 
-@pytest.mark.parametrize(("files", "reason", "found"), EMPTY.values(), ids=list(EMPTY))
-def test_a_prefix_without_data_is_told(
-    files: dict[str, bytes], reason: str, found: str, bucket: Bucket, tmp_path: Path
+@pytest.mark.parametrize(("files", "reason", "found", "more"), EMPTY.values(), ids=list(EMPTY))
+def test_a_prefix_without_data_is_refused_with_what_is_there(
+    files: dict[str, bytes], reason: str, found: str, more: str, bucket: Bucket, tmp_path: Path
 ) -> None:
     put_folder(bucket, "sw", files)
     uri = f"s3://{bucket.name}/sw/"
@@ -368,8 +380,8 @@ def test_a_prefix_without_data_is_told(
     assert error.value.reason == reason
     assert error.value.message == (
         f"The dataset of sw at {uri} has no data files ({found}): expected .parquet, .jsonl, .ndjson,"
-        " .json, .csv, .txt, also .gz or .zst, that are not empty; correct the URI or upload the"
-        " text, and apply again."
+        " .json, .csv, .tsv, .txt, also with .gz, .zst, .bz2 or .xz, that are not empty; correct the URI"
+        f" or upload the text, and apply again.{more}"
     )
 
 
@@ -381,8 +393,8 @@ def test_a_file_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
         )
     assert error.value.message == (
         "The dataset of sw at pvc://corpora/sw.docx has an unknown format: expected a name ending in"
-        " .jsonl, .json, .csv, .parquet or .txt, also .gz or .zst; rename or convert the file and"
-        " apply again."
+        " .parquet, .jsonl, .ndjson, .json, .csv, .tsv, .txt, also with .gz, .zst, .bz2 or .xz; rename or"
+        " convert the file and apply again."
     )
 
 
@@ -618,7 +630,7 @@ def layout(*names: str, configs: tuple[dict[str, object], ...] = ()) -> HubLayou
 def split_of(layout: HubLayout, split: str = "train", folder: str = "") -> tuple[str, ...]:
     return decide_split_files(
         layout, folder=folder, splits=(split,), source="hf://datasets/o/n", tag="sw"
-    )
+    ).read
 
 
 def test_splits_are_read_from_file_names_and_folders() -> None:
@@ -695,12 +707,108 @@ def test_the_held_out_split_is_never_the_training_split(
     dataset = dataset_of(uri, validation={"uri": uri if is_same else f"{uri}-held-out"})
     splits = decide_held_out_splits(dataset)
     chosen = decide_split_files(layout(*names), folder="", splits=splits, source=uri, tag="sw")
-    assert chosen == (expected,)
+    assert chosen.read == (expected,)
 
 
 def test_data_files_are_sorted() -> None:
     files = [NamedFile(name, 1) for name in ("b.jsonl", "a.jsonl")]
-    assert decide_data_files(files, source="x", tag="sw") == ("a.jsonl", "b.jsonl")
+    assert decide_data_files(files, source="x", tag="sw").read == ("a.jsonl", "b.jsonl")
+
+
+SPLIT_FOLDER = {
+    "train.jsonl": ROWS,
+    "validation.jsonl": ROWS,
+    "test.jsonl": ROWS,
+    "sheet.xlsx": b"PK",
+}
+
+
+def test_a_folder_of_a_claim_is_split_by_name_as_a_hub_s_dataset(tmp_path: Path) -> None:
+    write_folder(tmp_path / "corpora", SPLIT_FOLDER)
+    fetched = fetch_dataset(
+        dataset_of("pvc://corpora/"), tmp_path / "work", surroundings=surround(claims=tmp_path)
+    )
+    assert [file.source for file in fetched.train] == ["pvc://corpora/train.jsonl"]
+    assert fetched.validation == ()
+    assert fetched.census.describe() == (
+        (
+            "1 file (35 bytes) is not trained on because of a name that says validation; name it in"
+            " dataset.validation.uri to hold it out: validation.jsonl."
+        ),
+        "1 file (35 bytes) is not trained on because of a name that says test: test.jsonl.",
+        "1 file (2 bytes) is not read because of a form that is not supported: sheet.xlsx.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [
+        ("pvc://corpora/", "validation.jsonl"),
+        ("pvc://corpora/test.jsonl", "test.jsonl"),
+        ("pvc://corpora/more.jsonl", "more.jsonl"),
+    ],
+    ids=["the folder itself", "a file by its split", "a file of any name"],
+)
+def test_a_file_that_is_held_out_is_not_trained_on(
+    held_out: str, expected: str, tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "corpora", SPLIT_FOLDER | {"more.jsonl": ROWS})
+    fetched = fetch_dataset(
+        dataset_of("pvc://corpora/", validation={"uri": held_out}),
+        tmp_path / "work",
+        surroundings=surround(claims=tmp_path),
+    )
+    assert [file.path.name for file in fetched.validation] == [expected]
+    rest = {"train.jsonl", "more.jsonl"} - {expected}
+    assert {file.path.name for file in fetched.train} == rest
+
+
+def test_a_folder_with_nothing_but_held_out_files_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "corpora", {"dev.jsonl": ROWS, "test.jsonl": ROWS})
+    with pytest.raises(NotFound) as error:
+        fetch_dataset(
+            dataset_of("pvc://corpora/"), tmp_path / "work", surroundings=surround(claims=tmp_path)
+        )
+    assert error.value.message == (
+        "The dataset of sw at pvc://corpora/ has no file of the split 'train': found dev.jsonl,"
+        " test.jsonl; name the file itself in the URI if it is meant, and apply again."
+    )
+
+
+LANGUAGE_FOLDERS = ("en/train.csv", "en/test.csv", "fr/train.csv", "sw/train.csv", "sw/test.csv")
+
+
+def test_a_hub_s_repository_of_several_languages_gives_those_of_the_tag() -> None:
+    census = decide_split_files(
+        layout(*LANGUAGE_FOLDERS),
+        folder="",
+        splits=("train",),
+        source="hf://datasets/o/n",
+        tag="sw",
+    )
+    assert census.read == ("sw/train.csv",)
+    assert [file.name for file in census.of(FileRole.OTHER_LANGUAGE)] == [
+        "en/train.csv",
+        "fr/train.csv",
+    ]
+
+
+def test_a_repository_of_other_languages_is_refused_with_those_that_are_there() -> None:
+    with pytest.raises(PlanInvalid) as error:
+        decide_split_files(
+            layout(*LANGUAGE_FOLDERS),
+            folder="",
+            splits=("train",),
+            source="hf://datasets/o/n",
+            tag="hi",
+        )
+    assert (error.value.reason, error.value.message) == (
+        "DatasetConfigNeeded",
+        (
+            "The dataset of hi at hf://datasets/o/n holds several languages and none is hi by its name:"
+            " found en, fr, sw; set dataset.uri to the folder or file of hi and apply again."
+        ),
+    )
 
 
 # --- Import

@@ -1,37 +1,39 @@
-"""Which files of a folder are data, and which of them belong to the wanted split.
+"""Which files of a dataset are fetched: the census of `finetune_text.files`, with the trainer's errors.
 
-Pure: names in, names out, the same for a hub, a prefix in S3 and a claim. What tools leave beside
-data (folder markers, README, checksums, _SUCCESS, hidden and empty files) is skipped, so that a
-prefix written by Spark or synced from a laptop just works.
+Pure: names in, a census out, the same for a hub, a prefix in S3 and a claim.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from finetune_text.formats import COMPRESSIONS, FORMATS, file_format
+from finetune_text.files.census import (
+    FileCensus,
+    FileRole,
+    NamedFile,
+    is_data_file,
+    take_census,
+    take_listed_census,
+)
+from finetune_text.files.formats import ALLOWED_FORMATS, FORMATS, file_format
+from finetune_text.files.splits import SPLIT_WORDS, TRAIN, split_of
 from finetune_trainer.errors import NotFound, PlanInvalid
 
-NOT_DATA_STEMS = {"readme", "license", "notice", "changelog", "manifest", "requirements"}
-NOT_DATA_NAMES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-"""A split and the words by which file names say it."""
+__all__ = [
+    "DataFile",
+    "FetchedDataset",
+    "FileCensus",
+    "FileRole",
+    "HubLayout",
+    "NamedFile",
+    "is_data_file",
+]
 
-
-@dataclass(frozen=True)
-class NamedFile:
-    """A file's name below its folder, and its size in bytes."""
-
-    name: str
-    size: int
+SHOWN_LANGUAGES = 12
+"""Languages of a repository that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class FetchedDataset:
     validation: tuple[DataFile, ...]
     """Empty where the held-out part is a fraction of `train`."""
     revision: str = ""
-    """The Hub's commit, where the dataset came from there."""
+    """The Hub's commit, if the dataset came from there."""
+    census: FileCensus = field(default_factory=FileCensus)
+    """Every file below the URI, and what becomes of it."""
 
     @property
     def sha256(self) -> str:
@@ -70,34 +74,62 @@ def hash_contents(entries: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def is_data_file(file: NamedFile) -> bool:
-    """Tell whether a file holds rows, by its name and size."""
-    parts = PurePosixPath(file.name).parts
-    if file.size == 0 or file.name.endswith("/") or not parts:
-        return False
-    if any(part.startswith((".", "_")) for part in parts):
-        return False
-    name = parts[-1].lower()
-    if name in NOT_DATA_NAMES or name.split(".")[0] in NOT_DATA_STEMS:
-        return False
-    return file_format(name) is not None
+def decide_data_files(
+    files: Sequence[NamedFile], *, source: str, tag: str, splits: Sequence[str] = (TRAIN,)
+) -> FileCensus:
+    """Return the census of a folder in a store or a claim.
 
-
-def decide_data_files(files: Sequence[NamedFile], *, source: str, tag: str) -> tuple[str, ...]:
-    """Return the names that hold rows, sorted.
+    Args:
+        files: Every file below the URI.
+        source: URI, for messages.
+        tag: Tag of the language.
+        splits: Splits in order of preference, of which the first that has files is read.
 
     Raises:
-        NotFound: None does.
+        NotFound: No file is left to read.
+        PlanInvalid: The files are those of several languages, and none is the tag's.
     """
-    names = tuple(sorted(file.name for file in files if is_data_file(file)))
-    if names:
-        return names
-    found = f"found {len(files)} files, none of them data" if files else "found nothing there"
+    census = take_census(files, splits=splits, tag=tag)
+    _check_language(census, source=source, tag=tag)
+    if census.read:
+        return census
+    held_out = [*census.of(FileRole.VALIDATION), *census.of(FileRole.TEST)]
+    others = held_out or list(census.of(FileRole.OTHER_SPLIT))
+    if others:
+        names = ", ".join(file.name for file in others[:SHOWN_LANGUAGES])
+        raise NotFound(
+            f"The dataset of {tag} at {source} has no file of the split {splits[0]!r}: found {names};"
+            " name the file itself in the URI if it is meant, and apply again.",
+            reason="SplitNotFound",
+        )
     raise NotFound(
-        f"The dataset of {tag} at {source} has no data files ({found}): expected"
-        f" {', '.join(FORMATS)}, also {' or '.join(COMPRESSIONS)}, that are not empty; correct the"
-        " URI or upload the text, and apply again.",
+        _describe_nothing(files, census, source=source, tag=tag),
         reason="DatasetEmpty" if files else "DatasetNotFound",
+    )
+
+
+def _describe_nothing(
+    files: Sequence[NamedFile], census: FileCensus, *, source: str, tag: str
+) -> str:
+    found = f"found {len(files)} files, none of them data" if files else "found nothing there"
+    unread = " ".join(census.describe())
+    return (
+        f"The dataset of {tag} at {source} has no data files ({found}): expected {ALLOWED_FORMATS},"
+        " that are not empty; correct the URI or upload the text, and apply again."
+        + (f" {unread}" if unread else "")
+    )
+
+
+def _check_language(census: FileCensus, *, source: str, tag: str) -> None:
+    if not census.languages or census.read:
+        return
+    shown = ", ".join(census.languages[:SHOWN_LANGUAGES])
+    more = len(census.languages) - SHOWN_LANGUAGES
+    raise PlanInvalid(
+        f"The dataset of {tag} at {source} holds several languages and none is {tag} by its name:"
+        f" found {shown}{f' and {more} more' if more > 0 else ''}; set dataset.uri to the folder or file"
+        f" of {tag} and apply again.",
+        reason="DatasetConfigNeeded",
     )
 
 
@@ -115,35 +147,53 @@ class HubLayout:
 
 def decide_split_files(
     layout: HubLayout, *, folder: str, splits: Sequence[str], source: str, tag: str
-) -> tuple[str, ...]:
-    """Return the files of a split, sorted; no script of the repository is ever run.
+) -> FileCensus:
+    """Return the census of a hub's dataset with the files of one split; no script of it is ever run.
 
     Args:
         layout: Files and configurations of the repository.
         folder: Name of a configuration, a folder or a file, from the URI; empty for everything.
-        splits: Names of splits, of which the first that has files is taken.
+        splits: Names of splits, of which the first that has files is read.
         source: URI, for messages.
-        tag: Tag of the language, for messages.
+        tag: Tag of the language.
 
     Raises:
         NotFound: No file belongs to any of the splits.
-        PlanInvalid: Several configurations exist and the URI names none.
+        PlanInvalid: Several configurations or languages exist and the URI names none.
     """
     config = _decide_config(layout.configs, folder=folder, source=source)
     inside = [f for f in layout.files if _is_inside(f.name, _folder_of(config, folder=folder))]
-    names = decide_data_files(inside, source=source, tag=tag)
+    names = tuple(sorted(file.name for file in inside if is_data_file(file)))
+    if not names:
+        return decide_data_files(inside, source=source, tag=tag)
     if names == (folder.strip("/"),):
-        # The URI names this very file: whatever its name says of a split, it is meant.
-        return names
+        # The URI names this very file, so the split that its name states does not matter.
+        return take_listed_census(inside, chosen=names, tag=tag, choose_language=False)
     for split in splits:
         if chosen := _files_of_split(config, names, split=split):
-            return _best_format(chosen)
+            return _build_hub_census(inside, chosen, config=config, source=source, tag=tag)
     raise NotFound(
         f"The dataset of {tag} at {source} has no split {splits[0]!r}: found"
         f" {_enumerate_splits(config, names)}; set dataset.split to one of its splits and apply"
         " again.",
         reason="SplitNotFound",
     )
+
+
+def _build_hub_census(
+    files: Sequence[NamedFile],
+    chosen: Sequence[str],
+    *,
+    config: Mapping[str, object] | None,
+    source: str,
+    tag: str,
+) -> FileCensus:
+    # A configuration of the card names its files, and what they are is stated there.
+    is_declared = bool(config is not None and config.get("data_files"))
+    census = take_listed_census(files, chosen=chosen, tag=tag, choose_language=not is_declared)
+    _check_language(census, source=source, tag=tag)
+    dropped = set(census.read) - set(_best_format(census.read))
+    return census.with_role(dropped, FileRole.OTHER_FORM)
 
 
 def _files_of_split(
@@ -155,23 +205,21 @@ def _files_of_split(
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
-def splits_named_like(name: str) -> set[str]:
-    """Return the splits whose words stand in a file's name or folders."""
-    words = set(re.split(r"[^a-z]+", name.lower()))
-    return {split for split, spoken in SPLIT_WORDS.items() if words & set(spoken)}
-
-
 def _by_words(names: Sequence[str], *, split: str) -> list[str]:
-    chosen = [name for name in names if split in splits_named_like(name)]
+    chosen = [name for name in names if split_of(name) == split]
     if not chosen and split not in SPLIT_WORDS:
         chosen = [name for name in names if split.lower() in name.lower()]
-    # Files that name no split at all are the training data.
-    nameless = not any(splits_named_like(name) for name in names)
-    return list(names) if not chosen and split == "train" and nameless else chosen
+    # Files that state no split at all are the training data.
+    nameless = not any(split_of(name) == TRAIN for name in names)
+    return (
+        [n for n in names if not split_of(n)]
+        if not chosen and split == TRAIN and nameless
+        else chosen
+    )
 
 
 def _best_format(names: Sequence[str]) -> tuple[str, ...]:
-    """Keep one format: the same rows often stand there twice, as Parquet and as JSON."""
+    """Keep one format: the same rows are often there twice, as Parquet and as JSON."""
     counts = Counter(file_format(name) for name in names)
     best = max(counts, key=lambda kind: (counts[kind], -FORMATS.index(str(kind))))
     return tuple(sorted(name for name in names if file_format(name) == best))
@@ -231,5 +279,5 @@ def _enumerate_splits(config: Mapping[str, object] | None, names: Sequence[str])
     declared = config.get("data_files") if config is not None else None
     entries = declared if isinstance(declared, list) else []
     splits = {str(entry.get("split")) for entry in entries if isinstance(entry, Mapping)}
-    splits = splits or {split for name in names for split in splits_named_like(name)}
+    splits = splits or {split for name in names if (split := split_of(name))}
     return ", ".join(sorted(splits)) or f"{len(names)} files that name none"

@@ -14,12 +14,14 @@ from pathlib import Path, PurePosixPath
 
 from finetune_api import wire
 from finetune_api.plan import PlannedDataset, PlannedModel
-from finetune_text.formats import file_format
+from finetune_text.files.formats import ALLOWED_FORMATS, file_format
 from finetune_trainer.errors import DataInvalid, NotFound, PlanInvalid
 from finetune_trainer.inputs import hub
 from finetune_trainer.inputs.data_files import (
     DataFile,
     FetchedDataset,
+    FileCensus,
+    FileRole,
     HubLayout,
     NamedFile,
     decide_data_files,
@@ -215,14 +217,45 @@ def fetch_dataset(
     credentials = load_credentials(dataset.credentials, environ=surroundings.environ)
     source = _Source(dataset=dataset, credentials=credentials, surroundings=surroundings)
     with told_in_words(folder, uri=dataset.uri):
-        train, revision = source.fetch(dataset.uri, folder / "train", splits=(dataset.split,))
+        found = source.fetch(dataset.uri, folder / "train", splits=(dataset.split,))
+        train = found.files
         _check_sha256(dataset, train)
         validation: tuple[DataFile, ...] = ()
         if dataset.validation.uri is not None:
             held_out = folder / "validation"
             splits = decide_held_out_splits(dataset)
-            validation, _ = source.fetch(dataset.validation.uri, held_out, splits=splits)
-    return FetchedDataset(train=train, validation=validation, revision=revision)
+            validation = source.fetch(dataset.validation.uri, held_out, splits=splits).files
+    return build_fetched(found, validation)
+
+
+def build_fetched(found: "FoundFiles", validation: tuple[DataFile, ...]) -> FetchedDataset:
+    """Return the files of one language; what is held out is not trained on too."""
+    held_out = {file.source for file in validation}
+    train = tuple(file for file in found.files if file.source not in held_out)
+    if not train:
+        # The same file is named for both parts; the overlap of its rows is reported.
+        train = found.files
+    root = found.root
+    names = {source.removeprefix(root).lstrip("/") for source in held_out}
+    census = found.census.with_role(names, FileRole.VALIDATION)
+    return FetchedDataset(
+        train=train,
+        validation=validation,
+        revision=found.revision,
+        census=census if train is not found.files else found.census,
+    )
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files of one URI on the disk."""
+
+    files: tuple[DataFile, ...]
+    census: FileCensus = field(default_factory=FileCensus)
+    root: str = ""
+    """URI that the names in the census are relative to."""
+    revision: str = ""
+    """The Hub's commit, if there is one."""
 
 
 def decide_held_out_splits(dataset: PlannedDataset) -> tuple[str, ...]:
@@ -242,25 +275,21 @@ class _Source:
     credentials: Credentials
     surroundings: Surroundings
 
-    def fetch(
-        self, uri: str, folder: Path, *, splits: Sequence[str]
-    ) -> tuple[tuple[DataFile, ...], str]:
-        """Return the data files of one URI and the Hub's commit, where there is one."""
+    def fetch(self, uri: str, folder: Path, *, splits: Sequence[str]) -> FoundFiles:
+        """Fetch the data files of one URI."""
         match _scheme(uri, what=f"dataset of {self.dataset.tag}"):
             case "hf":
                 return self._fetch_hub(uri, folder, splits=splits)
             case "s3":
-                return self._fetch_s3(uri, folder), ""
+                return self._fetch_s3(uri, folder, splits=splits)
             case _:
-                return self._find_claim(uri), ""
+                return self._find_claim(uri, splits=splits)
 
-    def _fetch_hub(
-        self, uri: str, folder: Path, *, splits: Sequence[str]
-    ) -> tuple[tuple[DataFile, ...], str]:
+    def _fetch_hub(self, uri: str, folder: Path, *, splits: Sequence[str]) -> FoundFiles:
         name, subfolder = _parse_hub_dataset(uri)
         repository = _repository(name, "dataset", self.credentials, self.surroundings)
         snapshot = hub.describe(repository, revision=None)
-        names = decide_split_files(
+        census = decide_split_files(
             HubLayout(
                 files=tuple(NamedFile(file.name, file.size) for file in snapshot.files),
                 configs=snapshot.configs,
@@ -270,14 +299,15 @@ class _Source:
             source=uri,
             tag=self.dataset.tag,
         )
+        names = census.read
         paths = hub.fetch_files(repository, snapshot, names=names, folder=folder)
         files = (
             _measure(path, source=f"{repository.uri}/{name}")
             for path, name in zip(paths, names, strict=True)
         )
-        return tuple(files), snapshot.commit
+        return FoundFiles(tuple(files), census, root=repository.uri, revision=snapshot.commit)
 
-    def _fetch_s3(self, uri: str, folder: Path) -> tuple[DataFile, ...]:
+    def _fetch_s3(self, uri: str, folder: Path, *, splits: Sequence[str]) -> FoundFiles:
         store = connect(
             self.credentials,
             subject=f"the dataset of {self.dataset.tag}",
@@ -289,32 +319,35 @@ class _Source:
         if single is not None and single.size:
             _check_readable_format(uri, tag=self.dataset.tag)
             parent = S3Location(location.bucket, location.key.rpartition("/")[0])
-            return _download_all(store, [single], prefix=parent, folder=folder)
+            return FoundFiles(_download_all(store, [single], prefix=parent, folder=folder))
         prefix = location if is_prefix else S3Location(location.bucket, f"{location.key}/")
         there = {_relative(stored, prefix): stored for stored in store.list(prefix)}
-        files = [NamedFile(name, stored.size) for name, stored in there.items()]
-        names = decide_data_files(files, source=uri, tag=self.dataset.tag)
-        return _download_all(store, [there[name] for name in names], prefix=prefix, folder=folder)
+        listed = [NamedFile(name, stored.size) for name, stored in there.items()]
+        census = decide_data_files(listed, source=uri, tag=self.dataset.tag, splits=splits)
+        wanted = [there[name] for name in census.read]
+        files = _download_all(store, wanted, prefix=prefix, folder=folder)
+        return FoundFiles(files, census, root=prefix.uri)
 
-    def _find_claim(self, uri: str) -> tuple[DataFile, ...]:
+    def _find_claim(self, uri: str, *, splits: Sequence[str]) -> FoundFiles:
         path = find_in_claim(
             uri, what=f"dataset of {self.dataset.tag}", claims=self.surroundings.claims
         )
         if path.is_file():
             _check_readable_format(uri, tag=self.dataset.tag)
-            return (_measure(path, source=uri),)
+            return FoundFiles((_measure(path, source=uri),))
         inside = list_claim(path, uri=uri)
-        files = [NamedFile(str(file.relative_to(path)), file.stat().st_size) for file in inside]
-        names = decide_data_files(files, source=uri, tag=self.dataset.tag)
-        return tuple(_measure(path / name, source=f"{uri.rstrip('/')}/{name}") for name in names)
+        listed = [NamedFile(str(file.relative_to(path)), file.stat().st_size) for file in inside]
+        census = decide_data_files(listed, source=uri, tag=self.dataset.tag, splits=splits)
+        root = uri.rstrip("/")
+        files = tuple(_measure(path / name, source=f"{root}/{name}") for name in census.read)
+        return FoundFiles(files, census, root=root)
 
 
 def _check_readable_format(uri: str, *, tag: str) -> None:
     if file_format(uri) is None:
         raise DataInvalid(
-            f"The dataset of {tag} at {uri} has an unknown format: expected a name ending in .jsonl,"
-            " .json, .csv, .parquet or .txt, also .gz or .zst; rename or convert the file and apply"
-            " again.",
+            f"The dataset of {tag} at {uri} has an unknown format: expected a name ending in"
+            f" {ALLOWED_FORMATS}; rename or convert the file and apply again.",
             reason="UnknownFileFormat",
         )
 
