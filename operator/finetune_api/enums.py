@@ -7,6 +7,13 @@ elsewhere; its name may be used everywhere, from `finetune_api.resource`.
 from enum import StrEnum
 
 
+class BadRowPolicy(StrEnum):
+    """What a row that breaks a rule does: `Fail` refuses the text, `Skip` leaves the row out."""
+
+    FAIL = "Fail"
+    SKIP = "Skip"
+
+
 class Morphology(StrEnum):
     """How much a word carries: `Simple` (English, Spanish) or `Complex` (Hindi, Arabic, Finnish)."""
 

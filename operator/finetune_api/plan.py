@@ -9,9 +9,11 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from finetune_api.resource import (
+    DEFAULT_ROW_CHARACTERS,
+    BadRowPolicy,
     Bias,
     DatasetFormat,
     EvalStrategy,
@@ -81,6 +83,25 @@ class PlannedDataset(Strict):
     weight: int = Field(default=1, ge=1)
     credentials: str | None = None
     """Credentials use, or None for the pod's own identity."""
+    on_bad_row: BadRowPolicy = BadRowPolicy.FAIL
+    max_row_characters: int = Field(default=DEFAULT_ROW_CHARACTERS, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out fields that came after the first release and have their default.
+
+        A plan of the same resource is then the same bytes and has the same hash as before they existed.
+        """
+        written: dict[str, Any] = handler(self)
+        for name in LATER_FIELDS:
+            field = type(self).model_fields[name]
+            if getattr(self, name) == field.default:
+                written.pop(name, None)
+                written.pop(field.alias or name, None)
+        return written
+
+
+LATER_FIELDS = ("on_bad_row", "max_row_characters")
 
 
 class TrainingParameters(Strict):

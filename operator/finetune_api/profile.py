@@ -9,7 +9,7 @@ a row of numbers without names (`ROW`), and where even those are too many the wh
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -60,6 +60,16 @@ class KeptAtLength(NamedTuple):
     """Tokens that are trained on: of the other examples, each cut at the length."""
     supervised_tokens: Amount | None = None
     """Of them, those that carry loss; None where the text has too many answers to remember each."""
+
+
+MOST_NOTES: Final = 6
+NOTE_CHARACTERS: Final = 320
+Note = Annotated[str, Field(max_length=NOTE_CHARACTERS)]
+"""A sentence about files or columns."""
+MOST_FIRST_PLACES: Final = 16
+PLACE_CHARACTERS: Final = 120
+FirstPlace = Annotated[str, Field(max_length=PLACE_CHARACTERS)]
+"""A kind of finding, a space, and where the first of them is: `EmptyRow a.jsonl line 5`."""
 
 
 class LanguageProfile(Strict):
@@ -125,6 +135,18 @@ class LanguageProfile(Strict):
     """What is left at the lengths that the run may have, shortest first: lengths that cut an example, and
     the longest example's. None: it was not counted."""
 
+    notes: tuple[Note, ...] | None = Field(default=None, max_length=MOST_NOTES)
+    """Files and columns that are not read, a sentence for each kind; None: none."""
+    first_places: tuple[FirstPlace, ...] | None = Field(default=None, max_length=MOST_FIRST_PLACES)
+    """Where the first finding of each kind is; None: no finding has a line."""
+    skipped: Rows | None = None
+    """Rows that break a rule and are left out, as dataset.onBadRow says; None: none."""
+
+    def first_place(self, kind: str) -> str:
+        """Return where the first finding of a kind is, such as `a.jsonl line 5`; empty if unknown."""
+        told = (place.partition(" ") for place in self.first_places or ())
+        return next((where for name, _, where in told if name == kind), "")
+
     @property
     def characters_per_token(self) -> float | None:
         """Characters of a token (F2), or None without tokens."""
@@ -155,11 +177,30 @@ class LanguageProfile(Strict):
 
     def without_detail(self) -> Self:
         """Return the profile without what only profile.json must tell."""
-        return self.model_copy(update={"content": "", "truncated": None})
+        notes = (NOTES_ELSEWHERE,) if self.notes else None
+        return self.model_copy(
+            update={"content": "", "truncated": None, "first_places": None, "notes": notes}
+        )
 
     def without_lengths(self) -> Self:
         """Return the profile without what each length leaves."""
         return self.model_copy(update={"kept": None})
+
+
+NOTES_ELSEWHERE: Final = "Files or columns are not read; profile.json names them."
+
+
+def merge_notes(*parts: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return sentences as a profile keeps them, each cut to its limit; None if there is none."""
+    notes = [cut_note(note, limit=NOTE_CHARACTERS) for part in parts for note in part or ()]
+    if len(notes) > MOST_NOTES:
+        notes = [*notes[: MOST_NOTES - 1], NOTES_ELSEWHERE]
+    return tuple(notes) or None
+
+
+def cut_note(text: str, *, limit: int) -> str:
+    """Return a text, or its beginning if it has more than `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 class TokenizerProfile(Strict):

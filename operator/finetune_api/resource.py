@@ -6,11 +6,12 @@ its base in `part`; all of their names can be imported from here. Cross-field ru
 `validation`; this module holds shapes and bounds only. An unset trait means "Auto".
 """
 
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field
 
 from finetune_api.enums import (
+    BadRowPolicy,
     Bias,
     Corpus,
     DatasetFormat,
@@ -40,6 +41,7 @@ from finetune_api.spec_part import DnsName, Part, Quantity, StringMap, Uri
 from finetune_api.strict import Lenient
 
 __all__ = [
+    "BadRowPolicy",
     "Bias",
     "Checkpoints",
     "Columns",
@@ -90,6 +92,13 @@ __all__ = [
     "Uri",
     "Validation",
 ]
+
+
+DEFAULT_ROW_CHARACTERS: Final = 2_000_000
+"""As many as a long novel. While it is tokenised a character takes 190 to 350 bytes, and 940 in Amharic under
+Llama 3.1's tokenizer, which writes it byte by byte (`tests.bench.measure_memory`): then 1.9 GB."""
+MOST_ROW_CHARACTERS: Final = 20_000_000
+"""A line of 64 MiB holds no more if each character is written as an escape of JSON or in three bytes."""
 
 
 class SecretRef(Part):
@@ -174,6 +183,14 @@ class Dataset(Part):
     """Names of the columns, where they are not the usual ones."""
     split: str = Field(default="train", min_length=1, max_length=64)
     """Split to read; only with hf://."""
+    on_bad_row: BadRowPolicy = BadRowPolicy.FAIL
+    """What a row that breaks a rule (JSON, UTF-8, columns, roles, length) does. Fail refuses the text and names
+    the first such rows; Skip leaves them out, counts them and names each with its line, up to one in ten."""
+    max_row_characters: int = Field(
+        default=DEFAULT_ROW_CHARACTERS, ge=1_000, le=MOST_ROW_CHARACTERS
+    )
+    """Characters that a row may have; a longer one breaks a rule. While a row is tokenised a character takes up
+    to 940 bytes of the pod's memory."""
     validation: Validation | None = None
     """The held-out part; unset holds out 5 %, at most 2000 examples."""
     secret_ref: SecretRef | None = None

@@ -6,7 +6,7 @@ Imported only where text is measured: what it needs is an extra of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune_api.plan import PlannedColumns, PlannedDataset, PlannedValidation
@@ -16,7 +16,9 @@ from finetune_cli.errors import CliError
 from finetune_cli.model_files import LocalModel
 from finetune_resolver.decisions.build import learns_answers_only, unusual_length
 from finetune_text.errors import TextError
-from finetune_text.files.formats import COMPRESSIONS, FORMATS, file_format
+from finetune_text.files.census import FileCensus, FileRole, NamedFile, take_census
+from finetune_text.files.formats import ALLOWED_FORMATS, file_format
+from finetune_text.files.splits import TEST, TRAIN, VALIDATION
 from finetune_text.language_report import LanguageReport
 from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
@@ -37,12 +39,34 @@ class LocalFile:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalTexts:
-    """The files of every language of a resource, in the order of `spec.languages`."""
+class LocalText:
+    """The files at one path."""
 
-    train: tuple[tuple[LocalFile, ...], ...]
-    validation: tuple[tuple[LocalFile, ...], ...]
-    """Empty ones where a fraction is held out."""
+    files: tuple[LocalFile, ...] = ()
+    census: FileCensus = field(default_factory=FileCensus)
+    """Every file below a folder, and what becomes of it."""
+    root: str = ""
+    """The folder that the names in the census are relative to."""
+
+    def without(self, held_out: "LocalText") -> "LocalText":
+        """Return the text without the files that are held out; unchanged if none would be left."""
+        apart = {file.path.resolve() for file in held_out.files}
+        kept = tuple(file for file in self.files if file.path.resolve() not in apart)
+        if not kept:
+            return self
+        names = {
+            file.source.removeprefix(f"{self.root}/") for file in self.files if file not in kept
+        }
+        return replace(self, files=kept, census=self.census.with_role(names, FileRole.VALIDATION))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTexts:
+    """The text of every language of a resource, in the order of `spec.languages`."""
+
+    train: tuple[LocalText, ...]
+    validation: tuple[LocalText, ...]
+    """Without files where a fraction is held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +86,19 @@ def find_texts(
         CliError: a path has no data, a language has no path, or a tag is none of the resource's.
     """
     tags = [language.tag for language in spec.languages]
-    train = _by_tag(data, tags=tags, option="--data")
+    train = _by_tag(data, tags=tags, option="--data", splits=(TRAIN,))
     missing = [tag for tag in tags if tag not in train]
     if missing:
         more = " ".join(f"--data {tag}=PATH" for tag in missing)
         raise CliError([f"--data names no text of {', '.join(missing)}; add {more}."])
-    held_out = _by_tag(validation, tags=tags, option="--validation")
+    held_out = _by_tag(
+        validation, tags=tags, option="--validation", splits=(VALIDATION, TEST, TRAIN)
+    )
     for language in spec.languages:
         _refuse_unnamed_validation(language, named=language.tag in held_out)
     return LocalTexts(
-        train=tuple(train[tag] for tag in tags),
-        validation=tuple(held_out.get(tag, ()) for tag in tags),
+        train=tuple(train[tag].without(held_out.get(tag, LocalText())) for tag in tags),
+        validation=tuple(held_out.get(tag, LocalText()) for tag in tags),
     )
 
 
@@ -111,7 +137,8 @@ def measure_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: Local
             completion_only=learns_answers_only(spec),
         )
         reports = tuple(
-            measure_language(text, sequencer) for text in _language_texts(spec, texts=texts)
+            measure_language(text, sequencer).with_census(local.census, root=local.root)
+            for text, local in zip(_language_texts(spec, texts=texts), texts.train, strict=True)
         )
     except TextError as error:
         raise CliError([error.message]) from error
@@ -135,8 +162,8 @@ def _language_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts) -> Iterato
     ):
         yield LanguageText(
             dataset=_dataset(language),
-            train=train,
-            validation=held_out,
+            train=train.files,
+            validation=held_out.files,
             max_seq_length=unusual_length(spec),
         )
 
@@ -150,6 +177,8 @@ def _dataset(language: Language) -> PlannedDataset:
         format=dataset.format,
         columns=PlannedColumns(**columns),
         validation=_validation(dataset),
+        on_bad_row=dataset.on_bad_row,
+        max_row_characters=dataset.max_row_characters,
     )
 
 
@@ -165,16 +194,16 @@ def _validation(dataset: Dataset) -> PlannedValidation:
 
 
 def _by_tag(
-    options: Sequence[str], *, tags: Sequence[str], option: str
-) -> Mapping[str, tuple[LocalFile, ...]]:
-    found: dict[str, tuple[LocalFile, ...]] = {}
+    options: Sequence[str], *, tags: Sequence[str], option: str, splits: Sequence[str]
+) -> Mapping[str, LocalText]:
+    found: dict[str, LocalText] = {}
     for given in options:
         tag, path = _split(given, tags=tags, option=option)
         if tag in found:
             raise CliError(
                 [f"{option} names the text of {tag} twice; put its files into one folder."]
             )
-        found[tag] = _find_files(Path(path), option=option)
+        found[tag] = _find_text(Path(path), option=option, splits=splits, tag=tag)
     return found
 
 
@@ -205,26 +234,36 @@ def _split(given: str, *, tags: Sequence[str], option: str) -> tuple[str, str]:
     )
 
 
-def _find_files(path: Path, *, option: str) -> tuple[LocalFile, ...]:
-    """Return the data files at a path, in a folder those that any format's name ends in."""
+def _find_text(path: Path, *, option: str, splits: Sequence[str], tag: str) -> LocalText:
+    """Return the data files at a path; of a folder those that a pod would read at a URI.
+
+    Raises:
+        CliError: There is none.
+    """
     if path.is_file():
         if file_format(path.name) is None:
-            raise CliError([f"{option} {path} is no data file; {_allowed()}."])
-        return (LocalFile(path, str(path)),)
+            raise CliError([f"{option} {path} is no data file; expected {ALLOWED_FORMATS}."])
+        return LocalText((LocalFile(path, str(path)),))
     if not path.is_dir():
         told = "is neither a file nor a folder" if path.exists() else "does not exist"
         raise CliError([f"{option} {path} {told}; check the path."])
-    files = sorted(file for file in path.rglob("*") if _is_data(file, folder=path))
-    if not files:
-        raise CliError([f"{option} {path} holds no data file; {_allowed()}."])
-    return tuple(LocalFile(file, str(file)) for file in files)
+    listed = (file for file in path.rglob("*") if file.is_file())
+    census = take_census(
+        (NamedFile(str(file.relative_to(path)), file.stat().st_size) for file in listed),
+        splits=splits,
+        tag=tag,
+    )
+    if not census.read:
+        raise CliError([_describe_nothing(census, path=path, option=option, tag=tag)])
+    files = tuple(LocalFile(path / name, str(path / name)) for name in census.read)
+    return LocalText(files, census, root=str(path))
 
 
-def _is_data(file: Path, *, folder: Path) -> bool:
-    hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
-    is_full = file.is_file() and file.stat().st_size > 0
-    return is_full and not hidden and file_format(file.name) is not None
-
-
-def _allowed() -> str:
-    return f"expected {', '.join(FORMATS)}, also with {' or '.join(COMPRESSIONS)}"
+def _describe_nothing(census: FileCensus, *, path: Path, option: str, tag: str) -> str:
+    if census.languages:
+        return (
+            f"{option} {path} holds several languages and none is {tag} by its name: found"
+            f" {', '.join(census.languages)}; name the folder or file of {tag}."
+        )
+    unread = "".join(f" {note}" for note in census.describe())
+    return f"{option} {path} holds no data file; expected {ALLOWED_FORMATS}.{unread}"

@@ -344,11 +344,11 @@ def test_text_without_a_tokenizer_is_refused(resource, text):
         ("absent", "--data {path} does not exist; check the path.\n"),
         (
             "folder",
-            "--data {path} holds no data file; expected .parquet, .jsonl, .ndjson, .json, .csv, .txt, also with .gz or .zst.\n",
+            "--data {path} holds no data file; expected .parquet, .jsonl, .ndjson, .json, .csv, .tsv, .txt, also with .gz, .zst, .bz2 or .xz.\n",
         ),
         (
             "text.pdf",
-            "--data {path} is no data file; expected .parquet, .jsonl, .ndjson, .json, .csv, .txt, also with .gz or .zst.\n",
+            "--data {path} is no data file; expected .parquet, .jsonl, .ndjson, .json, .csv, .tsv, .txt, also with .gz, .zst, .bz2 or .xz.\n",
         ),
     ],
 )

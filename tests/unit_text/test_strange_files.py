@@ -16,7 +16,6 @@ from finetune_text.data_errors import Fault
 from finetune_text.errors import TextInvalid
 from finetune_text.language_report import FindingKind, LanguageReport
 from finetune_text.lines import MOST_LINE_BYTES
-from finetune_text.reading import MOST_ROW_CHARACTERS
 from finetune_text.records import PARQUET_BATCH_BYTES, Row, read_records
 from tests.unit_text.texts import File, measure
 
@@ -301,11 +300,11 @@ def test_columns_are_listed_so_that_the_remedy_stays_in_sight(
 
 
 def test_a_row_of_more_characters_than_fit_is_told_and_the_rest_is_measured(tmp_path: Path) -> None:
-    long = "neno " * (MOST_ROW_CHARACTERS // 5) + "x"
+    long = "neno " * 400_000 + "x"
     report = measure_bytes(tmp_path, "a.jsonl", f"{json.dumps({'text': long})}\n{GOOD}")
     assert [place.what for place in report.places(FindingKind.INVALID_ROW)] == [
         (
-            "has 2,000,001 characters; a row may have 2,000,000, as many as a long novel; divide it"
+            "has 2,000,001 characters; a row may have 2,000,000 (dataset.maxRowCharacters); divide it"
             " into several"
         )
     ]

@@ -4,11 +4,12 @@ Pure, below `reading`. Names that other tools use (`conversations`, `instruction
 understood; what the dataset names itself comes first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.plan import PlannedColumns
 from finetune_api.resource import DatasetFormat
+from finetune_text.column_census import shown_name
 from finetune_text.records import TEXT_COLUMN
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
@@ -18,13 +19,19 @@ OUTPUT_COLUMNS = ("output", "response", "completion", "answer")
 PROMPT_COLUMNS = ("prompt", "question", "query")
 COMPLETION_COLUMNS = ("completion", "response", "answer", "output")
 TEXT_COLUMNS = (TEXT_COLUMN, "content")
+COMPANION_COLUMNS: Mapping[DatasetFormat, frozenset[str]] = {
+    DatasetFormat.CHAT: frozenset({"tools"}),
+    DatasetFormat.INSTRUCTION: frozenset(INPUT_COLUMNS),
+    DatasetFormat.PROMPT_COMPLETION: frozenset({"tools"}),
+    DatasetFormat.TEXT: frozenset(),
+}
+"""Columns that are read beside those of the format, if a row has them."""
 ALLOWED_COLUMNS = (
     "messages or conversations, instruction with output, prompt with completion, or text"
 )
 
 MOST_NAMES = 12
 """Names of columns in a message: those of a row that is meant for people are fewer."""
-MOST_NAME_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,12 @@ class Reading:
     format: DatasetFormat
     """Never Auto."""
     columns: PlannedColumns
+
+    @property
+    def read_columns(self) -> frozenset[str]:
+        """Names of every column that is read of a row, companions included."""
+        named = self.columns.model_dump(exclude_none=True).values()
+        return frozenset(named) | COMPANION_COLUMNS[self.format]
 
 
 def decide_reading(
@@ -101,10 +114,6 @@ def _names_others(named: PlannedColumns) -> bool:
 
 def list_columns(columns: Sequence[str]) -> str:
     """Return the names for a message, however many they are and whatever they hold."""
-    names = [name.encode("utf-8", "backslashreplace").decode() for name in sorted(columns)]
-    shown = [
-        name if len(name) <= MOST_NAME_CHARACTERS else f"{name[:MOST_NAME_CHARACTERS]}…"
-        for name in names[:MOST_NAMES]
-    ]
-    more = [f"{len(names) - MOST_NAMES:,} more"] if len(names) > MOST_NAMES else []
+    shown = [shown_name(name) for name in sorted(columns)[:MOST_NAMES]]
+    more = [f"{len(columns) - MOST_NAMES:,} more"] if len(columns) > MOST_NAMES else []
     return ", ".join([*shown, *more])

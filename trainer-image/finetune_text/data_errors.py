@@ -13,6 +13,8 @@ class Fault:
     """Continues "line 37 …": what is wrong."""
     rule: str
     """What is allowed, and what to do."""
+    ends_file: bool = False
+    """Whether nothing of the file can be read after it."""
 
 
 class BrokenFileError(Exception):

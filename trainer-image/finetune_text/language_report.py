@@ -10,14 +10,18 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from finetune_api.profile import LanguageProfile
+from finetune_api.profile import MOST_FIRST_PLACES, PLACE_CHARACTERS, LanguageProfile, merge_notes
+from finetune_text.counting import describe_bytes
+from finetune_text.files.census import FileCensus, explain_role
 
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2
 MOST_PLACES = 200
 """Places of one kind that are named: a person mends no more by hand, and a report stays readable."""
 MOST_PLACE_CHARACTERS = 2_048
 """Of what is said of a place: a key of an S3 object has up to 1,024."""
 MOST_LONGEST = 10
+MOST_KIND_CHARACTERS = 24
+"""Of the name of a kind and the space after it."""
 
 
 class _Part(BaseModel):
@@ -49,10 +53,19 @@ class FindingKind(StrEnum):
     """Most letters are not of the tag's script (F11)."""
     OVERLAP = "Overlap"
     """A held-out row whose text is trained on too."""
+    UNREAD_FILE = "UnreadFile"
+    """A file below the URI that is not read: a test file, another language, another form."""
+    UNREAD_COLUMN = "UnreadColumn"
+    """A column with values that is not read."""
+    SKIPPED_ROW = "SkippedRow"
+    """Breaks a rule and is left out, as dataset.onBadRow says."""
 
 
 BREAKING = (FindingKind.INVALID_ROW, FindingKind.TEMPLATE_REFUSED)
 """Kinds with which training refuses a file."""
+
+
+_ORDER = {kind: number for number, kind in enumerate(FindingKind)}
 
 
 class Place(_Part):
@@ -123,11 +136,41 @@ class LanguageReport(_Part):
         The same content under another URI has the same report, but for where it stands.
         """
         names = dict(zip(self.files, files, strict=False))
+        findings = tuple(finding.moved(names) for finding in self.findings)
+        profile = self.profile.model_copy(update={"first_places": first_places(findings)})
         return self.model_copy(
             update={
                 "files": tuple(files),
-                "findings": tuple(finding.moved(names) for finding in self.findings),
+                "profile": profile,
+                "findings": findings,
                 "longest": tuple(place.moved(names) for place in self.longest),
+            }
+        )
+
+    def with_census(self, census: FileCensus, *, root: str) -> "LanguageReport":
+        """Return the report with the files that are not read, in findings and profile.
+
+        The census is no part of a cached report: equal content can be read out of different folders.
+
+        Args:
+            census: The files below the dataset's URI.
+            root: URI that the names in the census are relative to.
+        """
+        if not census.unread:
+            return self
+        notebook = Notebook()
+        for file, role in census.unread:
+            source = f"{root.rstrip('/')}/{file.name}" if root else file.name
+            size = describe_bytes(file.size)
+            notebook.note(FindingKind.UNREAD_FILE, source, f"({size}) is {explain_role(role)}")
+        notes = merge_notes(census.describe(), self.profile.notes)
+        findings = sorted((*self.findings, *notebook.close()), key=lambda one: _ORDER[one.kind])
+        return self.model_copy(
+            update={
+                "findings": tuple(findings),
+                "profile": self.profile.model_copy(
+                    update={"notes": notes, "first_places": first_places(findings)}
+                ),
             }
         )
 
@@ -153,9 +196,38 @@ class Notebook:
             places.append(Place(source=_printable(source), what=_printable(what)))
         self._found[kind] = (count + 1, places)
 
+    def count(self, kind: FindingKind) -> int:
+        """Return how many defects of a kind were noted."""
+        return self._found.get(kind, (0, []))[0]
+
+    def move(self, kind: FindingKind, *, to: FindingKind) -> None:
+        """Count the defects of one kind as those of another."""
+        count, places = self._found.pop(kind)
+        earlier, named = self._found.get(to, (0, []))
+        self._found[to] = (earlier + count, [*named, *places][:MOST_PLACES])
+
     def close(self) -> tuple[Finding, ...]:
         """Return what was found, in the order of `FindingKind`."""
         return tuple(_build_findings(self._found))
+
+
+def first_places(findings: Sequence[Finding]) -> tuple[str, ...] | None:
+    """Return where the first finding of each kind is, as a profile keeps it; None if there is none.
+
+    Of a URI the file's name is kept: what is before it is in the resource.
+    """
+    places = (
+        f"{finding.kind.value} {_short_source(finding.places[0].source)}"
+        for finding in findings
+        if finding.places
+    )
+    return tuple(places)[:MOST_FIRST_PLACES] or None
+
+
+def _short_source(source: str) -> str:
+    name = source.rpartition("/")[2]
+    most = PLACE_CHARACTERS - MOST_KIND_CHARACTERS
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def _printable(text: str) -> str:

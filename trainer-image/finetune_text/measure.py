@@ -19,7 +19,10 @@ from finetune_api.profile import (
     CONTENT_CHARACTERS,
     MOST_COUNTED,
     LanguageProfile,
+    merge_notes,
 )
+from finetune_text.bad_rows import has_too_many, is_skippable
+from finetune_text.column_census import ColumnCensus, describe_columns
 from finetune_text.data_errors import Fault
 from finetune_text.examples import Example
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
@@ -30,6 +33,7 @@ from finetune_text.language_report import (
     LengthReport,
     Notebook,
     Place,
+    first_places,
 )
 from finetune_text.lengths import lengths_to_count
 from finetune_text.mojibake import find_mojibake
@@ -119,6 +123,8 @@ class _Reading:
         self._notes = Notebook()
         self._tally = Tally()
         self._unmeasured = 0
+        self._columns = ColumnCensus(text.dataset.tag)
+        self._read_rows = 0
 
     # --- Reading ---
 
@@ -140,9 +146,13 @@ class _Reading:
 
     def _learnable(self, file: TextFile) -> Iterator[tuple[int, Example]]:
         """Yield what can be learned from, and note what cannot."""
-        for line, found in read_lines(self._text.dataset, file):
+        dataset = self._text.dataset
+        for line, found in read_lines(dataset, file, columns=self._columns):
+            self._read_rows += 1
             source = f"{file.source} line {line}" if line else file.source
-            if isinstance(found, Fault):
+            if isinstance(found, Fault) and is_skippable(dataset, found):
+                self._notes.note(FindingKind.SKIPPED_ROW, source, f"{found.problem}; {found.rule}")
+            elif isinstance(found, Fault):
                 self._notes.note(FindingKind.INVALID_ROW, source, f"{found.problem}; {found.rule}")
             elif found.is_empty:
                 self._notes.note(FindingKind.EMPTY_ROW, source, "has nothing to learn")
@@ -194,6 +204,10 @@ class _Reading:
         for what, (count, where) in self._tally.dropped.items():
             told = f"is the first of {count} rows of which the chat template leaves out {what}"
             self._notes.note(FindingKind.TEMPLATE_LEAVES_OUT, where, told)
+        for column in self._columns.unread():
+            self._notes.note(FindingKind.UNREAD_COLUMN, column.source, column.describe())
+        if has_too_many(self._notes.count(FindingKind.SKIPPED_ROW), rows=self._read_rows):
+            self._notes.move(FindingKind.SKIPPED_ROW, to=FindingKind.INVALID_ROW)
         return self._build_report(held=held, repeats=repeats, near=near)
 
     def _hold_out(self) -> "_HeldOut":
@@ -265,6 +279,9 @@ class _Reading:
             truncated=tuple(
                 limit.truncated for limit in limits if limit.length in CANDIDATE_LENGTHS
             ),
+            notes=merge_notes(tuple(describe_columns(self._columns.unread()))),
+            first_places=first_places(findings),
+            skipped=_at_most(counts.get(FindingKind.SKIPPED_ROW, 0)) or None,
             **self._survey_figures(),
             **self._row_figures(trained, repeats=repeats, near=near),
         )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from finetune_api.plan import PlannedDataset
 from finetune_api.resource import DatasetFormat
 from finetune_text.chats import check_order, parse_messages, parse_tools
+from finetune_text.column_census import ColumnCensus
 from finetune_text.columns import (
     ALLOWED_COLUMNS,
     INPUT_COLUMNS,
@@ -22,10 +23,6 @@ from finetune_text.data_errors import Fault
 from finetune_text.errors import TextInvalid
 from finetune_text.examples import BrokenRuleError, Example, check_text
 from finetune_text.records import Row, read_records
-
-MOST_ROW_CHARACTERS = 2_000_000
-"""Of one row. While it is tokenised a character takes 190 to 350 bytes, and 940 in Amharic under Llama
-3.1's tokenizer, which writes it byte by byte (`tests.bench.measure_memory`): then 1.9 GB."""
 
 
 class TextFile(Protocol):
@@ -40,28 +37,47 @@ class TextFile(Protocol):
         """What messages call it."""
 
 
-def read_file(dataset: PlannedDataset, file: TextFile) -> Iterator[Example | Fault]:
+def read_file(
+    dataset: PlannedDataset, file: TextFile, *, columns: ColumnCensus | None = None
+) -> Iterator[Example | Fault]:
     """Yield what each row teaches, empty ones included, or the rule that it breaks.
+
+    Args:
+        dataset: How the rows are read.
+        file: The file.
+        columns: The census that counts the columns of the rows, if one is wanted.
 
     Raises:
         TextInvalid: The columns are none that can be learned from.
     """
-    return (found for _, found in read_lines(dataset, file))
+    return (found for _, found in read_lines(dataset, file, columns=columns))
 
 
-def read_lines(dataset: PlannedDataset, file: TextFile) -> Iterator[tuple[int, Example | Fault]]:
-    """Yield the same with the line on which each row begins.
+def read_lines(
+    dataset: PlannedDataset, file: TextFile, *, columns: ColumnCensus | None = None
+) -> Iterator[tuple[int, Example | Fault]]:
+    """Yield the same with the line on which each row begins; arguments as `read_file`.
 
     Raises:
         TextInvalid: The columns are none that can be learned from.
     """
     reading: Reading | None = None
+    read: frozenset[str] = frozenset()
     for record in read_records(file.path):
         if isinstance(record, Fault):
             yield record.line, record
             continue
-        reading = reading or _decide_file_reading(dataset, file, record)
-        yield record.line, build_example(record, reading, uri=file.source)
+        if reading is None:
+            reading = _decide_file_reading(dataset, file, record)
+            read = reading.read_columns
+        if columns is not None:
+            columns.add(record.values, read=read, file=file.source, line=record.line)
+        yield (
+            record.line,
+            build_example(
+                record, reading, uri=file.source, most_characters=dataset.max_row_characters
+            ),
+        )
 
 
 def _decide_file_reading(dataset: PlannedDataset, file: TextFile, row: Row) -> Reading:
@@ -90,11 +106,18 @@ def _describe_wanted(dataset: PlannedDataset) -> str:
 # --- One row ------------------------------------------------------------------------------------
 
 
-def build_example(row: Row, reading: Reading, *, uri: str) -> Example | Fault:
-    """Return what the row teaches, or the rule that it breaks."""
+def build_example(row: Row, reading: Reading, *, uri: str, most_characters: int) -> Example | Fault:
+    """Return what the row teaches, or the rule that it breaks.
+
+    Args:
+        row: The row.
+        reading: How rows of its file are read.
+        uri: What messages call the file.
+        most_characters: Characters that the texts of a row may have together.
+    """
     try:
         example = _build(row.values, reading, source=f"{uri} line {row.line}")
-        _check_length(example)
+        _check_length(example, most_characters=most_characters)
     except BrokenRuleError as broken:
         return Fault(line=row.line, problem=broken.problem, rule=broken.rule)
     return example
@@ -110,12 +133,12 @@ def _build(values: Mapping[str, Any], reading: Reading, *, source: str) -> Examp
             return _build_pair(values, reading, source=source)
 
 
-def _check_length(example: Example) -> None:
+def _check_length(example: Example, *, most_characters: int) -> None:
     length = sum(len(part) for part in example.parts())
-    if length > MOST_ROW_CHARACTERS:
+    if length > most_characters:
         raise BrokenRuleError(
             f"has {length:,} characters",
-            f"a row may have {MOST_ROW_CHARACTERS:,}, as many as a long novel; divide it into several",
+            f"a row may have {most_characters:,} (dataset.maxRowCharacters); divide it into several",
         )
 
 

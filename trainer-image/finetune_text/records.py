@@ -8,7 +8,7 @@ nothing of what a row means. pyarrow is imported here and nowhere else.
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,7 +62,7 @@ def read_records(path: Path) -> Iterator[Row | Fault]:
     try:
         yield from readers[kind](path)
     except BrokenFileError as broken:
-        yield broken.fault
+        yield replace(broken.fault, ends_file=True)
 
 
 # --- JSON ---------------------------------------------------------------------------------------

@@ -157,34 +157,61 @@ def _percent(part: int | None, whole: int) -> str | None:
 
 
 def _warnings(measured: LanguageProfile) -> Iterator[str]:
+    yield from measured.notes or ()
     if measured.unmeasured:
         yield (
-            f"The first {measured.examples:,} examples were measured; {measured.unmeasured:,} more were "
-            "counted and are taken to be like them."
+            f"The first {_examples(measured.examples)} {_were(measured.examples)} measured;"
+            f" {measured.unmeasured:,} more {_were(measured.unmeasured)} counted and"
+            f" {_are(measured.unmeasured)} taken to be like them."
         )
     if measured.duplicates or measured.near_duplicates:
         yield _repeats(measured)
     if measured.uncompared:
         yield (
-            f"For {measured.uncompared:,} examples no near duplicate was sought, because there are so many; "
-            "equal texts were."
+            f"For {_examples(measured.uncompared)} no near duplicate was sought, because there are so"
+            " many; equal texts were."
         )
     if measured.overlap:
         yield (
-            f"{measured.overlap:,} of {measured.validation_examples:,} held-out examples are trained "
-            "on too, so the held-out loss flatters the adapter; remove them from one of the two."
+            f"{measured.overlap:,} of {measured.validation_examples:,} held-out examples"
+            f" {_are(measured.overlap)} trained on too{_first(measured, 'Overlap')}, so the held-out loss"
+            " flatters the adapter; remove them from one of the two."
         )
     if measured.mojibake:
         yield (
-            f"{measured.mojibake:,} examples hold text that was decoded wrongly, or characters that "
-            "were lost; repair them in the source."
+            f"{_examples(measured.mojibake)} {_has(measured.mojibake)} text that was decoded wrongly, or"
+            f" characters that were lost{_first(measured, 'Mojibake')}; repair them in the source."
         )
     if measured.unsupervised:
-        yield f"{measured.unsupervised:,} examples have no token to learn at any length."
+        yield (
+            f"{_examples(measured.unsupervised)} {_has(measured.unsupervised)} no token to learn at any"
+            f" length{_first(measured, 'Unsupervised')}."
+        )
     if measured.empty:
-        yield f"{measured.empty:,} rows have nothing to learn from and are left out."
+        yield (
+            f"{_rows(measured.empty)} {_has(measured.empty)} nothing to learn from and"
+            f" {_are(measured.empty)} left out{_first(measured, 'EmptyRow')}."
+        )
+    if measured.skipped:
+        verb = "breaks" if measured.skipped == 1 else "break"
+        yield (
+            f"{_rows(measured.skipped)} {verb} a rule and {_are(measured.skipped)} left out, as"
+            f" dataset.onBadRow says{_first(measured, 'SkippedRow')}."
+        )
     if measured.invalid:
-        yield f"{measured.invalid:,} rows break a rule, and training refuses a file with such a row."
+        verb = "breaks" if measured.invalid == 1 else "break"
+        yield (
+            f"{_rows(measured.invalid)} {verb} a rule{_first(measured, 'InvalidRow')}, and training"
+            " refuses a file with such a row."
+        )
+    if any(measured.first_places or ()):
+        yield "profile.json names each of these with file and line."
+
+
+def _first(measured: LanguageProfile, kind: str) -> str:
+    """Return where the first finding of a kind is, in parentheses; empty if it is unknown."""
+    place = measured.first_place(kind)
+    return f" (first in {place})" if place else ""
 
 
 def _repeats(measured: LanguageProfile) -> str:
@@ -206,3 +233,19 @@ def _repeats(measured: LanguageProfile) -> str:
 
 def _examples(count: int) -> str:
     return f"{count:,} example{'' if count == 1 else 's'}"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _has(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"

@@ -59,6 +59,8 @@ class FetchedDataset:
     """The Hub's commit, if the dataset came from there."""
     census: FileCensus = field(default_factory=FileCensus)
     """Every file below the URI, and what becomes of it."""
+    root: str = ""
+    """URI that the names in the census are relative to."""
 
     @property
     def sha256(self) -> str:

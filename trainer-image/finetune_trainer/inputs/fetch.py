@@ -243,6 +243,7 @@ def build_fetched(found: "FoundFiles", validation: tuple[DataFile, ...]) -> Fetc
         validation=validation,
         revision=found.revision,
         census=census if train is not found.files else found.census,
+        root=root,
     )
 
 

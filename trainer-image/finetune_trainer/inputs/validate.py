@@ -7,9 +7,12 @@ always splits the same way, in whatever order, and equal rows stay on one side.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finetune_api.plan import PlannedDataset
+from finetune_text.bad_rows import MOST_SKIPPED_PERCENT, has_too_many, is_skippable
+from finetune_text.column_census import ColumnCensus, describe_columns
+from finetune_text.counting import count_of, is_or_are, verb_of
 from finetune_text.data_errors import Fault
 from finetune_text.examples import Example
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
@@ -57,8 +60,12 @@ class _Survey:
     """What one pass over files found."""
 
     hashes: list[bytes]
+    columns: ColumnCensus
     empty: int = 0
     first_empty: str = ""
+    skipped: list[tuple[DataFile, Fault]] = field(default_factory=list)
+    """The first rows that break a rule and are left out."""
+    skipped_rows: int = 0
 
 
 def validate_dataset(dataset: PlannedDataset, fetched: FetchedDataset) -> ValidDataset:
@@ -72,7 +79,10 @@ def validate_dataset(dataset: PlannedDataset, fetched: FetchedDataset) -> ValidD
     duplicates = len(train.hashes) - len(distinct)
     least = 1 if fetched.validation else 2
     _check_size(dataset, distinct=len(distinct), rows=len(train.hashes), least=least)
-    warnings = [*_describe_survey(dataset, train, duplicates=duplicates)]
+    warnings = [
+        *fetched.census.describe(),
+        *_describe_survey(dataset, train, duplicates=duplicates),
+    ]
     if fetched.validation:
         own = _survey(dataset, fetched.validation).hashes
         held_out = decide_evaluated(own, max_examples=dataset.validation.max_examples)
@@ -101,15 +111,24 @@ def validate_dataset(dataset: PlannedDataset, fetched: FetchedDataset) -> ValidD
 
 
 def _survey(dataset: PlannedDataset, files: Sequence[DataFile]) -> _Survey:
-    survey = _Survey(hashes=[])
+    survey = _Survey(hashes=[], columns=ColumnCensus(dataset.tag))
 
     def note_empty(example: Example) -> None:
         survey.empty += 1
         survey.first_empty = survey.first_empty or example.source
 
-    survey.hashes += [
-        hash_example(example) for example in _read_examples(dataset, files, on_empty=note_empty)
-    ]
+    def note_skipped(file: DataFile, fault: Fault) -> None:
+        survey.skipped_rows += 1
+        if len(survey.skipped) < MAX_FAULTS:
+            survey.skipped.append((file, fault))
+
+    examples = _read_examples(
+        dataset, files, on_empty=note_empty, on_skipped=note_skipped, columns=survey.columns
+    )
+    survey.hashes += [hash_example(example) for example in examples]
+    rows = len(survey.hashes) + survey.empty + survey.skipped_rows
+    if has_too_many(survey.skipped_rows, rows=rows):
+        raise _build_too_many(survey, rows=rows)
     if not survey.hashes:
         raise _build_nothing_to_learn(dataset, survey)
     return survey
@@ -120,11 +139,15 @@ def _read_examples(
     files: Sequence[DataFile],
     *,
     on_empty: Callable[[Example], None] = lambda _: None,
+    on_skipped: Callable[[DataFile, Fault], None] = lambda _file, _fault: None,
+    columns: ColumnCensus | None = None,
 ) -> Iterator[Example]:
     """Yield what can be learned; faults are collected over all files and raised together."""
     faults: list[tuple[DataFile, Fault]] = []
-    for file, found in _read_files(dataset, files):
-        if isinstance(found, Fault):
+    for file, found in _read_files(dataset, files, columns=columns):
+        if isinstance(found, Fault) and is_skippable(dataset, found):
+            on_skipped(file, found)
+        elif isinstance(found, Fault):
             faults.append((file, found))
             if len(faults) == MAX_FAULTS:
                 raise _build_fault(faults)
@@ -137,11 +160,11 @@ def _read_examples(
 
 
 def _read_files(
-    dataset: PlannedDataset, files: Sequence[DataFile]
+    dataset: PlannedDataset, files: Sequence[DataFile], *, columns: ColumnCensus | None
 ) -> Iterator[tuple[DataFile, Example | Fault]]:
     with told_as_invalid_data():
         for file in files:
-            for found in read_file(dataset, file):
+            for found in read_file(dataset, file, columns=columns):
                 yield file, found
 
 
@@ -162,6 +185,17 @@ def _build_fault(faults: Sequence[tuple[DataFile, Fault]]) -> DataInvalid:
         more = f" (and {at_least}{len(others)} more: {', '.join(others)})"
     return DataInvalid(
         f"{where} {first.problem}; {first.rule} and apply again{more}.", reason="MalformedRow"
+    )
+
+
+def _build_too_many(survey: _Survey, *, rows: int) -> DataInvalid:
+    """Return that `Skip` would leave out more rows than it may."""
+    file, first = survey.skipped[0]
+    return DataInvalid(
+        f"{count_of(survey.skipped_rows, 'row')} of {rows:,} {verb_of(survey.skipped_rows, 'break')} a"
+        f" rule, and dataset.onBadRow: Skip leaves out at most {MOST_SKIPPED_PERCENT} %; the first:"
+        f" {file.source} line {first.line} {first.problem}; {first.rule} and apply again.",
+        reason="TooManyBadRows",
     )
 
 
@@ -191,6 +225,14 @@ def _check_size(dataset: PlannedDataset, *, distinct: int, rows: int, least: int
 
 
 def _describe_survey(dataset: PlannedDataset, survey: _Survey, *, duplicates: int) -> Iterator[str]:
+    if survey.skipped_rows:
+        file, first = survey.skipped[0]
+        yield (
+            f"{count_of(survey.skipped_rows, 'row')} of {dataset.tag}"
+            f" {verb_of(survey.skipped_rows, 'break')} a rule and {is_or_are(survey.skipped_rows)} left"
+            f" out; the first is {file.source} line {first.line}, which {first.problem}."
+        )
+    yield from describe_columns(survey.columns.unread())
     if survey.empty:
         yield (
             f"{survey.empty} rows of {dataset.tag} have nothing to learn and are not trained on; the"

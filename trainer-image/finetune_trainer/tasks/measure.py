@@ -21,7 +21,13 @@ from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import PlannedDataset, canonical_json
 from finetune_api.profile import Profile, TokenizerProfile, find_context, pick_config_facts
 from finetune_api.wire import ExitCode
-from finetune_text.language_report import BREAKING, FindingKind, LanguageReport, Place
+from finetune_text.language_report import (
+    BREAKING,
+    REPORT_SCHEMA,
+    FindingKind,
+    LanguageReport,
+    Place,
+)
 from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import TOKENIZER_FILE, load_fast_tokenizer, load_json
@@ -49,6 +55,8 @@ from finetune_trainer.storage.s3_location import S3Location, parse_s3_uri
 
 TOO_FEW_TO_BE_SURE = 10
 """Examples below which training's own check of the least number is asked."""
+READING = {"format", "columns", "validation", "on_bad_row", "max_row_characters"}
+"""What a dataset says of how its rows are read."""
 KEY_CHARACTERS = 32
 """Of the hash that names a cached report: 128 bits never meet by chance."""
 
@@ -175,10 +183,11 @@ def find_or_measure(
     store, place = cache
     location = place.cached(build_cache_key(plan, dataset, fetched, counter.facts))
     files = [file.source for file in (*fetched.train, *fetched.validation)]
+    census, root = fetched.census, fetched.root
     kept = store.read(location)
     if kept is not None and (report := _parse_report(kept[0])) is not None:
         log.info("The text was measured before", extra={"tag": dataset.tag, "uri": location.uri})
-        return report.with_files(files)
+        return report.with_files(files).with_census(census, root=root)
     sequencer = build_sequencer(
         counter.tokenizer,
         generation=load_generation_config(counter.folder),
@@ -195,7 +204,7 @@ def find_or_measure(
         report = measure_language(text, sequencer)
     content = report.model_dump_json(by_alias=True, exclude_none=True).encode()
     store.put(location, content, content_type="application/json")
-    return report
+    return report.with_census(census, root=root)
 
 
 def build_cache_key(
@@ -207,11 +216,12 @@ def build_cache_key(
     """Return a hash over all that decides one language's figures: text, tokenizer, how it is read."""
     decides = {
         "measurement": MEASUREMENT_VERSION,
+        "report": REPORT_SCHEMA,
         "tokenizer": tokenizer.sha256,
         "tag": dataset.tag,
         "train": [(file.path.name, file.sha256) for file in fetched.train],
         "validation": [(file.path.name, file.sha256) for file in fetched.validation],
-        "reading": dataset.model_dump(mode="json", include={"format", "columns", "validation"}),
+        "reading": dataset.model_dump(mode="json", include=READING),
         "completion_only_loss": plan.completion_only_loss,
         "max_seq_length": plan.max_seq_length,
     }

@@ -124,6 +124,8 @@ def _dataset(language: Language, *, index: int) -> PlannedDataset:
         validation=_validation(dataset),
         weight=language.weight,
         credentials=_use(use, reference=dataset.secret_ref),
+        on_bad_row=dataset.on_bad_row,
+        max_row_characters=dataset.max_row_characters,
     )
 
 
