@@ -179,7 +179,7 @@ def _warnings(measured: LanguageProfile) -> Iterator[str]:
         )
     if measured.mojibake:
         yield (
-            f"{_examples(measured.mojibake)} {_has(measured.mojibake)} text that was decoded wrongly, or"
+            f"{_examples(measured.mojibake)} {_holds(measured.mojibake)} text that was decoded wrongly, or"
             f" characters that were lost{_first(measured, 'Mojibake')}; repair them in the source."
         )
     if measured.unsupervised:
@@ -241,6 +241,10 @@ def _rows(count: int) -> str:
 
 def _has(count: int) -> str:
     return "has" if count == 1 else "have"
+
+
+def _holds(count: int) -> str:
+    return "holds" if count == 1 else "hold"
 
 
 def _are(count: int) -> str:

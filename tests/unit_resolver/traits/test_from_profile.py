@@ -172,7 +172,43 @@ def test_every_fault_of_the_text_is_told_with_its_number() -> None:
         ),
         "4 examples have no token to learn at any length.",
         "5 rows have nothing to learn from and are left out.",
-        "1 rows break a rule, and training refuses a file with such a row.",
+        "1 row breaks a rule, and training refuses a file with such a row.",
+    ]
+
+
+def test_a_single_fault_is_told_in_the_singular_with_its_place_and_what_is_not_read() -> None:
+    faulty = profile(
+        overlap=1,
+        mojibake=1,
+        unsupervised=1,
+        empty=1,
+        skipped=1,
+        notes=("1 file (2 bytes) is not trained on because of a name that says test: test.jsonl.",),
+        first_places=(
+            "EmptyRow a.jsonl line 5",
+            "Unsupervised a.jsonl line 6",
+            "Mojibake b c.jsonl line 7",
+            "Overlap held.jsonl line 8",
+            "SkippedRow a.jsonl line 9",
+        ),
+    )
+    [shown] = corpus_statuses(faulty, max_seq_length=2048)
+    assert shown.warnings == [
+        "1 file (2 bytes) is not trained on because of a name that says test: test.jsonl.",
+        (
+            "1 of 500 held-out examples is trained on too (first in held.jsonl line 8), so the held-out"
+            " loss flatters the adapter; remove them from one of the two."
+        ),
+        (
+            "1 example holds text that was decoded wrongly, or characters that were lost (first in b"
+            " c.jsonl line 7); repair them in the source."
+        ),
+        "1 example has no token to learn at any length (first in a.jsonl line 6).",
+        "1 row has nothing to learn from and is left out (first in a.jsonl line 5).",
+        (
+            "1 row breaks a rule and is left out, as dataset.onBadRow says (first in a.jsonl line 9)."
+        ),
+        "profile.json names each of these with file and line.",
     ]
 
 
