@@ -20,7 +20,7 @@ from finetune_api.resource import LanguageFinetuneSpec
 from finetune_api.schema import Schema, build_schema
 from finetune_api.status import LanguageFinetuneStatus
 from finetune_api.validation import ALL_RULES
-from finetune_api.validation_rule import Rule
+from finetune_api.validation_rule import ValidationRule
 from finetune_api.write_generated import write_or_check
 
 CRD_NAME: Final = f"{wire.PLURAL}.{wire.GROUP}"
@@ -155,7 +155,7 @@ def _items(node: Schema) -> list[Schema]:
     return [node["items"]] if "items" in node else []
 
 
-def _attach(rules: Iterable[Rule], *, spec: Schema) -> None:
+def _attach(rules: Iterable[ValidationRule], *, spec: Schema) -> None:
     """Write each rule's CEL beside the field that its path names."""
     for rule in rules:
         node = spec

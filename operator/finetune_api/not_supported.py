@@ -14,12 +14,16 @@ from finetune_api.resource import (
     OutputFormat,
     TrainingStage,
 )
-from finetune_api.validation_rule import Rule
+from finetune_api.validation_rule import ValidationRule
 
 
-def _not_yet(path: str, *, cel: str, what: str, remedy: str, check: Callable[[Any], bool]) -> Rule:
+def _not_yet(
+    path: str, *, cel: str, what: str, remedy: str, check: Callable[[Any], bool]
+) -> ValidationRule:
     """Return a rule whose message tells `what` is not supported yet and the `remedy`."""
-    return Rule(path=path, cel=cel, message=f"not supported yet: {what}; {remedy}", check=check)
+    return ValidationRule(
+        path=path, cel=cel, message=f"not supported yet: {what}; {remedy}", check=check
+    )
 
 
 def _never(_: object) -> bool:

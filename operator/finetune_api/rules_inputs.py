@@ -14,7 +14,7 @@ from finetune_api.resource import (
     MergeCombination,
     MultilingualStrategy,
 )
-from finetune_api.validation_rule import Rule
+from finetune_api.validation_rule import ValidationRule
 
 # --- Addresses ----------------------------------------------------------------------------------
 # Neither `@` nor `?` is part of an address: `key:secret@host` and signed queries would put
@@ -32,9 +32,9 @@ CLIMBING: Final = "(^|/)[.][.](/|$)"
 """A `..` segment, which would leave the claim or the prefix."""
 
 
-def _address(path: str, *, pattern: str, message: str) -> Rule:
+def _address(path: str, *, pattern: str, message: str) -> ValidationRule:
     """Return the rule that the text at `path` is an address that `pattern` allows."""
-    return Rule(
+    return ValidationRule(
         path=path,
         cel=f"self.matches('{pattern}') && !self.matches('{CLIMBING}')",
         message=message,
@@ -87,7 +87,7 @@ def _tags_differ(spec: LanguageFinetuneSpec) -> bool:
 
 
 MODEL_AND_DATA: Final = (
-    Rule(
+    ValidationRule(
         path="spec.model",
         cel="!has(self.revision) || self.uri.startsWith('hf://')",
         message=(
@@ -96,7 +96,7 @@ MODEL_AND_DATA: Final = (
         ),
         check=lambda model: model.revision is None or model.uri.startswith("hf://"),
     ),
-    Rule(
+    ValidationRule(
         path="spec",
         cel=(
             "self.languages.all(one, self.languages.exists_one(other, "
@@ -108,7 +108,7 @@ MODEL_AND_DATA: Final = (
         ),
         check=_tags_differ,
     ),
-    Rule(
+    ValidationRule(
         path="spec.languages[].dataset",
         cel="has(self.sha256) == self.uri.startsWith('https://')",
         message=(
@@ -117,7 +117,7 @@ MODEL_AND_DATA: Final = (
         ),
         check=lambda dataset: (dataset.sha256 is not None) == dataset.uri.startswith("https://"),
     ),
-    Rule(
+    ValidationRule(
         path="spec.languages[].dataset",
         cel="self.?split.orValue('train') == 'train' || self.uri.startsWith('hf://')",
         message=(
@@ -126,7 +126,7 @@ MODEL_AND_DATA: Final = (
         ),
         check=lambda dataset: dataset.split == "train" or dataset.uri.startswith("hf://"),
     ),
-    Rule(
+    ValidationRule(
         path="spec.languages[].dataset",
         cel=(
             "self.?format.orValue('Auto') != 'Chat' || !has(self.columns) || "
@@ -141,7 +141,7 @@ MODEL_AND_DATA: Final = (
             dataset.format is not DatasetFormat.CHAT or _only_columns(dataset.columns, "messages")
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.languages[].dataset",
         cel=(
             "!(self.?format.orValue('Auto') in ['Instruction', 'PromptCompletion']) || "
@@ -156,7 +156,7 @@ MODEL_AND_DATA: Final = (
             or _only_columns(dataset.columns, "prompt", "completion")
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.languages[].dataset",
         cel=(
             "self.?format.orValue('Auto') != 'Text' || !has(self.columns) || "
@@ -171,7 +171,7 @@ MODEL_AND_DATA: Final = (
             dataset.format is not DatasetFormat.TEXT or _only_columns(dataset.columns, "text")
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.languages[].dataset.validation",
         cel="!has(self.uri) || !has(self.fraction)",
         message=(
@@ -188,7 +188,7 @@ MODEL_AND_DATA: Final = (
 _TIES: Final = (MergeCombination.TIES_SVD, MergeCombination.DARE_TIES_SVD)
 
 MULTILINGUAL: Final = (
-    Rule(
+    ValidationRule(
         path="spec",
         cel="!has(self.multilingual) || self.languages.size() > 1",
         message=(
@@ -197,7 +197,7 @@ MULTILINGUAL: Final = (
         ),
         check=lambda spec: spec.multilingual is None or len(spec.languages) > 1,
     ),
-    Rule(
+    ValidationRule(
         path="spec.multilingual",
         cel="!has(self.merge) || self.?strategy.orValue('Mixture') == 'Merge'",
         message="merge is read with strategy Merge alone; set it, or leave merge out",
@@ -205,7 +205,7 @@ MULTILINGUAL: Final = (
             several.merge is None or several.strategy is MultilingualStrategy.MERGE
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.multilingual.merge",
         cel="!has(self.rank) || self.?combination.orValue('Cat') != 'Cat'",
         message=(
@@ -214,7 +214,7 @@ MULTILINGUAL: Final = (
         ),
         check=lambda merge: merge.rank is None or merge.combination is not MergeCombination.CAT,
     ),
-    Rule(
+    ValidationRule(
         path="spec.multilingual.merge",
         cel=(
             "!has(self.density) || self.?combination.orValue('Cat') in ['TiesSvd', 'DareTiesSvd']"
@@ -225,7 +225,7 @@ MULTILINGUAL: Final = (
         ),
         check=lambda merge: merge.density is None or merge.combination in _TIES,
     ),
-    Rule(
+    ValidationRule(
         path="spec",
         cel=(
             "self.?multilingual.?strategy.orValue('Mixture') != 'Merge' || "

@@ -18,7 +18,7 @@ from finetune_api.resource import (
     SaveStrategy,
     TrainingStage,
 )
-from finetune_api.validation_rule import Rule
+from finetune_api.validation_rule import ValidationRule
 
 # --- Parameters ---------------------------------------------------------------------------------
 
@@ -31,19 +31,19 @@ def _not_both(first: str, second: str) -> Callable[[Any], bool]:
 
 
 PARAMETERS: Final = (
-    Rule(
+    ValidationRule(
         path="spec.parameters",
         cel="!has(self.numTrainEpochs) || !has(self.maxSteps)",
         message="numTrainEpochs and maxSteps are both set; each ends the training: keep one",
         check=_not_both("num_train_epochs", "max_steps"),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters",
         cel="!has(self.warmupSteps) || !has(self.warmupRatio)",
         message="warmupSteps and warmupRatio are both set; each says how long to warm up: keep one",
         check=_not_both("warmup_steps", "warmup_ratio"),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters",
         cel=(
             "!has(self.batchSize) || !has(self.perDeviceTrainBatchSize) || "
@@ -59,7 +59,7 @@ PARAMETERS: Final = (
             or parameters.per_device_train_batch_size <= parameters.batch_size
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters",
         cel="!has(self.evalSteps) || self.?evalStrategy.orValue('') == 'Steps'",
         message="evalSteps is read with evalStrategy Steps alone; set it, or leave evalSteps out",
@@ -67,7 +67,7 @@ PARAMETERS: Final = (
             parameters.eval_steps is None or parameters.eval_strategy is EvalStrategy.STEPS
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters",
         cel="!has(self.saveSteps) || self.?saveStrategy.orValue('') == 'Steps'",
         message="saveSteps is read with saveStrategy Steps alone; set it, or leave saveSteps out",
@@ -75,7 +75,7 @@ PARAMETERS: Final = (
             parameters.save_steps is None or parameters.save_strategy is SaveStrategy.STEPS
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters",
         cel=(
             "self.?evalStrategy.orValue('') != 'Never' || "
@@ -90,7 +90,7 @@ PARAMETERS: Final = (
             or not parameters.early_stopping_patience
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters",
         cel=(
             "self.?evalStrategy.orValue('') != 'Never' || self.?saveStrategy.orValue('') != 'Best'"
@@ -104,7 +104,7 @@ PARAMETERS: Final = (
             or parameters.save_strategy is not SaveStrategy.BEST
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters",
         cel=("!has(self.embeddingLearningRate) || self.?lora.?trainEmbeddings.orValue(false)"),
         message=(
@@ -116,7 +116,7 @@ PARAMETERS: Final = (
             or bool(parameters.lora and parameters.lora.train_embeddings)
         ),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters.lora.targetModules",
         cel=(f"self.size() == 1 || !self.exists(module, module in {list(PRESETS)})"),
         message=(
@@ -125,7 +125,7 @@ PARAMETERS: Final = (
         ),
         check=lambda modules: len(modules) == 1 or not set(modules) & set(PRESETS),
     ),
-    Rule(
+    ValidationRule(
         path="spec.parameters.lora.targetModules",
         cel="!self.exists(module, module == 'all-linear')",
         message="has all-linear, PEFT's own word; write AllLinear",
@@ -142,7 +142,7 @@ def _parameters(spec: LanguageFinetuneSpec) -> Parameters:
 
 
 METHOD: Final = (
-    Rule(
+    ValidationRule(
         path="spec",
         cel="self.?method.orValue('Auto') != 'Full' || !has(self.parameters) || "
         "!has(self.parameters.lora)",
@@ -152,7 +152,7 @@ METHOD: Final = (
         ),
         check=lambda spec: spec.method is not Method.FULL or _parameters(spec).lora is None,
     ),
-    Rule(
+    ValidationRule(
         path="spec",
         cel="self.?method.orValue('Auto') != 'QLoRA' || self.?resources.?gpus.orValue(1) > 0",
         message=(
@@ -161,7 +161,7 @@ METHOD: Final = (
         ),
         check=lambda spec: spec.method is not Method.QLORA or spec.resources.gpus > 0,
     ),
-    Rule(
+    ValidationRule(
         path="spec",
         cel=(
             "!self.?parameters.?packing.orValue(false) || "
@@ -181,7 +181,7 @@ METHOD: Final = (
 # --- Resources and scheduling -------------------------------------------------------------------
 
 
-def _within_limit(resource: str, *, cel_name: str, attribute: str) -> Rule:
+def _within_limit(resource: str, *, cel_name: str, attribute: str) -> ValidationRule:
     """Return the rule that the request of `resource` is at most its limit."""
 
     def check(resources: Resources) -> bool:
@@ -190,7 +190,7 @@ def _within_limit(resource: str, *, cel_name: str, attribute: str) -> Rule:
         return request is None or limit is None or parse_quantity(request) <= parse_quantity(limit)
 
     request, limit = f"self.requests.{cel_name}", f"self.limits.{cel_name}"
-    return Rule(
+    return ValidationRule(
         path="spec.resources",
         cel=(
             f"!has(self.requests) || !has({request}) || !has(self.limits) || !has({limit}) || "
@@ -215,19 +215,19 @@ RESOURCES: Final = (
 )
 
 SCHEDULING: Final = (
-    Rule(
+    ValidationRule(
         path="spec.scheduling.tolerations[]",
         cel="self.?operator.orValue('Equal') != 'Exists' || self.?value.orValue('') == ''",
         message="operator Exists tolerates every value; leave value out, or set operator to Equal",
         check=lambda toleration: toleration.operator != "Exists" or not toleration.value,
     ),
-    Rule(
+    ValidationRule(
         path="spec.scheduling.tolerations[]",
         cel="self.?key.orValue('') != '' || self.?operator.orValue('Equal') == 'Exists'",
         message="key is missing; name the taint, or set operator to Exists to tolerate every taint",
         check=lambda toleration: bool(toleration.key) or toleration.operator == "Exists",
     ),
-    Rule(
+    ValidationRule(
         path="spec.scheduling.tolerations[]",
         cel="!has(self.tolerationSeconds) || self.?effect.orValue('') == 'NoExecute'",
         message=(
@@ -241,7 +241,7 @@ SCHEDULING: Final = (
 )
 
 DEADLINE: Final = (
-    Rule(
+    ValidationRule(
         path="spec",
         cel="self.?deadlinePolicy.orValue('Fail') == 'Fail' || has(self.activeDeadlineSeconds)",
         message=(

@@ -132,7 +132,7 @@ class Trigger(StatusPart):
     """The number behind it."""
 
 
-class Superseded(StatusPart):
+class SupersededStatus(StatusPart):
     """A value that another view of the guide gives and that does not reach the adapter."""
 
     value: Word
@@ -145,7 +145,7 @@ class Superseded(StatusPart):
     """Why it does not count."""
 
 
-class Alternative(StatusPart):
+class AlternativeStatus(StatusPart):
     """What the rules would say without the override, or what the other policy says."""
 
     policy: Word
@@ -177,9 +177,9 @@ class ParameterStatus(StatusPart):
     """Why, in one sentence."""
     reference: Text = ""
     """Literature or measurement behind a rule of policy Evidence."""
-    superseded: list[Superseded] = Field(default_factory=list, max_length=8)
+    superseded: list[SupersededStatus] = Field(default_factory=list, max_length=8)
     """Values of another view that do not reach the adapter."""
-    alternative: Alternative | None = None
+    alternative: AlternativeStatus | None = None
     """The guide's value beside an override, or the other policy's where it differs."""
     observation: Sentence = ""
     """What the run showed."""

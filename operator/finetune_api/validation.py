@@ -16,11 +16,11 @@ from finetune_api.not_supported import NOT_SUPPORTED_YET
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_api.rules_inputs import INPUT_RULES
 from finetune_api.rules_training import TRAINING_RULES
-from finetune_api.validation_rule import Rule
+from finetune_api.validation_rule import ValidationRule
 
-RULES: Final[tuple[Rule, ...]] = (*INPUT_RULES, *TRAINING_RULES)
+RULES: Final[tuple[ValidationRule, ...]] = (*INPUT_RULES, *TRAINING_RULES)
 """What no version will accept."""
-ALL_RULES: Final[tuple[Rule, ...]] = (*RULES, *NOT_SUPPORTED_YET)
+ALL_RULES: Final[tuple[ValidationRule, ...]] = (*RULES, *NOT_SUPPORTED_YET)
 """What this version does not accept."""
 
 
@@ -35,7 +35,7 @@ class Violation:
 
 
 def check_spec(
-    spec: LanguageFinetuneSpec, *, rules: tuple[Rule, ...] = ALL_RULES
+    spec: LanguageFinetuneSpec, *, rules: tuple[ValidationRule, ...] = ALL_RULES
 ) -> list[Violation]:
     """Return every one of `rules` that `spec` breaks, in their order; an empty list is a pass."""
     places = {path: _places(spec, path) for path in {rule.path for rule in rules}}

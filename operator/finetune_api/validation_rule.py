@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Rule:
+class ValidationRule:
     """One condition on one place of the resource."""
 
     path: str

@@ -14,7 +14,7 @@ from finetune_api import wire
 from finetune_api.not_supported import NOT_SUPPORTED_YET
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_api.validation import ALL_RULES, RULES, check_spec
-from finetune_api.validation_rule import Rule
+from finetune_api.validation_rule import ValidationRule
 from finetune_cli.errors import InvalidError
 from finetune_cli.field_names import remedy_for
 from finetune_cli.manifests import LARGEST_BYTES, Manifest
@@ -56,7 +56,9 @@ def explain_manifest(manifest: Manifest) -> Resolution:
     return with_later_warnings(resolve_spec(manifest, spec=spec), spec=spec)
 
 
-def check_manifest(manifest: Manifest, *, rules: tuple[Rule, ...] = RULES) -> LanguageFinetuneSpec:
+def check_manifest(
+    manifest: Manifest, *, rules: tuple[ValidationRule, ...] = RULES
+) -> LanguageFinetuneSpec:
     """Return the typed spec of a manifest that keeps the rules.
 
     Raises:

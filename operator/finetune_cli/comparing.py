@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from finetune_cli.planning import Plan
-from finetune_resolver.traits.resolve_traits import density_of
+from finetune_resolver.traits.resolve_traits import classify_density
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Candidate:
         """Token density of each language's text, as it was measured."""
         profile = self.plan.profile if self.plan else None
         ratios = [text.characters_per_token for text in profile.languages] if profile else []
-        return tuple(density_of(ratio).value if ratio else "" for ratio in ratios)
+        return tuple(classify_density(ratio).value if ratio else "" for ratio in ratios)
 
     def value(self, parameter: str) -> JsonValue:
         """Return a parameter's value, or None where there is no plan."""

@@ -15,9 +15,9 @@ from finetune_api.resource import TokenDensity, TrainingStage, Traits
 from finetune_cli.errors import CliError
 from finetune_resolver import Trait, UnknownLanguageError
 from finetune_resolver.traits.catalogue import FoundLanguage, find, load_catalogue
-from finetune_resolver.traits.evidence import Known
+from finetune_resolver.traits.evidence import LanguageEvidence
 from finetune_resolver.traits.measurement import LanguageMeasurement
-from finetune_resolver.traits.resolve_traits import SOURCES, density_of
+from finetune_resolver.traits.resolve_traits import SOURCES, classify_density
 from finetune_resolver.traits.trait import AXIS_NAMES, TraitSource
 
 SHORTEST_PART = 3
@@ -116,7 +116,7 @@ def view_language(tag: str) -> LanguageView:
         UnknownLanguageError: the tag is not a language.
     """
     found = find(tag)
-    known = Known(
+    known = LanguageEvidence(
         declared=Traits(),
         found=found,
         measured=LanguageMeasurement(),
@@ -138,10 +138,10 @@ def _token_costs(found: FoundLanguage) -> tuple[TokenCost, ...]:
 
 def _density(chars: float) -> TokenDensity | None:
     # A printed 2.0 is rounded: it may lie on either side of the bound.
-    return None if chars == 2.0 else density_of(chars)
+    return None if chars == 2.0 else classify_density(chars)
 
 
-def _view_trait(axis: str, *, known: Known, tokens: tuple[TokenCost, ...]) -> TraitView:
+def _view_trait(axis: str, *, known: LanguageEvidence, tokens: tuple[TokenCost, ...]) -> TraitView:
     said = [trait for source in SOURCES[axis] if (trait := source(known))]
     evidence = next((trait for trait in said if trait.source is not TraitSource.GUIDE), None)
     guide = said[0] if said else None
@@ -160,16 +160,18 @@ def _view_trait(axis: str, *, known: Known, tokens: tuple[TokenCost, ...]) -> Tr
 
 # --- What decides where nothing is known --------------------------------------------------------
 
-Otherwise = Callable[[Known, tuple[TokenCost, ...]], str]
+Otherwise = Callable[[LanguageEvidence, tuple[TokenCost, ...]], str]
 
 
-def _otherwise(axis: str, *, known: Known, tokens: tuple[TokenCost, ...], is_known: bool) -> str:
+def _otherwise(
+    axis: str, *, known: LanguageEvidence, tokens: tuple[TokenCost, ...], is_known: bool
+) -> str:
     """Return what decides where the databases do not; of token density, what they depend on."""
     asked = axis in OTHERWISE and (not is_known or axis == "token_density")
     return OTHERWISE[axis](known, tokens) if asked else ""
 
 
-def _by_tokenizer(_: Known, tokens: tuple[TokenCost, ...]) -> str:
+def _by_tokenizer(_: LanguageEvidence, tokens: tuple[TokenCost, ...]) -> str:
     """Return which families of tokenizers make the language dense, and which light."""
     parts = []
     for density in TokenDensity:
@@ -179,14 +181,14 @@ def _by_tokenizer(_: Known, tokens: tuple[TokenCost, ...]) -> str:
     return f"by the model's tokenizer: {'; '.join(parts)}" if parts else ""
 
 
-def _resource_level(known: Known, _: tuple[TokenCost, ...]) -> str:
+def _resource_level(known: LanguageEvidence, _: tuple[TokenCost, ...]) -> str:
     joshi = known.found.row.evidence.facts.joshi if known.found.row else None
     return (
         "resource class 3 is neither low nor high" if joshi == 3 else "no resource class is known"
     )
 
 
-def _syntax_distance(known: Known, _: tuple[TokenCost, ...]) -> str:
+def _syntax_distance(known: LanguageEvidence, _: tuple[TokenCost, ...]) -> str:
     order = known.found.row.evidence.facts.wals81_a if known.found.row else None
     return "no dominant word order" if order == "none" else "no word order is known"
 

@@ -20,7 +20,7 @@ from finetune_cli.rendering import (
     resolution_tables,
 )
 from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
-from finetune_resolver.decisions.expected_peak import ExpectedLaunch
+from finetune_resolver.decisions.expected_peak import ExpectedMicroBatch
 from finetune_resolver.memory.estimate import GB, MEMORY_CEILING, MemoryEstimate
 from finetune_resolver.steps import count
 from finetune_text.language_report import Finding, LanguageReport
@@ -103,7 +103,7 @@ def _memory_document(plan: Plan) -> dict[str, Any] | None:
     }
 
 
-def _launch_document(launch: ExpectedLaunch | None) -> dict[str, Any] | None:
+def _launch_document(launch: ExpectedMicroBatch | None) -> dict[str, Any] | None:
     if launch is None:
         return None
     return {

@@ -17,11 +17,14 @@ from finetune_resolver import (
     Measurements,
     Need,
     Resolution,
+    build_measurements,
     corpus_statuses,
     measurement_needs,
-    measurements_of,
 )
-from finetune_resolver.decisions.expected_peak import ExpectedLaunch, estimate_expected_launch
+from finetune_resolver.decisions.expected_peak import (
+    ExpectedMicroBatch,
+    estimate_expected_micro_batch,
+)
 from finetune_resolver.memory.model_shape import ModelShape, shape_from_config
 from finetune_resolver.steps import Values, count, effective_batch, number, workers
 from finetune_text.language_report import LanguageReport
@@ -72,7 +75,7 @@ class Plan:
     trainable_parameters: int | None
     gpu_memory_bytes: int | None
     """Of one GPU."""
-    launch: ExpectedLaunch | None
+    launch: ExpectedMicroBatch | None
     """What the trainer will choose on it; None where GPU, model or text are unknown."""
     needs: tuple[Need, ...]
     """What a Measure Job would have to find out; empty where the text was measured."""
@@ -121,7 +124,7 @@ def gather_measurements(
         UnsupportedModelError: the model is built otherwise than we know.
     """
     if profile is not None:
-        return measurements_of(spec, profile)
+        return build_measurements(spec, profile)
     return Measurements(shape=shape_from_config(config) if config else None)
 
 
@@ -149,7 +152,7 @@ def build_plan(
         shape=measured.shape,
         trainable_parameters=_trainable(measured.shape, values, method=resolution.method.value),
         gpu_memory_bytes=int(parse_quantity(memory)) if memory and spec.resources.gpus else None,
-        launch=estimate_expected_launch(spec, resolution=resolution, measured=measured),
+        launch=estimate_expected_micro_batch(spec, resolution=resolution, measured=measured),
         needs=() if profile else _needs(spec, knows_shape=measured.shape is not None),
     )
 

@@ -26,7 +26,7 @@ from finetune_resolver.resolution import (
     Superseded,
 )
 from finetune_resolver.resolve import resolve
-from finetune_resolver.traits.from_profile import corpus_statuses, measurements_of
+from finetune_resolver.traits.from_profile import build_measurements, corpus_statuses
 from finetune_resolver.traits.measurement import LanguageMeasurement, Measurements
 from finetune_resolver.traits.trait import Axes, Trait
 
@@ -47,11 +47,11 @@ __all__ = [
     "UnknownLanguageError",
     "UnsupportedModelError",
     "UnsupportedSpecError",
+    "build_measurements",
     "build_training",
     "corpus_statuses",
     "decision_statuses",
     "measurement_needs",
-    "measurements_of",
     "resolve",
     "warning_statuses",
 ]

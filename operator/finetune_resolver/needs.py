@@ -28,7 +28,7 @@ from finetune_resolver.policies.overrides import Overrides, build_overrides
 from finetune_resolver.policies.rule import match_rules
 from finetune_resolver.resolve import resolve_members, resolve_traits
 from finetune_resolver.traits.combine_languages import Members
-from finetune_resolver.traits.evidence import Known
+from finetune_resolver.traits.evidence import LanguageEvidence
 from finetune_resolver.traits.measurement import Measurements
 from finetune_resolver.traits.trait import (
     AXIS_NAMES,
@@ -144,9 +144,9 @@ def _trait_needs(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> Iterato
 def _unknown_in(members: Members, *, axis: str) -> tuple[str, ...]:
     """Return the tags of the languages whose trait no row tells and their text can."""
     return tuple(
-        known.found.tag
-        for known, traits in members
-        if _is_unknown(traits, axis=axis) and _is_measurable(known, axis=axis)
+        language.found.tag
+        for language, traits in members
+        if _is_unknown(traits, axis=axis) and _is_measurable(language, axis=axis)
     )
 
 
@@ -154,8 +154,8 @@ def _is_unknown(traits: TraitSet, *, axis: str) -> bool:
     return axis not in traits or traits[axis].source not in ROWS
 
 
-def _is_measurable(known: Known, *, axis: str) -> bool:
-    return axis != "morphology" or known.found.script not in SCRIPTS_WITHOUT_SPACES
+def _is_measurable(language: LanguageEvidence, *, axis: str) -> bool:
+    return axis != "morphology" or language.found.script not in SCRIPTS_WITHOUT_SPACES
 
 
 def _followers(

@@ -23,7 +23,7 @@ from finetune_resolver.policies import evidence as rules_evidence
 from finetune_resolver.policies import guide as rules_guide
 from finetune_resolver.policies.facts import SHOWN
 from finetune_resolver.policies.overrides import FIELDS, LORA_FIELDS
-from finetune_resolver.policies.rule import EvidenceRule, Rule
+from finetune_resolver.policies.rule import EvidenceRule, TraitRule
 from finetune_resolver.traits.trait import AXIS_NAMES
 from finetune_resolver.warnings.advise import ADVISORS
 
@@ -100,18 +100,18 @@ def _summary() -> Iterator[str]:
     yield "| parameter | Guide decides by | Evidence decides by | override |"
     yield "|---|---|---|---|"
     for name in _names():
-        guide, evidence = _axes_of(name), _facts_of(name)
+        guide, evidence = _list_axes(name), _list_facts(name)
         yield f"| [`{name}`](#{_anchor(name)}) | {guide} | {evidence} | {_override_path(name)} |"
 
 
-def _axes_of(name: str) -> str:
+def _list_axes(name: str) -> str:
     if name not in rules_guide.GROUPS:
         return "a default"
     axes = dict.fromkeys(axis for rule in rules_guide.GROUPS[name] for axis in rule.axes)
     return ", ".join(AXIS_NAMES[axis] for axis in axes) or "one rule"
 
 
-def _facts_of(name: str) -> str:
+def _list_facts(name: str) -> str:
     if name in rules_evidence.GROUPS:
         rules = rules_evidence.GROUPS[name]
         facts = dict.fromkeys(SHOWN[fact] for rule in rules for fact in rule.facts)
@@ -134,7 +134,7 @@ def _parameter(name: str) -> Iterator[str]:
         yield "\nPolicy `Evidence` has no rule of its own: the guide's holds."
 
 
-def _guide_table(rules: tuple[Rule, ...]) -> Iterator[str]:
+def _guide_table(rules: tuple[TraitRule, ...]) -> Iterator[str]:
     yield "\n| Guide | value | why | traits | items |"
     yield "|---|---|---|---|---|"
     for rule in rules:
@@ -216,7 +216,7 @@ def _meaning(name: str) -> str:
     return _field_paths()[_path(name)]
 
 
-def _value(rule: Rule) -> str:
+def _value(rule: TraitRule) -> str:
     return f"as {rule.copies}" if rule.copies else _json(rule.value)
 
 

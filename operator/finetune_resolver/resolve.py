@@ -1,12 +1,14 @@
-"""From a resource and what was measured to every parameter with its reason.
+"""From a resource and its measurements to every parameter with its reason.
 
-In flow order: find the languages → resolve their traits → fold them → both policies decide → apply
-the overrides → the method by memory → state the reasons → advise. Pure and total: the same input
-gives the same resolution, and every parameter has exactly one decision.
+In flow order: collect the evidence on each language → resolve traits → combine them → ask the memory
+model for the GPU's class → let both policies decide → choose the resource's policy → check, build the
+decisions and the warnings. Pure and total: the same input gives the same resolution, and every
+parameter has exactly one decision. `needs` says before it whether a measurement is required.
 """
 
+from dataclasses import dataclass
+
 from finetune_api.resource import (
-    GpuMemoryClass,
     LanguageFinetuneSpec,
     MultilingualStrategy,
     Policy,
@@ -16,7 +18,7 @@ from finetune_resolver.decisions.decisions import build_decisions
 from finetune_resolver.decisions.method import decide_method
 from finetune_resolver.errors import UnsupportedModelError, UnsupportedSpecError
 from finetune_resolver.policies.apply_policy import (
-    Verdict,
+    PolicyResult,
     decide_by_evidence,
     decide_by_guide,
     decide_defaults,
@@ -27,8 +29,8 @@ from finetune_resolver.policies.workload import decide_fitting_method, decide_no
 from finetune_resolver.resolution import Resolution
 from finetune_resolver.steps import estimate_total_steps
 from finetune_resolver.traits.catalogue import find
-from finetune_resolver.traits.combine_languages import Members, fold_traits
-from finetune_resolver.traits.evidence import Known, tokenizer_family
+from finetune_resolver.traits.combine_languages import Members, combine_traits
+from finetune_resolver.traits.evidence import LanguageEvidence, tokenizer_family
 from finetune_resolver.traits.measurement import Measurements
 from finetune_resolver.traits.resolve_traits import (
     resolve_job_traits,
@@ -37,115 +39,103 @@ from finetune_resolver.traits.resolve_traits import (
 )
 from finetune_resolver.traits.trait import (
     AXIS_NAMES,
-    Axes,
     Trait,
     TraitSet,
     TraitSource,
     build_axes,
 )
 from finetune_resolver.warnings.advise import advise
-from finetune_resolver.warnings.context import Circumstances
+from finetune_resolver.warnings.context import WarningContext
 
 NO_TRAITS = Traits()
+JOB_AXES = ("model_depth", "gpu_memory")
+"""Axes that belong to the job and not to a language; both policies share them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolutionInputs:
+    """What both policies decide from."""
+
+    spec: LanguageFinetuneSpec
+    measured: Measurements
+    members: Members
+    facts: Facts
+    overrides: Overrides
+    defaults: PolicyResult
+    """The parameters that the guide does not mention."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyView:
+    """The resource as its policy sees it."""
+
+    chosen: PolicyResult
+    other: PolicyResult
+    """The other policy's result, for the alternatives."""
+    members: Members
+    traits: TraitSet
 
 
 def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None) -> Resolution:
     """Return every parameter of a resource with its reason.
 
-    Without `measured` the text and the model count as unknown; `needs.measurement_needs` tells whether
-    that is enough, and `from_profile.measurements_of` makes it of a profile.
+    Args:
+        spec: The resource.
+        measured: What is known of its text, model and GPU (`from_profile.build_measurements`); without
+            it text and model count as unknown.
 
     Raises:
-        UnknownLanguageError: a tag is not a language.
-        UnsupportedSpecError: the resource asks for behaviour that does not exist yet.
-        UnsupportedModelError: an adapter is put on a module that the model lacks.
-        InsufficientGpuMemoryError: not even one sequence fits the GPU.
+        UnknownLanguageError: A tag is not a language.
+        UnsupportedSpecError: The resource asks for behaviour that does not exist yet.
+        UnsupportedModelError: An adapter is put on a module that the model lacks.
+        InsufficientGpuMemoryError: One sequence does not fit the GPU.
     """
     _refuse_unsupported(spec)
-    measured = measured or Measurements()
+    inputs = gather_inputs(spec, measured=measured or Measurements())
+    traits = resolve_guide_traits(inputs)
+    guide = _decide_by_guide(inputs, traits=traits)
+    evidence = decide_by_evidence(
+        inputs.facts, defaults=inputs.defaults, overrides=inputs.overrides
+    )
+    view = _choose_policy(inputs, guide=guide, evidence=evidence, traits=traits)
+    _refuse_missing_modules(view.chosen, inputs=inputs)
+    return _build_resolution(inputs, view=view)
+
+
+# --- Inputs -------------------------------------------------------------------------------------
+
+
+def gather_inputs(spec: LanguageFinetuneSpec, *, measured: Measurements) -> ResolutionInputs:
+    """Return what both policies decide from.
+
+    Raises:
+        UnknownLanguageError: A tag is not a language.
+        UnsupportedSpecError: An override has no counterpart in the plan yet.
+    """
     members = resolve_members(spec, measured=measured)
-    facts = gather_facts(spec, measured=measured, known=[known for known, _ in members])
     overrides = build_overrides(spec.parameters, shape=measured.shape)
-    defaults = decide_defaults(spec, overrides=overrides)
-    traits = resolve_traits(spec, measured=measured, members=members)
-    axes = build_axes(traits)
-    guide = decide_by_guide(axes, defaults=defaults, overrides=overrides)
-    memory = _memory_trait(spec, measured=measured, facts=facts, nominal=guide)
-    if memory is not None:
-        traits = traits | {"gpu_memory": memory}
-    # Ample is what was decided with already.
-    if memory is not None and memory.value is GpuMemoryClass.CONSTRAINED:
-        axes = build_axes(traits)
-        guide = decide_by_guide(axes, defaults=defaults, overrides=overrides)
-    evidence = decide_by_evidence(facts, defaults=defaults, overrides=overrides)
-    verdicts = (guide, evidence)
-    if spec.policy is Policy.EVIDENCE:
-        verdicts = (evidence, guide)
-        members = _by_evidence(members)
-        traits = fold_traits(members) | {axis: traits[axis] for axis in JOB_AXES}
-        axes = build_axes(traits)
-    return _conclude(
-        spec,
-        verdicts,
+    return ResolutionInputs(
+        spec=spec,
+        measured=measured,
         members=members,
-        traits=traits,
-        axes=axes,
-        facts=facts,
-        overrides=overrides,
-    )
-
-
-JOB_AXES = ("model_depth", "gpu_memory")
-"""Axes that are the job's and no language's: the policies share them."""
-
-
-def _conclude(
-    spec: LanguageFinetuneSpec,
-    verdicts: tuple[Verdict, Verdict],
-    *,
-    members: Members,
-    traits: TraitSet,
-    axes: Axes,
-    facts: Facts,
-    overrides: Overrides,
-) -> Resolution:
-    """Return the resolution by the first of two verdicts, the second one's values beside it."""
-    chosen, other = verdicts
-    _refuse_missing_modules(chosen, facts=facts, overrides=overrides)
-    fitting = decide_fitting_method(facts, chosen.values)
-    memory = fitting.estimate if fitting else None
-    method = decide_method(spec, facts=facts, fitting=fitting)
-    circumstances = Circumstances(
-        members=members,
-        axes=axes,
-        values=chosen.values,
-        overrides=frozenset(overrides),
-        world=facts.world,
-        policy=chosen.policy,
-        facts=facts,
-        method=method.value,
-        memory=memory,
-    )
-    return Resolution(
-        traits=tuple(traits[axis] for axis in AXIS_NAMES if axis in traits),
-        axes=axes,
-        decisions=build_decisions(
-            chosen, other=other, overrides=overrides, facts=facts, traits=traits
+        facts=gather_facts(
+            spec, measured=measured, languages=[evidence for evidence, _ in members]
         ),
-        warnings=advise(circumstances),
-        method=method,
-        policy=chosen.policy,
-        predicted_memory=memory,
-        total_steps=estimate_total_steps(chosen.values, world=facts.world, examples=facts.examples),
+        overrides=overrides,
+        defaults=decide_defaults(spec, overrides=overrides),
     )
 
 
 def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Members:
-    """Return each language of the resource with what is known of it and its traits."""
+    """Return the evidence on each language of the resource, with its traits.
+
+    Raises:
+        UnknownLanguageError: A tag is not a language.
+    """
     family = measured.tokenizer_family or tokenizer_family(spec.model.uri)
     members: Members = []
     for index, language in enumerate(spec.languages):
-        known = Known(
+        evidence = LanguageEvidence(
             declared=language.traits or NO_TRAITS,
             found=find(language.tag),
             measured=measured.language(index),
@@ -153,40 +143,113 @@ def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Me
             family=family,
             english_bytes_per_token=measured.english_bytes_per_token,
         )
-        members.append((known, resolve_language_traits(known)))
+        members.append((evidence, resolve_language_traits(evidence)))
     return members
 
 
-def _by_evidence(members: Members) -> Members:
-    again = [(known._replace(policy=Policy.EVIDENCE), traits) for known, traits in members]
-    return [(known, without_labels(known, traits)) for known, traits in again]
+# --- Traits -------------------------------------------------------------------------------------
 
 
 def resolve_traits(
     spec: LanguageFinetuneSpec, *, measured: Measurements, members: Members
 ) -> TraitSet:
-    """Return the traits of all languages together and those of the job."""
-    return fold_traits(members) | resolve_job_traits(
+    """Return the combined traits of all languages, and the traits of the job."""
+    return combine_traits(members) | resolve_job_traits(
         depth=spec.model.depth, memory=spec.resources.gpu_memory_class, measured=measured
     )
 
 
-def _memory_trait(
-    spec: LanguageFinetuneSpec, *, measured: Measurements, facts: Facts, nominal: Verdict
-) -> Trait | None:
-    """Return what the memory model says of the nominal batch; None where nobody asks it."""
-    if spec.resources.gpu_memory_class or measured.gpu_memory_class:
+def resolve_guide_traits(inputs: ResolutionInputs) -> TraitSet:
+    """Return the traits that policy Guide reads; the memory model decides the GPU's class if it can."""
+    nominal = resolve_traits(inputs.spec, measured=inputs.measured, members=inputs.members)
+    memory = _estimate_gpu_class(inputs, nominal=nominal)
+    return nominal if memory is None else nominal | {"gpu_memory": memory}
+
+
+def _estimate_gpu_class(inputs: ResolutionInputs, *, nominal: TraitSet) -> Trait | None:
+    """Return whether the guide's nominal batch fits the GPU; None if it is declared or unknown."""
+    if inputs.spec.resources.gpu_memory_class or inputs.measured.gpu_memory_class:
         return None
-    decision = decide_nominal_class(facts, nominal.values)
+    decision = decide_nominal_class(inputs.facts, _decide_by_guide(inputs, traits=nominal).values)
     if decision is None:
         return None
     return Trait("gpuMemory", decision.value, TraitSource.MEASURED, decision.message)
 
 
-def _refuse_missing_modules(chosen: Verdict, *, facts: Facts, overrides: Overrides) -> None:
-    """Refuse a rule's own modules on a model that fuses them; `memory` refuses those that the user names."""
-    shape, modules = facts.shape, chosen.values["target_modules"]
-    if shape is None or "target_modules" in overrides or not isinstance(modules, list):
+# --- Policies -----------------------------------------------------------------------------------
+
+
+def _decide_by_guide(inputs: ResolutionInputs, *, traits: TraitSet) -> PolicyResult:
+    return decide_by_guide(build_axes(traits), defaults=inputs.defaults, overrides=inputs.overrides)
+
+
+def _choose_policy(
+    inputs: ResolutionInputs, *, guide: PolicyResult, evidence: PolicyResult, traits: TraitSet
+) -> PolicyView:
+    if inputs.spec.policy is Policy.GUIDE:
+        return PolicyView(chosen=guide, other=evidence, members=inputs.members, traits=traits)
+    members = _without_guide_labels(inputs.members)
+    return PolicyView(
+        chosen=evidence,
+        other=guide,
+        members=members,
+        traits=combine_traits(members) | {axis: traits[axis] for axis in JOB_AXES},
+    )
+
+
+def _without_guide_labels(members: Members) -> Members:
+    by_evidence = [
+        (evidence._replace(policy=Policy.EVIDENCE), traits) for evidence, traits in members
+    ]
+    return [(evidence, without_labels(evidence, traits)) for evidence, traits in by_evidence]
+
+
+# --- Result -------------------------------------------------------------------------------------
+
+
+def _build_resolution(inputs: ResolutionInputs, *, view: PolicyView) -> Resolution:
+    """Return the resolution by the chosen policy, the other one's values beside it."""
+    chosen, facts = view.chosen, inputs.facts
+    axes = build_axes(view.traits)
+    fitting = decide_fitting_method(facts, chosen.values)
+    memory = fitting.estimate if fitting else None
+    method = decide_method(inputs.spec, facts=facts, fitting=fitting)
+    context = WarningContext(
+        members=view.members,
+        axes=axes,
+        values=chosen.values,
+        overrides=frozenset(inputs.overrides),
+        world=facts.world,
+        policy=chosen.policy,
+        facts=facts,
+        method=method.value,
+        memory=memory,
+    )
+    return Resolution(
+        traits=tuple(view.traits[axis] for axis in AXIS_NAMES if axis in view.traits),
+        axes=axes,
+        decisions=build_decisions(
+            chosen,
+            other=view.other,
+            overrides=inputs.overrides,
+            facts=facts,
+            traits=view.traits,
+        ),
+        warnings=advise(context),
+        method=method,
+        policy=chosen.policy,
+        predicted_memory=memory,
+        total_steps=estimate_total_steps(chosen.values, world=facts.world, examples=facts.examples),
+    )
+
+
+# --- Refusals -----------------------------------------------------------------------------------
+
+
+def _refuse_missing_modules(chosen: PolicyResult, *, inputs: ResolutionInputs) -> None:
+    """Refuse a rule's own modules on a model that fuses them; `memory` refuses those the user names."""
+    shape, modules = inputs.facts.shape, chosen.values["target_modules"]
+    if shape is None or "target_modules" in inputs.overrides or not isinstance(modules, list):
         return
     names = [str(module) for module in modules]
     if shape.has(names):

@@ -33,7 +33,7 @@ from finetune_api.plan import PlannedDataset, TrainingPlan
 from finetune_api.profile import Profile, find_context, pick_config_facts
 from finetune_api.resource import LanguageFinetune
 from finetune_operator.decide.plan.build_plan import build_plan
-from finetune_resolver import measurements_of, resolve
+from finetune_resolver import build_measurements, resolve
 from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
 from finetune_text.tokenizer import load_fast_tokenizer, load_json
@@ -194,7 +194,7 @@ def measure_text(bench: Bench, resource: LanguageFinetune, file: Path) -> Profil
 def plan_run(bench: Bench, resource: LanguageFinetune, file: Path) -> TrainingPlan:
     """Return the plan that the operator would write."""
     profile = measure_text(bench, resource, file)
-    measured = measurements_of(resource.spec, profile)
+    measured = build_measurements(resource.spec, profile)
     return build_plan(resource, resolution=resolve(resource.spec, measured=measured), run=1)
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from finetune_api.profile import LanguageProfile, Profile, TokenizerProfile, pick_config_facts
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_resolver import Measurements, measurements_of, resolve
+from finetune_resolver import Measurements, build_measurements, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPORA = ROOT / "tests" / "cases" / "corpora"
@@ -47,7 +47,7 @@ def load_jobs(policy: str, *, measured: bool) -> list[Job]:
             model=pick_config_facts(models[given["model"]]["config"]),
             languages=tuple(texts),
         )
-        jobs.append((spec, measurements_of(spec, profile) if measured else None))
+        jobs.append((spec, build_measurements(spec, profile) if measured else None))
     return jobs
 
 

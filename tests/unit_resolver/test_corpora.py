@@ -16,7 +16,7 @@ import yaml
 
 from finetune_api.profile import LanguageProfile, Profile, TokenizerProfile, pick_config_facts
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_resolver import Resolution, measurements_of, resolve
+from finetune_resolver import Resolution, build_measurements, resolve
 from finetune_resolver.decisions.build import build_training, trait_text
 from finetune_resolver.memory.estimate import GB
 
@@ -43,7 +43,7 @@ def resolve_case(case: Path, policy: str) -> Resolution:
         model=pick_config_facts(MODELS[given["model"]]["config"]),
         languages=tuple(texts),
     )
-    return resolve(spec, measured=measurements_of(spec, profile))
+    return resolve(spec, measured=build_measurements(spec, profile))
 
 
 def describe(resolution: Resolution) -> dict[str, Any]:

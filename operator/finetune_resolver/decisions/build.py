@@ -15,11 +15,11 @@ from finetune_api.resource import (
     SaveStrategy,
 )
 from finetune_api.status import (
-    Alternative as AlternativeStatus,
-)
-from finetune_api.status import ParameterStatus, Trigger, WarningStatus
-from finetune_api.status import (
-    Superseded as SupersededStatus,
+    AlternativeStatus,
+    ParameterStatus,
+    SupersededStatus,
+    Trigger,
+    WarningStatus,
 )
 from finetune_resolver.policies.defaults import BY_STAGE
 from finetune_resolver.resolution import Decision, MethodChoice, Resolution, Superseded

@@ -9,11 +9,11 @@ from pydantic import JsonValue
 
 from finetune_api.resource import Policy
 from finetune_resolver.policies import defaults, evidence, guide
-from finetune_resolver.policies.apply_policy import STEPS_INSTEAD, AnyRule, Verdict
+from finetune_resolver.policies.apply_policy import STEPS_INSTEAD, AnyRule, PolicyResult
 from finetune_resolver.policies.facts import Facts
 from finetune_resolver.policies.notes import NOTES, build_message
 from finetune_resolver.policies.overrides import Overrides
-from finetune_resolver.policies.rule import EvidenceRule, Rule
+from finetune_resolver.policies.rule import EvidenceRule, TraitRule
 from finetune_resolver.resolution import (
     OVERRIDE,
     Alternative,
@@ -26,21 +26,26 @@ from finetune_resolver.traits.trait import Trait, TraitSet
 
 
 def build_decisions(
-    verdict: Verdict, *, other: Verdict, overrides: Overrides, facts: Facts, traits: TraitSet
+    result: PolicyResult,
+    *,
+    other: PolicyResult,
+    overrides: Overrides,
+    facts: Facts,
+    traits: TraitSet,
 ) -> tuple[Decision, ...]:
     """Return one decision for each parameter that reaches the trainer."""
-    superseded = SUPERSEDED.get(_trainer_alpha(verdict), ())
-    known = facts.traits() if verdict.policy is Policy.EVIDENCE else {}
-    values, theirs = verdict.values, other.values
+    superseded = SUPERSEDED.get(_trainer_alpha(result), ())
+    known = facts.traits() if result.policy is Policy.EVIDENCE else {}
+    values, theirs = result.values, other.values
     decisions = []
-    for name, rule in verdict.rules.items():
+    for name, rule in result.rules.items():
         if name == guide.TRAINER_ALPHA:
             continue
         shown = superseded if name == "lora_alpha" else ()
         if name in overrides:
             path = overrides[name][0]
             decisions.append(
-                _override(rule, path=path, verdict=verdict, facts=facts, superseded=shown)
+                _override(rule, path=path, result=result, facts=facts, superseded=shown)
             )
             continue
         # Both policies share what the guide is silent on.
@@ -69,7 +74,7 @@ def build_decisions(
 
 
 def _by_rule(
-    rule: Rule,
+    rule: TraitRule,
     *,
     values: Values,
     traits: TraitSet,
@@ -152,14 +157,14 @@ def _override(
     rule: AnyRule,
     *,
     path: str,
-    verdict: Verdict,
+    result: PolicyResult,
     facts: Facts,
     superseded: tuple[Superseded, ...],
 ) -> Decision:
-    name, values = rule.parameter, verdict.values
+    name, values = rule.parameter, result.values
     instead = _decide(rule, facts=facts, values=values)
     message = (
-        f"Set to {json.dumps(values[name])} by spec.{path}; {_whose(rule, verdict=verdict)} would say "
+        f"Set to {json.dumps(values[name])} by spec.{path}; {_name_source(rule, result=result)} would say "
         f"{json.dumps(instead)} (rule {rule.id})."
     )
     return Decision(
@@ -170,15 +175,15 @@ def _override(
         message=build_message(message, parameter=name, values=values, world=facts.world),
         superseded=superseded,
         alternative=Alternative(
-            policy=verdict.policy, value=instead, rule=rule.id, reference=REFERENCES[rule.id]
+            policy=result.policy, value=instead, rule=rule.id, reference=REFERENCES[rule.id]
         ),
     )
 
 
-def _whose(rule: AnyRule, *, verdict: Verdict) -> str:
+def _name_source(rule: AnyRule, *, result: PolicyResult) -> str:
     if rule.parameter not in guide.GROUPS:
         return "the default"
-    return "the guide" if verdict.policy is Policy.GUIDE else "the evidence"
+    return "the guide" if result.policy is Policy.GUIDE else "the evidence"
 
 
 def _decide(rule: AnyRule, *, facts: Facts, values: Values) -> JsonValue:
@@ -187,7 +192,7 @@ def _decide(rule: AnyRule, *, facts: Facts, values: Values) -> JsonValue:
     return rule.decide(values)
 
 
-def _alternative(name: str, *, other: Verdict) -> Alternative:
+def _alternative(name: str, *, other: PolicyResult) -> Alternative:
     """Return the other policy's value; overridden parameters never ask."""
     rule = other.rules[name].id
     fixed = FIXED_ALTERNATIVES.get(rule)
@@ -222,10 +227,10 @@ FIXED_ALTERNATIVES: dict[str, Alternative] = {
 """Rule to what it says beside the other policy's value, where that is the same every time."""
 
 
-def _trainer_alpha(verdict: Verdict) -> str:
+def _trainer_alpha(result: PolicyResult) -> str:
     """Return the rule of the trainer's alpha, where it differs from what reaches the adapter (C2)."""
-    rule = verdict.rules.get(guide.TRAINER_ALPHA)
-    differs = isinstance(rule, Rule) and rule.value != verdict.values["lora_alpha"]
+    rule = result.rules.get(guide.TRAINER_ALPHA)
+    differs = isinstance(rule, TraitRule) and rule.value != result.values["lora_alpha"]
     return rule.id if rule is not None and differs else ""
 
 

@@ -12,7 +12,12 @@ from dataclasses import dataclass, replace
 
 from finetune_api.quantity import parse_quantity
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_resolver.memory.estimate import Engine, MemoryEstimate, Workload, estimate_memory
+from finetune_resolver.memory.estimate import (
+    MemoryEstimate,
+    TrainingEngine,
+    Workload,
+    estimate_memory,
+)
 from finetune_resolver.memory.model_shape import ModelShape
 from finetune_resolver.policies.workload import build_workload
 from finetune_resolver.resolution import Resolution
@@ -35,7 +40,7 @@ DEVIATIONS_OF_P95 = 1.645
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpectedLaunch:
+class ExpectedMicroBatch:
     """What the trainer is expected to choose."""
 
     tokens: int
@@ -45,16 +50,16 @@ class ExpectedLaunch:
     peak: MemoryEstimate
 
 
-def estimate_expected_launch(
+def estimate_expected_micro_batch(
     spec: LanguageFinetuneSpec, *, resolution: Resolution, measured: Measurements
-) -> ExpectedLaunch | None:
+) -> ExpectedMicroBatch | None:
     """Return the launch of a resource; None on CPU, and where model, GPU or text are unknown."""
     shape, resources = measured.shape, spec.resources
     declared = resources.gpu_memory
     memory = int(parse_quantity(declared)) if declared else measured.gpu_memory_bytes
     values = {decision.parameter: decision.value for decision in resolution.decisions}
     texts = [measured.language(index) for index in range(len(spec.languages))]
-    sequences = _sequences_of_a_rank(values)
+    sequences = _count_sequences_per_device(values)
     step = estimate_largest_step(
         texts, sequences=sequences, max_seq_length=count(values, "max_seq_length")
     )
@@ -63,10 +68,10 @@ def estimate_expected_launch(
     fused = shape.model_type in FUSED_TYPES
     workload = replace(
         build_workload(values, method=resolution.method.value),
-        engine=Engine.FUSED if fused else Engine.UNSLOTH,
+        engine=TrainingEngine.FUSED if fused else TrainingEngine.UNSLOTH,
         offloads_inputs=False,
     )
-    return estimate_launch(
+    return estimate_micro_batch(
         shape,
         workload,
         step=step,
@@ -102,31 +107,31 @@ def estimate_largest_step(
     return LargestStep(longest, max(longest, tokens))
 
 
-def estimate_launch(
+def estimate_micro_batch(
     shape: ModelShape,
     workload: Workload,
     *,
     step: LargestStep,
     gpu_memory_bytes: int,
     can_recompute: bool,
-) -> ExpectedLaunch:
+) -> ExpectedMicroBatch:
     """Return tokens of a launch and layers kept: all layers, unless fewer than enough tokens fit."""
     needed = min(max(ENOUGH_TOKENS, step.longest), step.tokens)
-    base = estimate_memory(shape, workload, tokens_per_launch=0).total_bytes
+    base = estimate_memory(shape, workload, tokens_per_micro_batch=0).total_bytes
     spare = gpu_memory_bytes - SPARE_BYTES - base
     kept = shape.layers
     if can_recompute and spare < needed * _bytes_a_token(shape, workload, layers_kept=kept):
         kept = _layers_that_fit(shape, workload, spare_a_token=spare / needed)
     fits = int(max(0, spare) / _bytes_a_token(shape, workload, layers_kept=kept))
     tokens = min(MOST_TOKENS, step.tokens, max(fits, step.longest))
-    peak = estimate_memory(shape, workload, tokens_per_launch=tokens, layers_kept=kept)
-    return ExpectedLaunch(tokens=tokens, layers_kept=kept, peak=peak)
+    peak = estimate_memory(shape, workload, tokens_per_micro_batch=tokens, layers_kept=kept)
+    return ExpectedMicroBatch(tokens=tokens, layers_kept=kept, peak=peak)
 
 
 def _layers_that_fit(shape: ModelShape, workload: Workload, *, spare_a_token: float) -> int:
     """Return how many layers can keep their activations, where not all can."""
     # Unsloth's path keeps all layers or none.
-    if workload.engine is not Engine.FUSED:
+    if workload.engine is not TrainingEngine.FUSED:
         return 0
     none, one = (_bytes_a_token(shape, workload, layers_kept=kept) for kept in (0, 1))
     return min(shape.layers - 1, max(0, int((spare_a_token - none) / (one - none))))
@@ -135,7 +140,7 @@ def _layers_that_fit(shape: ModelShape, workload: Workload, *, spare_a_token: fl
 def _bytes_a_token(shape: ModelShape, workload: Workload, *, layers_kept: int) -> float:
     """Return what a token more of a launch takes."""
     none, many = (
-        estimate_memory(shape, workload, tokens_per_launch=tokens, layers_kept=layers_kept)
+        estimate_memory(shape, workload, tokens_per_micro_batch=tokens, layers_kept=layers_kept)
         for tokens in (0, MOST_TOKENS)
     )
     return (many.total_bytes - none.total_bytes) / MOST_TOKENS
@@ -163,6 +168,6 @@ def _lengths(text: LanguageMeasurement, *, max_seq_length: int) -> _Lengths | No
     )
 
 
-def _sequences_of_a_rank(values: Values) -> int:
+def _count_sequences_per_device(values: Values) -> int:
     per_device = count(values, "per_device_train_batch_size")
     return per_device * count(values, "gradient_accumulation_steps")

@@ -63,7 +63,7 @@ MLP_MODULES = frozenset({"gate_proj", "up_proj", "gate_up_proj", "down_proj"})
 """Modules whose adapters Unsloth computes in one fused MLP."""
 
 
-class Engine(StrEnum):
+class TrainingEngine(StrEnum):
     """What runs the model."""
 
     UNSLOTH = "Unsloth"
@@ -118,7 +118,7 @@ class Workload:
     rank: int = 16
     modules: Collection[str] = (ALL_LINEAR,)
     """Names of adapted modules, or the single word AllLinear."""
-    engine: Engine = Engine.UNSLOTH
+    engine: TrainingEngine = TrainingEngine.UNSLOTH
     optimizer: Optimizer = Optimizer.ADAMW_8BIT
     dropout: bool = False
     """Whether LoRA's dropout is above 0."""
@@ -128,18 +128,18 @@ class Workload:
     @property
     def keeps_inputs(self) -> bool:
         """Whether recomputed layers leave their inputs on the GPU."""
-        return self.engine is not Engine.UNSLOTH or not self.offloads_inputs
+        return self.engine is not TrainingEngine.UNSLOTH or not self.offloads_inputs
 
 
 def estimate_memory(
-    shape: ModelShape, workload: Workload, *, tokens_per_launch: int, layers_kept: int = 0
+    shape: ModelShape, workload: Workload, *, tokens_per_micro_batch: int, layers_kept: int = 0
 ) -> MemoryEstimate:
     """Return the predicted peak of one GPU.
 
     Args:
         shape: the base model.
         workload: what is trained, and how; Auto counts as LoRA, which it tries first.
-        tokens_per_launch: sequences times their length in one forward and backward pass.
+        tokens_per_micro_batch: sequences times their length in one forward and backward pass.
         layers_kept: layers whose activations are kept instead of recomputed.
 
     Raises:
@@ -151,8 +151,8 @@ def estimate_memory(
     return MemoryEstimate(
         weights_bytes=round(_weights_bytes(shape, workload)),
         adapter_bytes=TRAINED_BYTES[workload.optimizer] * trained,
-        activations_bytes=round(activations * tokens_per_launch),
-        logits_bytes=round(logits * tokens_per_launch) + held,
+        activations_bytes=round(activations * tokens_per_micro_batch),
+        logits_bytes=round(logits * tokens_per_micro_batch) + held,
         fixed_bytes=round(FIXED_BYTES),
     )
 
@@ -161,23 +161,23 @@ def estimate_largest_batch(
     shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
 ) -> int:
     """Return how many sequences of the full length fit in one launch; 0 where not even one does."""
-    return estimate_largest_launch(shape, workload, gpu_memory_bytes) // max_seq_length
+    return estimate_largest_micro_batch(shape, workload, gpu_memory_bytes) // max_seq_length
 
 
 def estimate_offloaded_bytes(
-    shape: ModelShape, *, tokens_per_launch: int, layers_kept: int = 0
+    shape: ModelShape, *, tokens_per_micro_batch: int, layers_kept: int = 0
 ) -> int:
     """Return the host memory that Unsloth's offloaded layer inputs take beside the GPU's."""
     recomputed = shape.layers - layers_kept
-    return LAYER_INPUT_BYTES * recomputed * shape.hidden_size * tokens_per_launch
+    return LAYER_INPUT_BYTES * recomputed * shape.hidden_size * tokens_per_micro_batch
 
 
 def _weights_bytes(shape: ModelShape, workload: Workload) -> float:
-    if workload.engine is Engine.FUSED:
+    if workload.engine is TrainingEngine.FUSED:
         return _fused_weights_bytes(shape, workload)
     if workload.method is not Method.QLORA:
         return BYTES_16_BIT * shape.parameters()
-    rest = FP32_BYTES if workload.engine is Engine.HUGGING_FACE else BYTES_16_BIT
+    rest = FP32_BYTES if workload.engine is TrainingEngine.HUGGING_FACE else BYTES_16_BIT
     return NF4_BYTES * shape.linear_parameters() + rest * shape.other_parameters()
 
 
@@ -191,7 +191,7 @@ def _bytes_a_token(
     shape: ModelShape, workload: Workload, *, layers_kept: int = 0
 ) -> tuple[float, float]:
     """Return what one token costs in activations and in logits, in bytes."""
-    if workload.engine is Engine.FUSED:
+    if workload.engine is TrainingEngine.FUSED:
         return _fused_bytes_a_token(shape, workload, layers_kept=layers_kept), 0.0
     projected = shape.query_size + 2 * shape.key_size + 2 * shape.intermediate_size
     activations = RECOMPUTE_FACTOR * projected
@@ -199,7 +199,7 @@ def _bytes_a_token(
         activations += layers_kept * _kept_layer_bytes(shape, workload)
     if workload.keeps_inputs:
         activations += LAYER_INPUT_BYTES * (shape.layers - layers_kept) * shape.hidden_size
-    fused_loss = workload.engine is Engine.UNSLOTH
+    fused_loss = workload.engine is TrainingEngine.UNSLOTH
     return activations, 0.0 if fused_loss else LOGIT_BYTES * shape.vocabulary_size
 
 
@@ -282,12 +282,14 @@ def _stacked_elements(shape: ModelShape, workload: Workload) -> int:
 
 def _held_logits(shape: ModelShape, workload: Workload) -> int:
     """Return the bytes of logits that are held whatever the tokens of a launch."""
-    if workload.engine is not Engine.FUSED:
+    if workload.engine is not TrainingEngine.FUSED:
         return 0
     return BYTES_16_BIT * FUSED_LOGIT_ROWS * shape.vocabulary_size
 
 
-def estimate_largest_launch(shape: ModelShape, workload: Workload, gpu_memory_bytes: int) -> int:
+def estimate_largest_micro_batch(
+    shape: ModelShape, workload: Workload, gpu_memory_bytes: int
+) -> int:
     """Return the tokens of the largest launch that fits; 0 where the weights alone do not."""
     trained = TRAINED_BYTES[workload.optimizer] * _trained_parameters(shape, workload)
     base = round(_weights_bytes(shape, workload)) + trained + round(FIXED_BYTES)

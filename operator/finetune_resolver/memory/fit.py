@@ -14,7 +14,7 @@ from finetune_resolver.memory.estimate import (
     MemoryEstimate,
     Workload,
     estimate_largest_batch,
-    estimate_largest_launch,
+    estimate_largest_micro_batch,
     estimate_memory,
 )
 from finetune_resolver.memory.model_shape import ModelShape
@@ -96,7 +96,7 @@ def decide_method_by_memory(
     too_large = ""
     for method in methods:
         candidate = workload if method is workload.method else replace(workload, method=method)
-        estimate = estimate_memory(shape, candidate, tokens_per_launch=max_seq_length)
+        estimate = estimate_memory(shape, candidate, tokens_per_micro_batch=max_seq_length)
         if not estimate.fits(gpu_memory_bytes):
             too_large = f" {method.value} would need {_peak_text(estimate)}."
             continue
@@ -112,7 +112,7 @@ def decide_method_by_memory(
 
 
 def _decide_unknown(shape: ModelShape, workload: Workload, max_seq_length: int) -> MethodDecision:
-    estimate = estimate_memory(shape, workload, tokens_per_launch=max_seq_length)
+    estimate = estimate_memory(shape, workload, tokens_per_micro_batch=max_seq_length)
     message = (
         f"{workload.method.value}: the GPU's memory is unknown, so nothing was compared; one sequence "
         f"of {max_seq_length:,} tokens needs {_peak_text(estimate)}. Set resources.gpuMemory to have it "
@@ -124,7 +124,7 @@ def _decide_unknown(shape: ModelShape, workload: Workload, max_seq_length: int) 
 def _refuse(
     shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
 ) -> MethodDecision:
-    estimate = estimate_memory(shape, workload, tokens_per_launch=max_seq_length)
+    estimate = estimate_memory(shape, workload, tokens_per_micro_batch=max_seq_length)
     nearest = _nearest_that_fits(
         shape, workload, max_seq_length=max_seq_length, gpu_memory_bytes=gpu_memory_bytes
     )
@@ -163,13 +163,13 @@ def _nearest_that_fits(
 
 def _smallest_gpu(shape: ModelShape, workload: Workload, max_seq_length: int) -> str:
     """Return the smallest GPU that one sequence fits; nothing where none is large enough."""
-    peak = estimate_memory(shape, workload, tokens_per_launch=max_seq_length)
+    peak = estimate_memory(shape, workload, tokens_per_micro_batch=max_seq_length)
     return next((f"a GPU of {size} GB" for size in GPU_SIZES_GB if peak.fits(size * GB)), "")
 
 
 def _longest_sequence(shape: ModelShape, workload: Workload, gpu_memory_bytes: int) -> int:
     """Return the longest sequence that fits alone, a multiple of 256 tokens; 0 where none does."""
-    tokens = estimate_largest_launch(shape, workload, gpu_memory_bytes)
+    tokens = estimate_largest_micro_batch(shape, workload, gpu_memory_bytes)
     return tokens // LENGTH_STEP * LENGTH_STEP
 
 
@@ -180,7 +180,7 @@ def _leaner_method(
     order = (Method.FULL, Method.LORA, Method.QLORA)
     for method in order[order.index(workload.method) + 1 :]:
         candidate = replace(workload, method=method)
-        estimate = estimate_memory(shape, candidate, tokens_per_launch=max_seq_length)
+        estimate = estimate_memory(shape, candidate, tokens_per_micro_batch=max_seq_length)
         if estimate.fits(gpu_memory_bytes):
             return f"method {method.value}"
         shorter = _longest_sequence(shape, candidate, gpu_memory_bytes)

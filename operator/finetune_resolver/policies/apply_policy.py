@@ -16,12 +16,12 @@ from finetune_resolver.policies import defaults as rules_default
 from finetune_resolver.policies import evidence, guide
 from finetune_resolver.policies.facts import Facts
 from finetune_resolver.policies.overrides import Overrides
-from finetune_resolver.policies.rule import EvidenceRule, Rule, match_evidence, match_rules
+from finetune_resolver.policies.rule import EvidenceRule, TraitRule, match_evidence, match_rules
 from finetune_resolver.traits.trait import Axes
 
-AnyRule = Rule | EvidenceRule
+AnyRule = TraitRule | EvidenceRule
 
-STEPS_INSTEAD = Rule(
+STEPS_INSTEAD = TraitRule(
     id="D-WN",
     parameter="warmup_ratio",
     value=0.0,
@@ -36,7 +36,7 @@ IN_ORDER: Mapping[str, Any] = {name: None for name in guide.GROUPS if name != gu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class PolicyResult:
     """One policy's rule and value of every parameter, in the order they are shown."""
 
     policy: Policy
@@ -45,16 +45,16 @@ class Verdict:
     """Overridden ones hold the override."""
 
 
-def decide_defaults(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> Verdict:
+def decide_defaults(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> PolicyResult:
     """Return what the guide is silent on; both policies share it."""
     rules = rules_default.BY_STAGE[spec.stage]
     if "warmup_steps" in overrides:
         rules = rules | {"warmup_ratio": STEPS_INSTEAD}
     values = decide_values(rules, overrides=overrides)
-    return Verdict(policy=spec.policy, rules=rules, values=values)
+    return PolicyResult(policy=spec.policy, rules=rules, values=values)
 
 
-def decide_values(rules: Mapping[str, Rule], *, overrides: Overrides) -> dict[str, JsonValue]:
+def decide_values(rules: Mapping[str, TraitRule], *, overrides: Overrides) -> dict[str, JsonValue]:
     """Return each parameter's value: the override, else the rule's."""
     values: dict[str, JsonValue] = {}
     for name, rule in rules.items():
@@ -62,11 +62,11 @@ def decide_values(rules: Mapping[str, Rule], *, overrides: Overrides) -> dict[st
     return values
 
 
-def decide_by_guide(axes: Axes, *, defaults: Verdict, overrides: Overrides) -> Verdict:
+def decide_by_guide(axes: Axes, *, defaults: PolicyResult, overrides: Overrides) -> PolicyResult:
     """Return what the guide decides for these traits."""
-    rules = _rules_of_guide(axes)
+    rules = _match_guide_rules(axes)
     values = decide_values(rules, overrides=overrides)
-    return Verdict(
+    return PolicyResult(
         policy=Policy.GUIDE,
         rules={**rules, **defaults.rules},
         values={**values, **defaults.values},
@@ -75,11 +75,13 @@ def decide_by_guide(axes: Axes, *, defaults: Verdict, overrides: Overrides) -> V
 
 # Traits are classes: few of their combinations are in use, and resources share them.
 @lru_cache(maxsize=AXES_REMEMBERED)
-def _rules_of_guide(axes: Axes) -> Mapping[str, Rule]:
+def _match_guide_rules(axes: Axes) -> Mapping[str, TraitRule]:
     return match_rules(axes, groups=guide.GROUPS)
 
 
-def decide_by_evidence(facts: Facts, *, defaults: Verdict, overrides: Overrides) -> Verdict:
+def decide_by_evidence(
+    facts: Facts, *, defaults: PolicyResult, overrides: Overrides
+) -> PolicyResult:
     """Return what measurements and published practice decide for these facts."""
     rules: dict[str, AnyRule] = {**IN_ORDER, **evidence.BORROWED}
     values: dict[str, JsonValue] = {**IN_ORDER, **defaults.values}
@@ -87,4 +89,4 @@ def decide_by_evidence(facts: Facts, *, defaults: Verdict, overrides: Overrides)
     for name, group in evidence.GROUPS.items():
         rule = rules[name] = match_evidence(group, facts=facts, values=values)
         values[name] = overrides[name][1] if name in overrides else rule.decide(facts, values)
-    return Verdict(policy=Policy.EVIDENCE, rules={**rules, **defaults.rules}, values=values)
+    return PolicyResult(policy=Policy.EVIDENCE, rules={**rules, **defaults.rules}, values=values)

@@ -10,7 +10,7 @@ own rule stands (`BORROWED`). Every rule has its reference. Pure; the arithmetic
 from finetune_resolver.policies import evidence_formulas as formulas
 from finetune_resolver.policies import guide
 from finetune_resolver.policies.evidence_formulas import TARGET_BATCHES, USUAL_EPOCHS, USUAL_RANK
-from finetune_resolver.policies.rule import EvidenceRule, Rule, group_rules
+from finetune_resolver.policies.rule import EvidenceRule, TraitRule, group_rules
 
 TML = "Schulman et al. 2025, LoRA Without Regret"
 TINKER = "Tinker cookbook, sweep over models with LoRA at batch 128"
@@ -44,8 +44,8 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-EP-3",
         parameter="num_train_epochs",
-        when=formulas.few_examples,
-        compute=formulas.more_epochs,
+        when=formulas.has_few_examples,
+        compute=formulas.raise_epochs,
         computes="min(25, 100 / examples)",
         facts=("examples",),
         message="{facts.examples:,} examples are few, so the passes make up about a hundred of them, 25 "
@@ -55,8 +55,8 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-EP-4",
         parameter="num_train_epochs",
-        when=formulas.many_examples,
-        compute=formulas.fewer_epochs,
+        when=formulas.has_many_examples,
+        compute=formulas.lower_epochs,
         computes="max(1, 25,000 / examples)",
         facts=("examples",),
         message="{facts.examples:,} examples are many, so the passes make up 25,000 of them at most, or one "
@@ -75,7 +75,7 @@ RULES: tuple[EvidenceRule, ...] = (
         id="E-MSL-1",
         parameter="max_seq_length",
         when=formulas.is_plain_text,
-        compute=formulas.usual_length,
+        compute=formulas.decide_usual_length,
         computes="2048, at most the model's context",
         facts=("context",),
         message="Plain text fills blocks, so their length cuts nothing.",
@@ -84,8 +84,8 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-MSL-3",
         parameter="max_seq_length",
-        when=formulas.outgrows_context,
-        compute=formulas.length_of_texts,
+        when=formulas.is_longer_than_context,
+        compute=formulas.estimate_length,
         computes="the model's context",
         facts=("p99_tokens", "context"),
         message="The 99th percentile of the texts is {facts.p99_tokens:,} tokens and the model reads "
@@ -95,8 +95,8 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-MSL-2",
         parameter="max_seq_length",
-        when=formulas.knows_lengths,
-        compute=formulas.length_of_texts,
+        when=formulas.has_known_lengths,
+        compute=formulas.estimate_length,
         computes="99th percentile of the lengths, rounded up to 256, at least 512, at most the context",
         facts=("p99_tokens", "context"),
         message="The 99th percentile of the texts is {facts.p99_tokens:,} tokens: rounded up to 256, at "
@@ -106,7 +106,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-MSL-0",
         parameter="max_seq_length",
-        compute=formulas.usual_length,
+        compute=formulas.decide_usual_length,
         computes="2048, at most the model's context",
         facts=("context",),
         message="The lengths of the texts were not measured, so what comparable systems start with applies.",
@@ -123,7 +123,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-R-1",
         parameter="r",
-        when=formulas.knows_capacity,
+        when=formulas.has_known_capacity,
         compute=formulas.least_rank,
         computes="least of 8, 16, 32, 64, 128, 256 with as many weights as supervised tokens",
         facts=("tokens", "parameters"),
@@ -142,7 +142,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-LA-2",
         parameter="lora_alpha",
-        when=formulas.uses_rslora,
+        when=formulas.has_rslora,
         compute=formulas.rslora_alpha,
         computes="2 x the root of r",
         message="rsLoRA divides alpha by the root of the rank, so twice that root scales the update by 2.",
@@ -160,7 +160,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-DO-1",
         parameter="lora_dropout",
-        when=formulas.overfits,
+        when=formulas.is_likely_to_overfit,
         value=0.05,
         facts=("examples", "parameters"),
         message="{facts.examples:,} examples are few, and dropout was found useful for models sold as 13B "
@@ -188,8 +188,8 @@ RULES: tuple[EvidenceRule, ...] = (
         id="E-LR-2",
         parameter="learning_rate",
         when=formulas.is_in_sweep,
-        compute=lambda facts, _: formulas.for_method(
-            facts, formulas.rate_of_model(facts.model_name) or 0.0
+        compute=lambda facts, _: formulas.scale_rate(
+            facts, formulas.find_rate(facts.model_name) or 0.0
         ),
         computes="the sweep's best for this model, a tenth for method Full",
         message="The best rate of a published sweep for this model.",
@@ -198,7 +198,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-LR-3",
         parameter="learning_rate",
-        when=formulas.is_sold_as_up_to(4e9),
+        when=formulas.is_named_up_to(4e9),
         compute=formulas.rate(1e-3),
         computes="1e-3, a tenth for method Full",
         facts=("parameters",),
@@ -208,7 +208,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-LR-4",
         parameter="learning_rate",
-        when=formulas.is_sold_as_up_to(15e9),
+        when=formulas.is_named_up_to(15e9),
         compute=formulas.rate(3e-4),
         computes="3e-4, a tenth for method Full",
         facts=("parameters",),
@@ -218,7 +218,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-LR-5",
         parameter="learning_rate",
-        when=formulas.is_sold_as_up_to(40e9),
+        when=formulas.is_named_up_to(40e9),
         compute=formulas.rate(2e-4),
         computes="2e-4, a tenth for method Full",
         facts=("parameters",),
@@ -228,7 +228,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-LR-6",
         parameter="learning_rate",
-        when=formulas.knows_size,
+        when=formulas.has_known_size,
         compute=formulas.rate(1e-4),
         computes="1e-4, a tenth for method Full",
         facts=("parameters",),
@@ -260,8 +260,8 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-BS-1",
         parameter="batch_size",
-        when=formulas.counts_steps,
-        compute=formulas.batch_of_enough_steps,
+        when=formulas.has_known_steps,
+        compute=formulas.decide_batch,
         computes="largest of 16, 8, 4 that leaves at least 60 optimizer steps, else 4",
         facts=("examples",),
         message="The largest of 16, 8 and 4 sequences a step with which {facts.examples:,} examples make "
@@ -279,8 +279,8 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-PDB-1",
         parameter="per_device_train_batch_size",
-        when=formulas.knows_memory,
-        compute=formulas.fitting_share,
+        when=formulas.has_known_gpu_memory,
+        compute=formulas.fit_batch_share,
         computes="largest power of two that fits the GPU, at most a worker's share of batch_size",
         facts=("gpu_memory_bytes",),
         message="The largest power of two of sequences that fits the GPU and a worker's share.",
@@ -289,7 +289,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-PDB-0",
         parameter="per_device_train_batch_size",
-        compute=formulas.share_of_batch,
+        compute=formulas.divide_batch,
         computes="largest power of two up to a worker's share of batch_size",
         message="A worker's share of batch_size, a power of two; what fits is not known before the run.",
         reference="any split gives the same gradient: the loss is normalised over the whole step",
@@ -312,7 +312,7 @@ RULES: tuple[EvidenceRule, ...] = (
     EvidenceRule(
         id="E-EV-1",
         parameter="evaluation_strategy",
-        when=formulas.epochs_are_short,
+        when=formulas.has_short_epochs,
         value="epoch",
         facts=("examples",),
         message="An epoch has fewer than 100 steps, so evaluating after each is more often than by steps.",
@@ -337,7 +337,7 @@ RULES: tuple[EvidenceRule, ...] = (
 )
 """The whole table, in the order its parameters are decided: later ones follow from earlier ones."""
 
-BORROWED: dict[str, Rule] = {
+BORROWED: dict[str, TraitRule] = {
     name: guide.GROUPS[name][0]
     for name in ("use_flash_attention", "max_steps", "early_stopping_patience", "bias", "task_type")
 }

@@ -68,25 +68,25 @@ def is_plain_text(facts: Facts, _: Values) -> bool:
     return facts.stage is TrainingStage.CONTINUED_PRETRAINING
 
 
-def knows_lengths(facts: Facts, _: Values) -> bool:
+def has_known_lengths(facts: Facts, _: Values) -> bool:
     """Whether the lengths of all texts were measured."""
     return facts.p99_tokens is not None
 
 
-def outgrows_context(facts: Facts, _: Values) -> bool:
+def is_longer_than_context(facts: Facts, _: Values) -> bool:
     """Whether more than one text in a hundred is longer than the model can read."""
     known = facts.p99_tokens is not None and facts.context is not None
     return known and (facts.p99_tokens or 0) > (facts.context or 0)
 
 
-def length_of_texts(facts: Facts, _: Values) -> int:
+def estimate_length(facts: Facts, _: Values) -> int:
     """Return the 99th percentile rounded up to 256, between 512 and the model's context (F12)."""
     p99 = facts.p99_tokens or 0
     length = max(SHORTEST, math.ceil(p99 / LENGTH_STEP) * LENGTH_STEP)
     return min(length, facts.context or length)
 
 
-def usual_length(facts: Facts, _: Values) -> int:
+def decide_usual_length(facts: Facts, _: Values) -> int:
     """Return what comparable systems start with, within the model's context."""
     return min(USUAL_LENGTH, facts.context or USUAL_LENGTH)
 
@@ -96,25 +96,25 @@ def is_large_plain_text(facts: Facts, values: Values) -> bool:
     tokens = facts.english_tokens
     if tokens is None or not is_plain_text(facts, values):
         return False
-    return measurement.corpus_class(tokens, stage=facts.stage) is Corpus.LARGE
+    return measurement.classify_corpus(tokens, stage=facts.stage) is Corpus.LARGE
 
 
-def few_examples(facts: Facts, _: Values) -> bool:
+def has_few_examples(facts: Facts, _: Values) -> bool:
     """Whether the usual epochs see fewer than a hundred examples (F18)."""
     return facts.examples is not None and USUAL_EPOCHS * facts.examples < FEWEST_VISITS
 
 
-def many_examples(facts: Facts, _: Values) -> bool:
+def has_many_examples(facts: Facts, _: Values) -> bool:
     """Whether the usual epochs see more than 25,000 examples (F18)."""
     return facts.examples is not None and USUAL_EPOCHS * facts.examples > MOST_VISITS
 
 
-def more_epochs(facts: Facts, _: Values) -> int:
+def raise_epochs(facts: Facts, _: Values) -> int:
     """Return the epochs that see about a hundred examples."""
     return min(MOST_EPOCHS, FEWEST_VISITS // max(1, facts.examples or 1))
 
 
-def fewer_epochs(facts: Facts, _: Values) -> int:
+def lower_epochs(facts: Facts, _: Values) -> int:
     """Return the epochs that see at most 25,000 examples, and each one once."""
     return max(1, MOST_VISITS // max(1, facts.examples or 1))
 
@@ -127,7 +127,7 @@ def linear_modules(facts: Facts, _: Values) -> JsonValue:
     return list(facts.shape.linears()) if facts.shape else ALL_LINEAR_MODULES
 
 
-def knows_capacity(facts: Facts, _: Values) -> bool:
+def has_known_capacity(facts: Facts, _: Values) -> bool:
     """Whether both the tokens and the size of an adapter on this model are known."""
     return facts.tokens is not None and facts.shape is not None
 
@@ -153,7 +153,7 @@ def alpha(_: Facts, values: Values) -> int:
     return 2 * rank if rank <= DOUBLED_UP_TO_RANK else rank
 
 
-def uses_rslora(_: Facts, values: Values) -> bool:
+def has_rslora(_: Facts, values: Values) -> bool:
     """Whether PEFT divides alpha by the root of the rank."""
     return values["use_rslora"] is True
 
@@ -163,60 +163,60 @@ def rslora_alpha(_: Facts, values: Values) -> int:
     return max(1, round(RSLORA_SCALE * math.sqrt(count(values, "r"))))
 
 
-def overfits(facts: Facts, _: Values) -> bool:
+def is_likely_to_overfit(facts: Facts, _: Values) -> bool:
     """Whether so few examples train a model small enough that dropout was found useful."""
     few = facts.examples is not None and facts.examples < FEW_EXAMPLES
-    return few and _is_sold_as_up_to(DROPOUT_UP_TO_SIZE, facts=facts)
+    return few and _is_named_up_to(DROPOUT_UP_TO_SIZE, facts=facts)
 
 
 # --- Learning rate ------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)
-def rate_of_model(model_name: str) -> float | None:
+def find_rate(model_name: str) -> float | None:
     """Return the sweep's best rate of a model, by its name (F17)."""
     return next((rate for name, rate in RATES_BY_MODEL if name.match(model_name)), None)
 
 
 def is_in_sweep(facts: Facts, _: Values) -> bool:
     """Whether the sweep had this model."""
-    return rate_of_model(facts.model_name) is not None
+    return find_rate(facts.model_name) is not None
 
 
-def is_sold_as_up_to(size: float) -> Callable[[Facts, Values], bool]:
+def is_named_up_to(size: float) -> Callable[[Facts, Values], bool]:
     """Return the question whether the model is of a size, as models are named, or smaller."""
-    return lambda facts, _: _is_sold_as_up_to(size, facts=facts)
+    return lambda facts, _: _is_named_up_to(size, facts=facts)
 
 
-def _is_sold_as_up_to(size: float, *, facts: Facts) -> bool:
+def _is_named_up_to(size: float, *, facts: Facts) -> bool:
     return facts.parameters is not None and facts.parameters <= MORE_THAN_NAMED * size
 
 
-def knows_size(facts: Facts, _: Values) -> bool:
+def has_known_size(facts: Facts, _: Values) -> bool:
     """Whether the model's weights are known."""
     return facts.parameters is not None
 
 
-def for_method(facts: Facts, rate: float) -> float:
+def scale_rate(facts: Facts, rate: float) -> float:
     """Return LoRA's rate, or a tenth of it for full fine-tuning (TML)."""
     return float(f"{rate / 10:g}") if facts.method is Method.FULL else rate
 
 
 def rate(value: float) -> Callable[[Facts, Values], JsonValue]:
     """Return the formula that gives `value` to LoRA."""
-    return lambda facts, _: for_method(facts, value)
+    return lambda facts, _: scale_rate(facts, value)
 
 
 # --- Batch and steps ----------------------------------------------------------------------------
 
 
-def counts_steps(facts: Facts, values: Values) -> bool:
+def has_known_steps(facts: Facts, values: Values) -> bool:
     """Whether epochs of counted examples decide the length of the run."""
     by_epochs = count(values, "max_steps") <= 0 and not values["packing"]
     return by_epochs and facts.examples is not None
 
 
-def batch_of_enough_steps(facts: Facts, values: Values) -> int:
+def decide_batch(facts: Facts, values: Values) -> int:
     """Return the largest batch that leaves at least 60 optimizer steps (F13)."""
     for batch in TARGET_BATCHES:
         passes = math.ceil((facts.examples or 0) / batch)
@@ -225,25 +225,25 @@ def batch_of_enough_steps(facts: Facts, values: Values) -> int:
     return TARGET_BATCHES[-1]
 
 
-def power_of_two_up_to(limit: int) -> int:
+def floor_power_of_two(limit: int) -> int:
     """Return the largest power of two up to `limit`, at least 1."""
     return 1 << (max(1, limit).bit_length() - 1)
 
 
-def share_of_batch(facts: Facts, values: Values) -> int:
+def divide_batch(facts: Facts, values: Values) -> int:
     """Return one worker's share of the batch."""
-    return power_of_two_up_to(count(values, "batch_size") // facts.world)
+    return floor_power_of_two(count(values, "batch_size") // facts.world)
 
 
-def knows_memory(facts: Facts, _: Values) -> bool:
+def has_known_gpu_memory(facts: Facts, _: Values) -> bool:
     """Whether what fits the GPU can be computed."""
     return facts.shape is not None and facts.gpu_memory_bytes is not None
 
 
-def fitting_share(facts: Facts, values: Values) -> int:
+def fit_batch_share(facts: Facts, values: Values) -> int:
     """Return as much of a worker's share as fits the GPU, at least one sequence (F13)."""
     if facts.shape is None or facts.gpu_memory_bytes is None:
-        return share_of_batch(facts, values)
+        return divide_batch(facts, values)
     largest = 0
     for method in methods_to_try(facts.method):
         # The first that fits one sequence is the one that trains.
@@ -253,7 +253,7 @@ def fitting_share(facts: Facts, values: Values) -> int:
             max_seq_length=count(values, "max_seq_length"),
             gpu_memory_bytes=facts.gpu_memory_bytes,
         )
-    return power_of_two_up_to(min(largest, count(values, "batch_size") // facts.world))
+    return floor_power_of_two(min(largest, count(values, "batch_size") // facts.world))
 
 
 def accumulation(facts: Facts, values: Values) -> int:
@@ -262,7 +262,7 @@ def accumulation(facts: Facts, values: Values) -> int:
     return max(1, math.ceil(count(values, "batch_size") / together))
 
 
-def epochs_are_short(facts: Facts, values: Values) -> bool:
+def has_short_epochs(facts: Facts, values: Values) -> bool:
     """Whether an epoch ends before the guide's least interval between evaluations."""
     total = estimate_total_steps(values, world=facts.world, examples=facts.examples)
     if total is None or count(values, "max_steps") > 0:

@@ -14,7 +14,7 @@ from finetune_api.quantity import parse_quantity
 from finetune_api.resource import LanguageFinetuneSpec, Method, TrainingStage
 from finetune_resolver.memory.model_shape import ModelShape
 from finetune_resolver.steps import workers
-from finetune_resolver.traits.evidence import NAMES_REMEMBERED, Known
+from finetune_resolver.traits.evidence import NAMES_REMEMBERED, LanguageEvidence
 from finetune_resolver.traits.measurement import Measurements
 from finetune_resolver.traits.trait import Trait, TraitSource
 
@@ -77,10 +77,10 @@ TEXT_FACTS = frozenset({"examples", "tokens", "unique_tokens", "english_tokens",
 
 
 def gather_facts(
-    spec: LanguageFinetuneSpec, *, measured: Measurements, known: Sequence[Known]
+    spec: LanguageFinetuneSpec, *, measured: Measurements, languages: Sequence[LanguageEvidence]
 ) -> Facts:
-    """Return the facts of a resource; `known` is what is known of its languages."""
-    texts = [one.measured for one in known]
+    """Return the facts of a resource; `languages` holds the evidence on each language."""
+    texts = [one.measured for one in languages]
     name = spec.model.uri.lower().rstrip("/").rsplit("/", maxsplit=1)[-1]
     shape = measured.shape
     return Facts(
@@ -89,20 +89,20 @@ def gather_facts(
         world=workers(spec.resources),
         model_name=name,
         shape=shape,
-        parameters=shape.parameters() if shape else size_in_name(name),
+        parameters=shape.parameters() if shape else read_size_from_name(name),
         has_gpu=spec.resources.gpus > 0,
         gpu_memory_bytes=_gpu_memory(spec, measured=measured),
-        examples=_if_all_known([text.trained_examples for text in texts], fold=sum),
-        tokens=_if_all_known([text.learned_tokens for text in texts], fold=sum),
-        unique_tokens=_if_all_known([text.unique_tokens for text in texts], fold=sum),
+        examples=_if_all_known([text.trained_examples for text in texts], combine=sum),
+        tokens=_if_all_known([text.learned_tokens for text in texts], combine=sum),
+        unique_tokens=_if_all_known([text.unique_tokens for text in texts], combine=sum),
         context=shape.max_positions if shape else None,
-        english_tokens=_if_all_known([one.english_tokens for one in known], fold=sum),
-        p99_tokens=_if_all_known([text.p99_tokens for text in texts], fold=max),
+        english_tokens=_if_all_known([one.english_tokens for one in languages], combine=sum),
+        p99_tokens=_if_all_known([text.p99_tokens for text in texts], combine=max),
     )
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)
-def size_in_name(name: str) -> int | None:
+def read_size_from_name(name: str) -> int | None:
     """Return the weights that a model's name tells, in small letters; None where it does not."""
     found = SIZE_IN_NAME.search(name)
     return round(float(found[1]) * SIZE_UNITS[found[2]]) if found else None
@@ -120,7 +120,7 @@ def _bytes(quantity: str) -> int:
     return int(parse_quantity(quantity))
 
 
-def _if_all_known(counts: list[int | None], *, fold: Callable[[list[int]], int]) -> int | None:
+def _if_all_known(counts: list[int | None], *, combine: Callable[[list[int]], int]) -> int | None:
     """Return the sum or the largest over all languages, or None where one was not measured."""
     known = [number for number in counts if number is not None]
-    return fold(known) if len(known) == len(counts) else None
+    return combine(known) if len(known) == len(counts) else None

@@ -9,9 +9,9 @@ resource, model or cluster.
 
 from finetune_resolver.policies.guide_adapter import ADAPTER, TRAINER_ALPHA
 from finetune_resolver.policies.guide_training import TRAINING
-from finetune_resolver.policies.rule import Rule, group_rules
+from finetune_resolver.policies.rule import TraitRule, group_rules
 
-RULES: tuple[Rule, ...] = (*TRAINING, *ADAPTER)
+RULES: tuple[TraitRule, ...] = (*TRAINING, *ADAPTER)
 """The whole table, in the order its parameters are decided and shown."""
 
 GROUPS = group_rules(RULES)

@@ -6,14 +6,14 @@ Rows as `rules_guide` explains them; a comment names the contradiction (C1 to C3
 from pydantic import JsonValue
 
 from finetune_api.resource import ModelDepth, SyntaxDistance
-from finetune_resolver.policies.rule import Rule
+from finetune_resolver.policies.rule import TraitRule
 from finetune_resolver.traits.predicates import (
     MORPHOLOGY,
+    is_code_switched,
     is_complex_inflectional,
     is_large,
     is_medium,
     is_small,
-    mixes_languages,
 )
 
 TRAINER_ALPHA = "trainer.lora_alpha"
@@ -25,8 +25,8 @@ QVKO: JsonValue = ["q_proj", "v_proj", "k_proj", "o_proj"]
 QKVO: JsonValue = ["q_proj", "k_proj", "v_proj", "o_proj"]
 """The guide's "advanced" list, in the order of its Hindi table (C24)."""
 
-ADAPTER: tuple[Rule, ...] = (
-    Rule(
+ADAPTER: tuple[TraitRule, ...] = (
+    TraitRule(
         id="R-1",
         parameter="r",
         when=is_small,
@@ -35,7 +35,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus",),
         message="A small corpus takes a small rank: fewer parameters overfit less.",
     ),
-    Rule(
+    TraitRule(
         id="R-2",
         parameter="r",
         when=is_medium,
@@ -44,7 +44,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus",),
         message="A medium corpus takes the middle rank of the guide's Hindi-English example.",
     ),
-    Rule(
+    TraitRule(
         id="R-3",
         parameter="r",
         when=is_large,
@@ -53,14 +53,14 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus",),
         message="A large corpus takes a large rank: it has more to express.",
     ),
-    Rule(
+    TraitRule(
         id="R-0",
         parameter="r",
         value=16,
         guide_ids=("G-GEN-1",),
         message="The size of the corpus is unknown, so the guide's generic rank applies.",
     ),
-    Rule(
+    TraitRule(
         id="TA-1",
         parameter=TRAINER_ALPHA,
         when=is_small,
@@ -69,7 +69,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus",),
         message="The trainer's section of the guide takes alpha 16 for a small corpus",
     ),
-    Rule(
+    TraitRule(
         id="TA-2",
         parameter=TRAINER_ALPHA,
         value=32,
@@ -77,16 +77,16 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus",),
         message="The trainer's section of the guide takes alpha 32 unless the corpus is small",
     ),
-    Rule(
+    TraitRule(
         id="PA-1",
         parameter="lora_alpha",
-        when=mixes_languages,
+        when=is_code_switched,
         value=32,
         guide_ids=("G-HE-2",),
         axes=("code_switching",),
         message="Mixed-language text takes the one alpha that simple and complex morphology share.",
     ),
-    Rule(
+    TraitRule(
         id="PA-2",
         parameter="lora_alpha",
         when=is_complex_inflectional,
@@ -95,7 +95,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=MORPHOLOGY,
         message="Rich inflection takes the highest alpha, which the guide holds to smooth updates (G-PA-2).",
     ),
-    Rule(
+    TraitRule(
         id="PA-3",
         parameter="lora_alpha",
         when=is_small,
@@ -104,7 +104,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus", *MORPHOLOGY),
         message="A small corpus without rich inflection takes the lower end of the simple range.",
     ),
-    Rule(
+    TraitRule(
         id="PA-4",
         parameter="lora_alpha",
         value=32,
@@ -112,7 +112,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus", *MORPHOLOGY),
         message="Without rich inflection the guide's usual alpha applies.",
     ),
-    Rule(
+    TraitRule(
         id="DO-1",
         parameter="lora_dropout",
         when=lambda axes: is_small(axes) or is_medium(axes),
@@ -121,7 +121,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus",),
         message="A small or medium corpus takes more dropout, so that the adapter generalises.",
     ),
-    Rule(
+    TraitRule(
         id="DO-2",
         parameter="lora_dropout",
         value=0.05,  # C16, C18
@@ -129,7 +129,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("corpus",),
         message="A large corpus, or one of unknown size, takes little dropout.",
     ),
-    Rule(
+    TraitRule(
         id="TM-2",
         parameter="target_modules",
         when=lambda axes: axes.model_depth is ModelDepth.DEEP,
@@ -138,16 +138,16 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("model_depth",),
         message="A deeper model adapts all four attention projections.",
     ),
-    Rule(
+    TraitRule(
         id="TM-1",
         parameter="target_modules",
-        when=mixes_languages,
+        when=is_code_switched,
         value=QV,
         guide_ids=("G-HE-6",),
         axes=("code_switching",),
         message="Mixed-language text adapts the query and value projections.",
     ),
-    Rule(
+    TraitRule(
         id="TM-3",
         parameter="target_modules",
         when=lambda axes: axes.syntax_distance is SyntaxDistance.FAR,
@@ -156,7 +156,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("syntax_distance",),
         message="Word order far from the base model's needs attention adapted more heavily.",
     ),
-    Rule(
+    TraitRule(
         id="TM-4",
         parameter="target_modules",
         when=lambda axes: axes.syntax_distance is None and is_complex_inflectional(axes),
@@ -165,7 +165,7 @@ ADAPTER: tuple[Rule, ...] = (
         axes=MORPHOLOGY,
         message="Word order is unknown and morphology rich, so attention is adapted more heavily.",
     ),
-    Rule(
+    TraitRule(
         id="TM-0",
         parameter="target_modules",
         value=QV,
@@ -173,14 +173,14 @@ ADAPTER: tuple[Rule, ...] = (
         axes=("syntax_distance", *MORPHOLOGY),
         message="Most models need only the query and value projections adapted.",
     ),
-    Rule(
+    TraitRule(
         id="BI-1",
         parameter="bias",
         value="none",  # C22: PEFT's word is a text, not a null
         guide_ids=("G-BI-1",),
         message="Biases stay frozen: the adapter is lighter and cleaner.",
     ),
-    Rule(
+    TraitRule(
         id="TT-1",
         parameter="task_type",
         value="CAUSAL_LM",

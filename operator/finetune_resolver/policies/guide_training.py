@@ -4,7 +4,7 @@ Rows as `rules_guide` explains them; a comment names the contradiction (C1 to C3
 """
 
 from finetune_api.resource import Documents
-from finetune_resolver.policies.rule import Rule
+from finetune_resolver.policies.rule import TraitRule
 from finetune_resolver.traits.predicates import (
     MORPHOLOGY,
     is_complex_inflectional,
@@ -18,9 +18,9 @@ from finetune_resolver.traits.predicates import (
     is_small,
 )
 
-TRAINING: tuple[Rule, ...] = (
+TRAINING: tuple[TraitRule, ...] = (
     # --- Length and batch: by density ---
-    Rule(
+    TraitRule(
         id="MSL-2",
         parameter="max_seq_length",
         when=lambda axes: is_dense(axes) and axes.documents is Documents.LONG,
@@ -29,7 +29,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("token_density", "documents"),
         message="Token-dense text with long documents takes the upper end of the dense range.",
     ),
-    Rule(
+    TraitRule(
         id="MSL-1",
         parameter="max_seq_length",
         when=is_dense,
@@ -39,7 +39,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("token_density", "documents"),
         message="Token-dense text takes the short length, because it fills the window sooner.",
     ),
-    Rule(
+    TraitRule(
         id="MSL-3",
         parameter="max_seq_length",
         when=is_light_and_short,
@@ -48,7 +48,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("token_density", "documents", "corpus"),
         message="Token-light text takes the longer range, its lower end where documents are not long.",
     ),
-    Rule(
+    TraitRule(
         id="MSL-4",
         parameter="max_seq_length",
         when=is_light,
@@ -57,14 +57,14 @@ TRAINING: tuple[Rule, ...] = (
         axes=("token_density", "documents", "corpus"),
         message="Token-light text with long documents or a large corpus takes the longest length.",
     ),
-    Rule(
+    TraitRule(
         id="MSL-0",
         parameter="max_seq_length",
         value=8192,
         guide_ids=("G-UN-11",),  # C27: of the snippet only the numbers count
         message="Token density is unknown, so the guide's general length applies.",
     ),
-    Rule(
+    TraitRule(
         id="BS-1",
         parameter="batch_size",
         when=is_dense,
@@ -73,7 +73,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("token_density",),
         message="Token-dense text takes a small micro-batch, because its samples are held to be bigger (G-BS-1).",
     ),
-    Rule(
+    TraitRule(
         id="BS-2",
         parameter="batch_size",
         when=is_light,
@@ -82,14 +82,14 @@ TRAINING: tuple[Rule, ...] = (
         axes=("token_density",),
         message="Token-light text affords the larger micro-batch.",
     ),
-    Rule(
+    TraitRule(
         id="BS-0",
         parameter="batch_size",
         value=8,
         guide_ids=("G-UN-11",),
         message="Token density is unknown, so the guide's general micro-batch applies.",
     ),
-    Rule(
+    TraitRule(
         id="PDB-1",
         parameter="per_device_train_batch_size",
         when=is_constrained,
@@ -98,14 +98,14 @@ TRAINING: tuple[Rule, ...] = (
         axes=("gpu_memory",),
         message="GPU memory is constrained, so one sequence is trained at a time.",
     ),
-    Rule(
+    TraitRule(
         id="PDB-0",
         parameter="per_device_train_batch_size",
         copies="batch_size",
         axes=("gpu_memory",),
         message="GPU memory holds the whole micro-batch, so a device takes batch_size sequences.",
     ),
-    Rule(
+    TraitRule(
         id="GA-1",
         parameter="gradient_accumulation_steps",
         when=is_dense,
@@ -115,7 +115,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("token_density",),
         message="The small micro-batch of token-dense text is accumulated four times.",
     ),
-    Rule(
+    TraitRule(
         id="GA-2",
         parameter="gradient_accumulation_steps",
         when=is_constrained,
@@ -124,7 +124,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("gpu_memory",),
         message="GPU memory is constrained, so four micro-steps make one optimizer step.",
     ),
-    Rule(
+    TraitRule(
         id="GA-0",
         parameter="gradient_accumulation_steps",
         value=1,
@@ -133,7 +133,7 @@ TRAINING: tuple[Rule, ...] = (
         message="The micro-batch is large enough to be an optimizer step of its own.",
     ),
     # --- Optimization: by how much text there is ---
-    Rule(
+    TraitRule(
         id="LR-1",
         parameter="learning_rate",
         # C1: the job's text and the language's are two axes; the lower one decides (G-LR-3 says "or").
@@ -143,7 +143,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("corpus", "resource_level"),
         message="A small corpus or a low-resource language overfits fast, so the rate is low.",
     ),
-    Rule(
+    TraitRule(
         id="LR-3",
         parameter="learning_rate",
         when=is_medium,
@@ -151,7 +151,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("corpus", "resource_level"),
         message="A medium corpus takes a rate between the guide's two; the guide is silent here.",
     ),
-    Rule(
+    TraitRule(
         id="LR-2",
         parameter="learning_rate",
         when=is_large,
@@ -160,7 +160,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("corpus", "resource_level"),
         message="A large corpus affords the higher rate.",
     ),
-    Rule(
+    TraitRule(
         id="LR-0",
         parameter="learning_rate",
         value=2e-4,
@@ -168,14 +168,14 @@ TRAINING: tuple[Rule, ...] = (
         axes=("resource_level",),
         message="The size of the corpus is unknown, so the guide's general rate applies.",
     ),
-    Rule(
+    TraitRule(
         id="OPT-1",
         parameter="optimizer",
         value="AdamW",
         guide_ids=("G-OP-4", "G-HT-4"),
         message="The guide trains every language with AdamW.",
     ),
-    Rule(
+    TraitRule(
         id="WD-1",
         parameter="weight_decay",
         when=is_complex_inflectional,
@@ -185,7 +185,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=MORPHOLOGY,
         message="Rich inflection keeps the guide's usual weight decay.",
     ),
-    Rule(
+    TraitRule(
         id="WD-2",
         parameter="weight_decay",
         when=lambda axes: is_dense(axes) and is_small(axes),
@@ -194,7 +194,7 @@ TRAINING: tuple[Rule, ...] = (
         axes=("token_density", "corpus", *MORPHOLOGY),
         message="Token-dense text in a small corpus without rich inflection takes the lighter decay.",
     ),
-    Rule(
+    TraitRule(
         id="WD-0",
         parameter="weight_decay",
         value=0.01,  # C7: the default; 0.001 is its one exception
@@ -203,49 +203,49 @@ TRAINING: tuple[Rule, ...] = (
         message="The guide's usual weight decay applies.",
     ),
     # --- Fixed by the guide ---
-    Rule(
+    TraitRule(
         id="GC-1",
         parameter="gradient_checkpointing",
         value=True,  # C32
         guide_ids=("G-GC-2",),
         message="The guide always enables it, above all for long text and heavy languages (G-GC-1, G-HT-8).",
     ),
-    Rule(
+    TraitRule(
         id="FA-1",
         parameter="use_flash_attention",
         value=True,  # C32
         guide_ids=("G-FA-3",),
         message="The guide always asks for it, for long contexts and complex morphology (G-FA-2, G-HT-9).",
     ),
-    Rule(
+    TraitRule(
         id="EP-1",
         parameter="num_train_epochs",
         value=3,
         guide_ids=("G-HT-10",),
         message="Few passes and early stopping keep the adapter from overfitting.",
     ),
-    Rule(
+    TraitRule(
         id="EP-2",
         parameter="max_steps",
         value=-1,  # C20
         guide_ids=("G-HT-11",),
         message="Epochs decide the length of the run.",
     ),
-    Rule(
+    TraitRule(
         id="EV-1",
         parameter="evaluation_strategy",
         value="steps",
         guide_ids=("G-HT-14",),
         message="The held-out part is evaluated every 100 to 500 steps.",
     ),
-    Rule(
+    TraitRule(
         id="EV-2",
         parameter="save_strategy",
         value="epoch",  # C19
         guide_ids=("G-HT-15",),
         message="The end of each epoch is a candidate for the published adapter.",
     ),
-    Rule(
+    TraitRule(
         id="EV-3",
         parameter="early_stopping_patience",
         value=3,  # C21

@@ -22,7 +22,7 @@ def always(_: Axes) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class TraitRule:
     """One row of the decision table."""
 
     id: str
@@ -46,7 +46,7 @@ class Rule:
         return list(value) if isinstance(value, list) else value
 
 
-def whatever_is_known(_: Facts, __: Values) -> bool:
+def always_for_evidence(_: Facts, __: Values) -> bool:
     """Match whatever was measured: the last row of a parameter."""
     return True
 
@@ -58,7 +58,7 @@ class EvidenceRule:
     id: str
     parameter: str
     """The guide's name."""
-    when: Callable[[Facts, Values], bool] = whatever_is_known
+    when: Callable[[Facts, Values], bool] = always_for_evidence
     value: JsonValue = None
     compute: Callable[[Facts, Values], JsonValue] | None = None
     """Where set, decides instead of `value`."""
@@ -77,7 +77,7 @@ class EvidenceRule:
         return list(value) if isinstance(value, list) else value
 
 
-R = TypeVar("R", bound=Rule | EvidenceRule)
+R = TypeVar("R", bound=TraitRule | EvidenceRule)
 
 
 def group_rules(rules: Iterable[R]) -> dict[str, tuple[R, ...]]:
@@ -88,7 +88,7 @@ def group_rules(rules: Iterable[R]) -> dict[str, tuple[R, ...]]:
     return groups
 
 
-def match_rules(axes: Axes, *, groups: Mapping[str, tuple[Rule, ...]]) -> dict[str, Rule]:
+def match_rules(axes: Axes, *, groups: Mapping[str, tuple[TraitRule, ...]]) -> dict[str, TraitRule]:
     """Return the rule that decides each parameter: the first that matches."""
     matched = {}
     for parameter, rules in groups.items():
@@ -108,6 +108,6 @@ def match_evidence(
 ) -> EvidenceRule:
     """Return the first rule of a parameter that matches; the last one does always."""
     for rule in rules:
-        if rule.when is whatever_is_known or rule.when(facts, values):
+        if rule.when is always_for_evidence or rule.when(facts, values):
             return rule
     return rules[-1]

@@ -48,7 +48,7 @@ class GuideLabels(_Row):
     """Items of the guide behind the labels."""
 
 
-class Facts(_Row):
+class LanguageFacts(_Row):
     """What databases say of a language; None is unknown."""
 
     joshi: int | None = Field(default=None, ge=0, le=5)
@@ -72,10 +72,10 @@ class Facts(_Row):
         return None if self.wals49_a is None else int(self.wals49_a.rstrip("+").split("-")[0])
 
 
-class Evidence(_Row):
+class CatalogueEvidence(_Row):
     """Facts, and what the language costs in tokens."""
 
-    facts: Facts = Facts()
+    facts: LanguageFacts = LanguageFacts()
     tokens: dict[str, tuple[float, float]] = Field(default_factory=dict)
     """Tokenizer family to (characters a token, tokens relative to English)."""
 
@@ -87,7 +87,7 @@ class LanguageRow(_Row):
     script: str
     """ISO 15924."""
     guide: GuideLabels = GuideLabels()
-    evidence: Evidence = Evidence()
+    evidence: CatalogueEvidence = CatalogueEvidence()
 
     def without_script_facts(self) -> "LanguageRow":
         """Return the row for a text in another script: grammar stays, tokens and bytes go."""
@@ -95,7 +95,7 @@ class LanguageRow(_Row):
         return self.model_copy(
             update={
                 "guide": self.guide.model_copy(update={"token_density": None}),
-                "evidence": Evidence(facts=facts),
+                "evidence": CatalogueEvidence(facts=facts),
             }
         )
 
@@ -129,7 +129,7 @@ class FoundLanguage:
         return self.row.guide if self.row else NOTHING.guide
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> LanguageFacts:
         """What databases say of the language; nothing where it has no row."""
         return self.row.evidence.facts if self.row else NOTHING.evidence.facts
 

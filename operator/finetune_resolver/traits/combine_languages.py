@@ -13,7 +13,7 @@ from finetune_api.resource import (
     SyntaxDistance,
     TokenDensity,
 )
-from finetune_resolver.traits.evidence import Known
+from finetune_resolver.traits.evidence import LanguageEvidence
 from finetune_resolver.traits.resolve_traits import NO_CODE_SWITCHING, corpus_trait
 from finetune_resolver.traits.trait import MorphologyKind, Trait, TraitSet, TraitValue
 
@@ -27,29 +27,33 @@ CAREFUL_FIRST: dict[str, tuple[TraitValue, ...]] = {
 }
 """The value that wins where languages differ stands first; unset languages have no say."""
 
-Members = list[tuple[Known, TraitSet]]
+Members = list[tuple[LanguageEvidence, TraitSet]]
 
 
-def fold_traits(members: Members) -> TraitSet:
+def combine_traits(members: Members) -> TraitSet:
     """Return one set of traits for a mixture; that of a single language as it is."""
     if len(members) == 1:
         return members[0][1]
-    folded: TraitSet = {}
+    combined: TraitSet = {}
     for axis, order in CAREFUL_FIRST.items():
-        trait = _first_of(members, axis=axis, order=order)
+        trait = _find_first(members, axis=axis, order=order)
         if trait is not None:
-            folded[axis] = trait
+            combined[axis] = trait
     total = _total_corpus(members)
     if total is not None:
-        folded["corpus"] = total
-    return folded | _fold_morphology(members) | {"code_switching": _fold_code_switching(members)}
+        combined["corpus"] = total
+    return (
+        combined
+        | _combine_morphology(members)
+        | {"code_switching": _combine_code_switching(members)}
+    )
 
 
-def _first_of(members: Members, *, axis: str, order: tuple[TraitValue, ...]) -> Trait | None:
+def _find_first(members: Members, *, axis: str, order: tuple[TraitValue, ...]) -> Trait | None:
     for value in order:
-        for known, traits in members:
+        for language, traits in members:
             if axis in traits and traits[axis].value == value:
-                return _named(traits[axis], tag=known.found.tag)
+                return _named(traits[axis], tag=language.found.tag)
     return None
 
 
@@ -61,8 +65,8 @@ def _named(trait: Trait, *, tag: str) -> Trait:
 def _total_corpus(members: Members) -> Trait | None:
     """Return the class of all text together, where each language was measured and none declared."""
     stage = members[0][0].stage
-    sizes = [known.corpus_size for known, _ in members]
-    if any(known.declared.corpus is not None for known, _ in members):
+    sizes = [language.corpus_size for language, _ in members]
+    if any(language.declared.corpus is not None for language, _ in members):
         return None
     measured = [size for size in sizes if size is not None]
     return (
@@ -72,10 +76,10 @@ def _total_corpus(members: Members) -> Trait | None:
     )
 
 
-def _fold_morphology(members: Members) -> TraitSet:
+def _combine_morphology(members: Members) -> TraitSet:
     """Return morphology and its kind: one complex-inflectional language decides, else any complex."""
 
-    def rank(member: tuple[Known, TraitSet]) -> int:
+    def rank(member: tuple[LanguageEvidence, TraitSet]) -> int:
         traits = member[1]
         if "morphology" not in traits:
             return 3
@@ -85,17 +89,17 @@ def _fold_morphology(members: Members) -> TraitSet:
         orthographic = kind is not None and kind.value is MorphologyKind.ORTHOGRAPHIC
         return 1 if orthographic else 0
 
-    known, traits = min(members, key=rank)
+    language, traits = min(members, key=rank)
     return {
-        axis: _named(traits[axis], tag=known.found.tag)
+        axis: _named(traits[axis], tag=language.found.tag)
         for axis in ("morphology", "morphology_kind")
         if axis in traits
     }
 
 
-def _fold_code_switching(members: Members) -> Trait:
+def _combine_code_switching(members: Members) -> Trait:
     """Return True only where a language declares it: a mixture of languages is not a mixed sentence."""
-    for known, traits in members:
-        if known.declared.code_switching:
-            return _named(traits["code_switching"], tag=known.found.tag)
+    for language, traits in members:
+        if language.declared.code_switching:
+            return _named(traits["code_switching"], tag=language.found.tag)
     return NO_CODE_SWITCHING

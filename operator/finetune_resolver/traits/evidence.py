@@ -11,7 +11,7 @@ from typing import NamedTuple
 from finetune_api.resource import Policy, TrainingStage, Traits
 from finetune_resolver.traits.catalogue import FoundLanguage, GuideLabels
 from finetune_resolver.traits.measurement import LanguageMeasurement
-from finetune_resolver.traits.token_premium import decide_premium
+from finetune_resolver.traits.token_premium import estimate_token_premium
 
 TOKENIZER_FAMILIES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("llama2", re.compile(r"llama-?2(?![0-9.])|tinyllama")),
@@ -26,7 +26,7 @@ NAMES_REMEMBERED = 1024
 
 
 # A named tuple for the reason that `Trait` is one; always made with keywords.
-class Known(NamedTuple):
+class LanguageEvidence(NamedTuple):
     """Everything known of one language of one resource."""
 
     declared: Traits
@@ -41,9 +41,9 @@ class Known(NamedTuple):
     """Whose trait it is: the guide counts a corpus as it is, Evidence what it is worth in English."""
 
     @property
-    def premium(self) -> float | None:
+    def token_premium(self) -> float | None:
         """Tokens against English's for the same content."""
-        return decide_premium(
+        return estimate_token_premium(
             self.found,
             family=self.family,
             bytes_per_token=self.measured.bytes_per_token,
@@ -54,7 +54,7 @@ class Known(NamedTuple):
     def english_tokens(self) -> int | None:
         """Unique tokens that English would need for the same content; raw where nothing tells."""
         tokens = self.measured.unique_tokens
-        return None if tokens is None else round(tokens / (self.premium or 1.0))
+        return None if tokens is None else round(tokens / (self.token_premium or 1.0))
 
     @property
     def corpus_size(self) -> int | None:

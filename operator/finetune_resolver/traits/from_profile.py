@@ -14,7 +14,7 @@ from finetune_resolver.errors import UnsupportedModelError
 from finetune_resolver.memory.model_shape import ModelShape, shape_from_config
 from finetune_resolver.traits.catalogue import find
 from finetune_resolver.traits.measurement import LanguageMeasurement, Measurements
-from finetune_resolver.traits.token_premium import decide_premium
+from finetune_resolver.traits.token_premium import estimate_token_premium
 
 LAYERS = "num_hidden_layers"
 MANY_NEAR = 0.1
@@ -22,7 +22,7 @@ MANY_NEAR = 0.1
 copies (assumption)."""
 
 
-def measurements_of(spec: LanguageFinetuneSpec, profile: Profile) -> Measurements:
+def build_measurements(spec: LanguageFinetuneSpec, profile: Profile) -> Measurements:
     """Return what the profile says of the resource's text and model.
 
     Raises:
@@ -56,9 +56,9 @@ def _measurement(language: Language, *, measured: LanguageProfile) -> LanguageMe
     return LanguageMeasurement(
         examples=measured.examples + held_out + (measured.unmeasured or 0),
         held_out=held_out,
-        tokens=_of_all(measured.tokens, measured),
-        supervised_tokens=_of_all(measured.supervised_tokens, measured),
-        unique_tokens=_of_all(measured.unique_tokens, measured),
+        tokens=_extrapolate(measured.tokens, measured),
+        supervised_tokens=_extrapolate(measured.supervised_tokens, measured),
+        unique_tokens=_extrapolate(measured.unique_tokens, measured),
         chars_per_token=measured.characters_per_token,
         bytes_per_token=measured.bytes_per_token,
         words=measured.words,
@@ -72,7 +72,7 @@ def _measurement(language: Language, *, measured: LanguageProfile) -> LanguageMe
     )
 
 
-def _of_all(tokens: int, measured: LanguageProfile) -> int:
+def _extrapolate(tokens: int, measured: LanguageProfile) -> int:
     """Return tokens of the measured rows with those of the rest, which are taken to be like them."""
     if not measured.unmeasured or not measured.examples:
         return tokens
@@ -119,7 +119,7 @@ def _layers(profile: Profile) -> int | None:
 def _corpus(
     measured: LanguageProfile, *, tokenizer: TokenizerProfile, max_seq_length: int | None
 ) -> CorpusStatus:
-    premium = decide_premium(
+    token_premium = estimate_token_premium(
         find(measured.tag),
         family=tokenizer.family,
         bytes_per_token=measured.bytes_per_token,
@@ -135,7 +135,7 @@ def _corpus(
         unique_tokens=measured.unique_tokens,
         chars_per_token=_text(measured.characters_per_token),
         bytes_per_token=_text(measured.bytes_per_token),
-        token_premium=_text(premium),
+        token_premium=_text(token_premium),
         token_lengths=TokenLengths(
             p50=measured.p50, p95=measured.p95, p99=measured.p99, max=measured.longest
         ),

@@ -113,7 +113,7 @@ class Measurements:
         return self.languages[index] if index < len(self.languages) else LanguageMeasurement()
 
 
-def corpus_class(size: int, *, stage: TrainingStage) -> Corpus:
+def classify_corpus(size: int, *, stage: TrainingStage) -> Corpus:
     """Return the corpus class of `size` examples or tokens."""
     medium, large = CORPUS_BOUNDS[stage]
     if size < medium:

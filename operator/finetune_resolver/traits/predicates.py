@@ -55,7 +55,7 @@ def is_constrained(axes: Axes) -> bool:
     return axes.gpu_memory is GpuMemoryClass.CONSTRAINED
 
 
-def mixes_languages(axes: Axes) -> bool:
+def is_code_switched(axes: Axes) -> bool:
     """Whether sentences mix two languages."""
     return axes.code_switching is True
 

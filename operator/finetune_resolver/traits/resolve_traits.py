@@ -22,7 +22,7 @@ from finetune_api.resource import (
 )
 from finetune_resolver.traits import measurement
 from finetune_resolver.traits.catalogue import FIND_CACHE, FoundLanguage
-from finetune_resolver.traits.evidence import Known
+from finetune_resolver.traits.evidence import LanguageEvidence
 from finetune_resolver.traits.measurement import Measurements
 from finetune_resolver.traits.trait import AXIS_NAMES, MorphologyKind, Trait, TraitSet, TraitSource
 
@@ -37,15 +37,15 @@ WORD_ORDER_DISTANCE = {
     "VOS": SyntaxDistance.FAR,
 }
 """Distance from English, the main language of nearly every base model."""
-Source = Callable[[Known], Trait | None]
+Source = Callable[[LanguageEvidence], Trait | None]
 
 
-def resolve_language_traits(known: Known) -> TraitSet:
+def resolve_language_traits(language: LanguageEvidence) -> TraitSet:
     """Return one language's traits, each from the first source that knows it."""
     traits: TraitSet = {}
     for axis, sources in SOURCES.items():
         for source in sources:
-            trait = source(known)
+            trait = source(language)
             if trait is not None:
                 traits[axis] = trait
                 break
@@ -68,8 +68,8 @@ def resolve_job_traits(
 def _declared(axis: str) -> Source:
     name = AXIS_NAMES[axis]
 
-    def declared(known: Known) -> Trait | None:
-        value = getattr(known.declared, axis)
+    def declared(language: LanguageEvidence) -> Trait | None:
+        value = getattr(language.declared, axis)
         return None if value is None else Trait(name, value, TraitSource.DECLARED)
 
     return declared
@@ -83,29 +83,29 @@ def _guide(axis: str) -> Source:
         detail = f"guide's row {found.row_tag} ({', '.join(labels.ids)})"
         return None if value is None else Trait(AXIS_NAMES[axis], value, TraitSource.GUIDE, detail)
 
-    return lambda known: label(known.found)
+    return lambda language: label(language.found)
 
 
 # --- Measured on the job's own text -------------------------------------------------------------
 
 
-def density_of(chars_per_token: float) -> TokenDensity:
+def classify_density(chars_per_token: float) -> TokenDensity:
     """Return the density class of a number of characters a token."""
     dense = chars_per_token < measurement.DENSE_BELOW
     return TokenDensity.DENSE if dense else TokenDensity.LIGHT
 
 
-def _measured_density(known: Known) -> Trait | None:
-    chars = known.measured.chars_per_token
+def _measured_density(language: LanguageEvidence) -> Trait | None:
+    chars = language.measured.chars_per_token
     if chars is None:
         return None
     detail = f"{chars:.2f} characters a token"
-    return Trait("tokenDensity", density_of(chars), TraitSource.MEASURED, detail)
+    return Trait("tokenDensity", classify_density(chars), TraitSource.MEASURED, detail)
 
 
-def measured_morphology(known: Known) -> Trait | None:
+def measured_morphology(language: LanguageEvidence) -> Trait | None:
     """Return the morphology class of the job's own text, where enough of it was measured."""
-    ratio, words = known.measured.mattr500, known.measured.words or 0
+    ratio, words = language.measured.mattr500, language.measured.words or 0
     if ratio is None or words < measurement.MATTR_MIN_WORDS:
         return None
     complex_ = ratio >= measurement.COMPLEX_FROM_MATTR
@@ -114,9 +114,11 @@ def measured_morphology(known: Known) -> Trait | None:
     return Trait("morphology", value, TraitSource.MEASURED, detail)
 
 
-def _measured_corpus(known: Known) -> Trait | None:
-    size = known.corpus_size
-    return None if size is None else corpus_trait(size, stage=known.stage, policy=known.policy)
+def _measured_corpus(language: LanguageEvidence) -> Trait | None:
+    size = language.corpus_size
+    return (
+        None if size is None else corpus_trait(size, stage=language.stage, policy=language.policy)
+    )
 
 
 def corpus_trait(size: int, *, stage: TrainingStage, policy: Policy) -> Trait:
@@ -124,12 +126,12 @@ def corpus_trait(size: int, *, stage: TrainingStage, policy: Policy) -> Trait:
     unit = "examples"
     if stage is not TrainingStage.INSTRUCTION:
         unit = "unique tokens" if policy is Policy.GUIDE else "unique tokens by English's measure"
-    value = measurement.corpus_class(size, stage=stage)
+    value = measurement.classify_corpus(size, stage=stage)
     return Trait("corpus", value, TraitSource.MEASURED, f"{size:,} {unit}")
 
 
-def _measured_code_switching(known: Known) -> Trait | None:
-    index = known.measured.code_mixing_index
+def _measured_code_switching(language: LanguageEvidence) -> Trait | None:
+    index = language.measured.code_mixing_index
     if index is None:
         return None
     value = index >= measurement.CODE_SWITCHING_FROM_CMI
@@ -141,9 +143,9 @@ def _measured_code_switching(known: Known) -> Trait | None:
 # --- Evidence and defaults ----------------------------------------------------------------------
 
 
-def evidence_density(known: Known) -> Trait | None:
+def evidence_density(language: LanguageEvidence) -> Trait | None:
     """Return the density counted for the base model's tokenizer family, where it is known."""
-    return _counted_density(known.found, known.family)
+    return _counted_density(language.found, language.family)
 
 
 # What the catalogue tells of a language is the same for every resource that names it: read once.
@@ -151,19 +153,17 @@ def evidence_density(known: Known) -> Trait | None:
 def _counted_density(found: FoundLanguage, family: str) -> Trait | None:
     if found.row is None or family not in found.row.evidence.tokens:
         return None
-    chars, premium = found.row.evidence.tokens[family]
+    chars, token_premium = found.row.evidence.tokens[family]
     # A printed 2.0 is rounded: it may lie on either side of the bound.
     if chars == measurement.DENSE_BELOW:
         return None
-    detail = (
-        f"{chars} characters a token with {family}'s tokenizer, {premium} times English's tokens"
-    )
-    return Trait("tokenDensity", density_of(chars), TraitSource.EVIDENCE, detail)
+    detail = f"{chars} characters a token with {family}'s tokenizer, {token_premium} times English's tokens"
+    return Trait("tokenDensity", classify_density(chars), TraitSource.EVIDENCE, detail)
 
 
-def evidence_morphology(known: Known) -> Trait | None:
+def evidence_morphology(language: LanguageEvidence) -> Trait | None:
     """Return the morphology class of WALS' number of cases, where it is known."""
-    return _morphology_by_cases(known.found)
+    return _morphology_by_cases(language.found)
 
 
 @lru_cache(maxsize=FIND_CACHE)
@@ -177,13 +177,13 @@ def _morphology_by_cases(found: FoundLanguage) -> Trait | None:
     return Trait("morphology", value, TraitSource.EVIDENCE, detail)
 
 
-def evidence_resource_level(known: Known) -> Trait | None:
+def evidence_resource_level(language: LanguageEvidence) -> Trait | None:
     """Return the resource level of the Joshi class; class 3 is neither."""
-    return _level_of_class(known.found)
+    return _classify_resource_level(language.found)
 
 
 @lru_cache(maxsize=FIND_CACHE)
-def _level_of_class(found: FoundLanguage) -> Trait | None:
+def _classify_resource_level(found: FoundLanguage) -> Trait | None:
     joshi = found.facts.joshi
     if joshi is None or measurement.LOW_UP_TO_JOSHI < joshi < measurement.HIGH_FROM_JOSHI:
         return None
@@ -229,7 +229,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         _guide("token_density"),
         _measured_density,
         evidence_density,
-        lambda known: _density_by_script(known.found),
+        lambda language: _density_by_script(language.found),
     ),
     "morphology": (
         _declared("morphology"),
@@ -237,7 +237,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         measured_morphology,
         evidence_morphology,
     ),
-    "morphology_kind": (lambda known: _kind_by_script(known.found),),
+    "morphology_kind": (lambda language: _kind_by_script(language.found),),
     "corpus": (_declared("corpus"), _measured_corpus),
     "resource_level": (
         _declared("resource_level"),
@@ -248,7 +248,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "syntax_distance": (
         _declared("syntax_distance"),
         _guide("syntax_distance"),
-        lambda known: _distance_by_word_order(known.found),
+        lambda language: _distance_by_word_order(language.found),
     ),
     "code_switching": (
         _declared("code_switching"),
@@ -259,23 +259,23 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 """Each trait's sources, the first that knows decides."""
 
 
-def without_labels(known: Known, traits: TraitSet) -> TraitSet:
+def without_labels(language: LanguageEvidence, traits: TraitSet) -> TraitSet:
     """Return a language's traits where the guide's labels do not count: policy Evidence."""
     again: TraitSet = {}
     for axis, trait in traits.items():
         other: Trait | None = trait
         if trait.source is TraitSource.GUIDE:
-            other = _second_best(known, axis=axis)
+            other = _second_best(language, axis=axis)
         elif axis == "corpus" and trait.source is TraitSource.MEASURED:
-            other = _measured_corpus(known)
+            other = _measured_corpus(language)
         if other is not None:
             again[axis] = other
     return again
 
 
-def _second_best(known: Known, *, axis: str) -> Trait | None:
+def _second_best(language: LanguageEvidence, *, axis: str) -> Trait | None:
     """Return what is known without the guide's label: nothing was declared, or it would not count."""
-    return next((found for source in SOURCES[axis][2:] if (found := source(known))), None)
+    return next((found for source in SOURCES[axis][2:] if (found := source(language))), None)
 
 
 def _model_depth(declared: ModelDepth | None, *, layers: int | None) -> Trait:

@@ -9,7 +9,7 @@ for status. Pure.
 from finetune_resolver.traits.catalogue import FoundLanguage
 
 
-def decide_premium(
+def estimate_token_premium(
     found: FoundLanguage,
     *,
     family: str,

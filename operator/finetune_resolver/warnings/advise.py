@@ -8,12 +8,12 @@ from itertools import chain
 
 from finetune_resolver.resolution import Advice
 from finetune_resolver.warnings import languages, parameters
-from finetune_resolver.warnings.context import Advisor, Circumstances
+from finetune_resolver.warnings.context import Advisor, WarningContext
 
 
-def advise(circumstances: Circumstances) -> tuple[Advice, ...]:
+def advise(context: WarningContext) -> tuple[Advice, ...]:
     """Return all advice, in the order of `ADVISORS`."""
-    return tuple(chain.from_iterable(advisor(circumstances) for advisor in ADVISORS))
+    return tuple(chain.from_iterable(advisor(context) for advisor in ADVISORS))
 
 
 ADVISORS: tuple[Advisor, ...] = (

@@ -13,7 +13,7 @@ from finetune_resolver.traits.trait import Axes
 
 
 # A named tuple for the reason that `Trait` is one; always made with keywords.
-class Circumstances(NamedTuple):
+class WarningContext(NamedTuple):
     """What the advisors look at."""
 
     members: Members
@@ -30,4 +30,4 @@ class Circumstances(NamedTuple):
     """Of one sequence; None where it cannot be estimated."""
 
 
-Advisor = Callable[[Circumstances], Iterator[Advice]]
+Advisor = Callable[[WarningContext], Iterator[Advice]]

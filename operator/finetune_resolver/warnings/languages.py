@@ -7,24 +7,24 @@ from collections.abc import Callable, Iterator
 
 from finetune_resolver.resolution import Advice, Severity
 from finetune_resolver.traits import measurement
-from finetune_resolver.traits.evidence import Known
+from finetune_resolver.traits.evidence import LanguageEvidence
 from finetune_resolver.traits.resolve_traits import (
-    density_of,
+    classify_density,
     evidence_morphology,
     evidence_resource_level,
     measured_morphology,
 )
 from finetune_resolver.traits.trait import AXIS_NAMES, Trait, TraitSet, TraitSource, TraitValue
-from finetune_resolver.warnings.context import Circumstances
+from finetune_resolver.warnings.context import WarningContext
 
 SCRIPT_SHARE = 0.9
 """Share of letters in the tag's script below which the tag is doubtful."""
 
 
-def language_not_in_catalogue(circumstances: Circumstances) -> Iterator[Advice]:
+def language_not_in_catalogue(context: WarningContext) -> Iterator[Advice]:
     """Say that a language has no row, and which one is near."""
-    for known, _ in circumstances.members:
-        found = known.found
+    for language, _ in context.members:
+        found = language.found
         if found.row is not None or not found.known_language:
             continue
         near = f" The nearest language in it is {found.close[0]}." if found.close else ""
@@ -38,10 +38,10 @@ def language_not_in_catalogue(circumstances: Circumstances) -> Iterator[Advice]:
         )
 
 
-def catalogue_other_script(circumstances: Circumstances) -> Iterator[Advice]:
+def catalogue_other_script(context: WarningContext) -> Iterator[Advice]:
     """Say that the row was written for another script."""
-    for known, _ in circumstances.members:
-        found = known.found
+    for language, _ in context.members:
+        found = language.found
         if found.other_script:
             yield Advice(
                 id="catalogue-other-script",
@@ -52,46 +52,48 @@ def catalogue_other_script(circumstances: Circumstances) -> Iterator[Advice]:
             )
 
 
-def guide_label_disputed(circumstances: Circumstances) -> Iterator[Advice]:
+def guide_label_disputed(context: WarningContext) -> Iterator[Advice]:
     """Say where the guide's label, the user's and the evidence differ (C8, C25, C28)."""
-    for known, traits in circumstances.members:
-        yield from _disputed(known, traits, axis="morphology", evidence_of=_morphology_evidence)
-        yield from _disputed(known, traits, axis="resource_level", evidence_of=_resource_evidence)
+    for language, traits in context.members:
+        yield from _disputed(language, traits, axis="morphology", evidence_of=_morphology_evidence)
+        yield from _disputed(
+            language, traits, axis="resource_level", evidence_of=_resource_evidence
+        )
 
 
-def _morphology_evidence(known: Known) -> tuple[str, str] | None:
+def _morphology_evidence(language: LanguageEvidence) -> tuple[str, str] | None:
     """Return (class, detail) of the evidence on morphology."""
-    trait = measured_morphology(known) or evidence_morphology(known)
+    trait = measured_morphology(language) or evidence_morphology(language)
     return None if trait is None else (str(trait.value), trait.detail)
 
 
-def _resource_evidence(known: Known) -> tuple[str, str] | None:
+def _resource_evidence(language: LanguageEvidence) -> tuple[str, str] | None:
     """Return (class, detail) of the evidence on the resource level; class 3 is in between."""
-    trait = evidence_resource_level(known)
+    trait = evidence_resource_level(language)
     if trait is not None:
         return str(trait.value), trait.detail
-    joshi = known.found.row.evidence.facts.joshi if known.found.row else None
+    joshi = language.found.row.evidence.facts.joshi if language.found.row else None
     return None if joshi is None else ("neither Low nor High", f"resource class {joshi} of 0-5")
 
 
 def _disputed(
-    known: Known,
+    language: LanguageEvidence,
     traits: TraitSet,
     *,
     axis: str,
-    evidence_of: Callable[[Known], tuple[str, str] | None],
+    evidence_of: Callable[[LanguageEvidence], tuple[str, str] | None],
 ) -> Iterator[Advice]:
-    label = getattr(known.labels, axis)
+    label = getattr(language.labels, axis)
     if label is None:
         return
-    said = _dispute(traits.get(axis), label=label, evidence=evidence_of(known))
+    said = _dispute(traits.get(axis), label=label, evidence=evidence_of(language))
     if said is not None:
         yield Advice(
             id="guide-label-disputed",
             parameter=AXIS_NAMES[axis],
             severity=Severity.INFO,
-            message=f"{AXIS_NAMES[axis]} of {known.found.tag} is {said}.",
-            reference=", ".join(known.labels.ids),
+            message=f"{AXIS_NAMES[axis]} of {language.found.tag} is {said}.",
+            reference=", ".join(language.labels.ids),
         )
 
 
@@ -112,37 +114,37 @@ def _dispute(
     return f"{found} by the evidence ({detail}) and counts; the guide's label is {label}"
 
 
-def density_measured_differs(circumstances: Circumstances) -> Iterator[Advice]:
+def density_measured_differs(context: WarningContext) -> Iterator[Advice]:
     """Say where a label and the counted characters a token differ (C12, C13)."""
-    for known, traits in circumstances.members:
+    for language, traits in context.members:
         trait = traits.get("token_density")
-        said = None if trait is None else _density_dispute(trait, known=known)
+        said = None if trait is None else _density_dispute(trait, language=language)
         if said is not None:
             yield Advice(
                 id="density-measured-differs",
                 parameter="tokenDensity",
                 severity=Severity.INFO,
-                message=f"tokenDensity of {known.found.tag} is {said}.",
+                message=f"tokenDensity of {language.found.tag} is {said}.",
                 reference="characters a token below 2.0 are Dense",
             )
 
 
-def _density_dispute(trait: Trait, *, known: Known) -> str | None:
+def _density_dispute(trait: Trait, *, language: LanguageEvidence) -> str | None:
     """Return what counts and what disagrees with it; None where nothing does."""
     if trait.source in COUNTED:
-        label = known.labels.token_density
+        label = language.labels.token_density
         if label is None or label is trait.value:
             return None
         return f"{trait.value} ({trait.detail}) and counts; the guide's label is {label}"
-    counted = _counted_density(known)
+    counted = _counted_density(language)
     if trait.source not in LABELS or counted is None:
         return None
     chars, whose = counted
-    if density_of(chars) is trait.value:
+    if classify_density(chars) is trait.value:
         return None
     return (
         f"{trait.value} ({trait.source.lower()}) and counts; {whose} {chars:.2f} characters a token, "
-        f"which is {density_of(chars)}"
+        f"which is {classify_density(chars)}"
     )
 
 
@@ -150,26 +152,26 @@ COUNTED = (TraitSource.MEASURED, TraitSource.EVIDENCE)
 LABELS = (TraitSource.GUIDE, TraitSource.DECLARED)
 
 
-def _counted_density(known: Known) -> tuple[float, str] | None:
+def _counted_density(language: LanguageEvidence) -> tuple[float, str] | None:
     """Return characters a token and who counted them: the job's text, else the catalogue."""
-    if known.measured.chars_per_token is not None:
-        return known.measured.chars_per_token, "your text has"
-    row = known.found.row
-    chars = row.evidence.tokens.get(known.family) if row else None
+    if language.measured.chars_per_token is not None:
+        return language.measured.chars_per_token, "your text has"
+    row = language.found.row
+    chars = row.evidence.tokens.get(language.family) if row else None
     if chars is None or chars[0] == measurement.DENSE_BELOW:
         return None
-    return chars[0], f"parallel text under {known.family}'s tokenizer has"
+    return chars[0], f"parallel text under {language.family}'s tokenizer has"
 
 
-def script_mismatch(circumstances: Circumstances) -> Iterator[Advice]:
+def script_mismatch(context: WarningContext) -> Iterator[Advice]:
     """Say that the text is not written in the tag's script."""
-    for known, _ in circumstances.members:
-        share, script = known.measured.script_share, known.found.script
+    for language, _ in context.members:
+        share, script = language.measured.script_share, language.found.script
         if share is not None and script and share < SCRIPT_SHARE:
             yield Advice(
                 id="script-mismatch",
                 parameter="tag",
                 severity=Severity.WARN,
-                message=f"Only {share:.0%} of the letters of {known.found.tag} are in script {script}: "
+                message=f"Only {share:.0%} of the letters of {language.found.tag} are in script {script}: "
                 "check the tag (hi-Latn is romanised Hindi) and the dataset.",
             )

@@ -19,7 +19,7 @@ from finetune_resolver.steps import (
     number,
 )
 from finetune_resolver.traits.predicates import is_constrained
-from finetune_resolver.warnings.context import Circumstances
+from finetune_resolver.warnings.context import WarningContext
 
 LORA_RATE_RANGE = (5e-5, 3e-4)
 """Learning rates of the published multilingual LoRA projects (evidence: Bactrian-X 3e-4, TML's
@@ -33,51 +33,51 @@ USUAL_STEPS = (1000, 5000)
 """Steps that the guide names beside epochs (G-HT-11)."""
 
 
-def truncation_high(circumstances: Circumstances) -> Iterator[Advice]:
+def truncation_high(context: WarningContext) -> Iterator[Advice]:
     """Say that more than one example in a hundred is cut (C11); packed text goes on in the next block."""
-    if circumstances.values["packing"]:
+    if context.values["packing"]:
         return
-    length = count(circumstances.values, "max_seq_length")
-    for known, _ in circumstances.members:
-        p99 = known.measured.p99_tokens
+    length = count(context.values, "max_seq_length")
+    for language, _ in context.members:
+        p99 = language.measured.p99_tokens
         if p99 is not None and p99 > length:
-            remedy = _remedy_of_cutting(circumstances, length=length)
-            share = dict(known.measured.truncated_shares).get(length)
+            remedy = _build_cutting_remedy(context, length=length)
+            share = dict(language.measured.truncated_shares).get(length)
             how_many = f"{share:.1%}" if share is not None else f"More than {TRUNCATION_SHARE:.0%}"
             yield Advice(
                 id="truncation-high",
                 parameter="max_seq_length",
                 severity=Severity.WARN,
-                message=f"{how_many} of the examples of {known.found.tag} exceed "
+                message=f"{how_many} of the examples of {language.found.tag} exceed "
                 f"{length:,} tokens (the 99th percentile is {p99:,}): {remedy}.",
             )
 
 
-def _remedy_of_cutting(circumstances: Circumstances, *, length: int) -> str:
+def _build_cutting_remedy(context: WarningContext, *, length: int) -> str:
     """Return what keeps text from being cut: nothing that the model or the GPU cannot take."""
-    context = circumstances.facts.context
-    if context is not None and length >= context:
-        return f"the model reads {context:,} and no more, so shorten or split them"
-    if _is_tight(circumstances):
+    model_context = context.facts.context
+    if model_context is not None and length >= model_context:
+        return f"the model reads {model_context:,} and no more, so shorten or split them"
+    if _is_tight(context):
         return "the GPU hardly holds this length, so shorten or split them, or take a larger GPU"
     return "raise parameters.maxSeqLength or shorten the examples"
 
 
-def _is_cut(circumstances: Circumstances) -> bool:
+def _is_cut(context: WarningContext) -> bool:
     """Whether more than one example in a hundred is cut."""
-    length = count(circumstances.values, "max_seq_length")
-    lengths = [known.measured.p99_tokens for known, _ in circumstances.members]
-    packed = circumstances.values["packing"]
+    length = count(context.values, "max_seq_length")
+    lengths = [language.measured.p99_tokens for language, _ in context.members]
+    packed = context.values["packing"]
     return not packed and any(p99 is not None and p99 > length for p99 in lengths)
 
 
-def lr_below_lora_range(circumstances: Circumstances) -> Iterator[Advice]:
+def lr_below_lora_range(context: WarningContext) -> Iterator[Advice]:
     """Say that the rate hardly moves an adapter (C15)."""
-    rate = number(circumstances.values, "learning_rate")
+    rate = number(context.values, "learning_rate")
     low, high = LORA_RATE_RANGE
-    if _is_slow(circumstances):
+    if _is_slow(context):
         # Whoever acts on this one alone would multiply the rate by the scale that `alpha_ratio_high` tells of.
-        scaled = _scale(circumstances.values) > HIGH_ALPHA_RATIO
+        scaled = _scale(context.values) > HIGH_ALPHA_RATIO
         beside = ", and lower parameters.lora.alpha with it" if scaled else ""
         yield Advice(
             id="lr-below-lora-range",
@@ -91,21 +91,21 @@ def lr_below_lora_range(circumstances: Circumstances) -> Iterator[Advice]:
         )
 
 
-def _is_slow(circumstances: Circumstances) -> bool:
+def _is_slow(context: WarningContext) -> bool:
     """Whether an adapter is trained below the usual rates."""
-    rate = number(circumstances.values, "learning_rate")
-    return rate < LORA_RATE_RANGE[0] and circumstances.method is not Method.FULL
+    rate = number(context.values, "learning_rate")
+    return rate < LORA_RATE_RANGE[0] and context.method is not Method.FULL
 
 
-def alpha_ratio_high(circumstances: Circumstances) -> Iterator[Advice]:
+def alpha_ratio_high(context: WarningContext) -> Iterator[Advice]:
     """Say that the scale multiplies the learning rate (C3)."""
-    values = circumstances.values
+    values = context.values
     alpha, rank, scale = count(values, "lora_alpha"), count(values, "r"), _scale(values)
     if scale > HIGH_ALPHA_RATIO:
         root = values["use_rslora"]
         what, quotient = ("sqrt(r)", f"sqrt({rank})") if root else ("r", f"{rank}")
         beside = ""
-        if _is_slow(circumstances):
+        if _is_slow(context):
             beside = " Here it makes up for a part of the low learning_rate: lower it only with a higher rate."
         yield Advice(
             id="alpha-ratio-high",
@@ -123,9 +123,9 @@ def _scale(values: Values) -> float:
     return alpha / (math.sqrt(rank) if values["use_rslora"] else rank)
 
 
-def attention_only_targets(circumstances: Circumstances) -> Iterator[Advice]:
+def attention_only_targets(context: WarningContext) -> Iterator[Advice]:
     """Say that the feed-forward layers stay as they are."""
-    modules = circumstances.values["target_modules"]
+    modules = context.values["target_modules"]
     if isinstance(modules, list) and MLP_MODULES.isdisjoint(map(str, modules)):
         yield Advice(
             id="attention-only-targets",
@@ -137,12 +137,12 @@ def attention_only_targets(circumstances: Circumstances) -> Iterator[Advice]:
         )
 
 
-def rank_capacity_exceeded(circumstances: Circumstances) -> Iterator[Advice]:
+def rank_capacity_exceeded(context: WarningContext) -> Iterator[Advice]:
     """Say that no usual rank has as many weights as there are tokens to learn from."""
-    facts, largest = circumstances.facts, RANKS[-1]
-    if facts.shape is None or facts.tokens is None or circumstances.method is Method.FULL:
+    facts, largest = context.facts, RANKS[-1]
+    if facts.shape is None or facts.tokens is None or context.method is Method.FULL:
         return
-    weights = capacity(facts.shape, rank=largest, values=circumstances.values)
+    weights = capacity(facts.shape, rank=largest, values=context.values)
     if weights < facts.tokens:
         yield Advice(
             id="rank-capacity-exceeded",
@@ -154,17 +154,17 @@ def rank_capacity_exceeded(circumstances: Circumstances) -> Iterator[Advice]:
         )
 
 
-def insufficient_gpu_memory(circumstances: Circumstances) -> Iterator[Advice]:
+def insufficient_gpu_memory(context: WarningContext) -> Iterator[Advice]:
     """Say that one sequence fits by the estimate and not by the upper end of its band."""
-    memory, gpu = circumstances.memory, circumstances.facts.gpu_memory_bytes
-    if memory is None or gpu is None or not _is_tight(circumstances):
+    memory, gpu = context.memory, context.facts.gpu_memory_bytes
+    if memory is None or gpu is None or not _is_tight(context):
         return
-    length = count(circumstances.values, "max_seq_length")
+    length = count(context.values, "max_seq_length")
     remedies = ["take a larger GPU"]
-    if circumstances.method in LEANER:
-        remedies.insert(0, f"set method to {LEANER[circumstances.method]}")
+    if context.method in LEANER:
+        remedies.insert(0, f"set method to {LEANER[context.method]}")
     # A shorter length would cut more of the text, which `truncation_high` complains of already.
-    if not _is_cut(circumstances):
+    if not _is_cut(context):
         remedies.insert(0, "lower parameters.maxSeqLength")
     yield Advice(
         id="insufficient-gpu-memory",
@@ -181,9 +181,9 @@ LEANER = {Method.FULL: "LoRA or QLoRA", Method.LORA: "QLoRA"}
 """Method to what needs less memory."""
 
 
-def _is_tight(circumstances: Circumstances) -> bool:
+def _is_tight(context: WarningContext) -> bool:
     """Whether one sequence may exceed the GPU by the upper end of the estimate's band."""
-    memory, gpu = circumstances.memory, circumstances.facts.gpu_memory_bytes
+    memory, gpu = context.memory, context.facts.gpu_memory_bytes
     return memory is not None and gpu is not None and memory.high_bytes > gpu
 
 
@@ -193,27 +193,27 @@ def _either(remedies: list[str]) -> str:
     return said[:1].upper() + said[1:]
 
 
-def effective_batch_mismatch(circumstances: Circumstances) -> Iterator[Advice]:
+def effective_batch_mismatch(context: WarningContext) -> Iterator[Advice]:
     """Say that an optimizer step is not the nominal batch of sequences (C4)."""
-    values, world = circumstances.values, circumstances.world
+    values, world = context.values, context.world
     nominal = count(values, "batch_size")
     effective = effective_batch(values, world=world)
     # The guide's batch_size is a micro-batch, which is accumulated beyond itself where memory is ample.
-    is_step = circumstances.policy is Policy.EVIDENCE or is_constrained(circumstances.axes)
+    is_step = context.policy is Policy.EVIDENCE or is_constrained(context.axes)
     if not is_step or effective == nominal:
         return
-    by_guide = circumstances.policy is Policy.GUIDE
+    by_guide = context.policy is Policy.GUIDE
     yield Advice(
         id="effective-batch-mismatch",
         parameter="gradient_accumulation_steps",
         severity=Severity.WARN,
         message=f"An optimizer step is {effective} sequences, while batch_size is {nominal}: "
-        f"{_remedy_of_batch(values, nominal=nominal, world=world)}.",
+        f"{_build_batch_remedy(values, nominal=nominal, world=world)}.",
         reference="G-HT-2, G-HT-12, G-HT-13" if by_guide else "arithmetic",
     )
 
 
-def _remedy_of_batch(values: Values, *, nominal: int, world: int) -> str:
+def _build_batch_remedy(values: Values, *, nominal: int, world: int) -> str:
     """Return what makes an optimizer step the nominal batch."""
     together = count(values, "per_device_train_batch_size") * world
     if nominal % together == 0:
@@ -225,9 +225,9 @@ def _remedy_of_batch(values: Values, *, nominal: int, world: int) -> str:
     )
 
 
-def best_model_not_kept(circumstances: Circumstances) -> Iterator[Advice]:
+def best_model_not_kept(context: WarningContext) -> Iterator[Advice]:
     """Say that the last adapter is published, where the best one cannot be told (C19)."""
-    values = circumstances.values
+    values = context.values
     evaluated, saved = values["evaluation_strategy"], values["save_strategy"]
     if saved == "best" or evaluated == "no" or _same_cadence(values):
         return
@@ -251,10 +251,10 @@ def _same_cadence(values: Values) -> bool:
     return evaluated is not None and count(values, "save_steps") % count(values, "eval_steps") == 0
 
 
-def early_stopping_inert(circumstances: Circumstances) -> Iterator[Advice]:
+def early_stopping_inert(context: WarningContext) -> Iterator[Advice]:
     """Say that training ends before early stopping could act."""
-    patience = count(circumstances.values, "early_stopping_patience")
-    reason = _inert_reason(circumstances, patience=patience) if patience > 0 else ""
+    patience = count(context.values, "early_stopping_patience")
+    reason = _inert_reason(context, patience=patience) if patience > 0 else ""
     if reason:
         yield Advice(
             id="early-stopping-inert",
@@ -265,14 +265,12 @@ def early_stopping_inert(circumstances: Circumstances) -> Iterator[Advice]:
         )
 
 
-def _inert_reason(circumstances: Circumstances, *, patience: int) -> str:
+def _inert_reason(context: WarningContext, *, patience: int) -> str:
     """Return why early stopping cannot act and what would help, or nothing where it can or is unknown."""
-    values, strategy = circumstances.values, circumstances.values["evaluation_strategy"]
+    values, strategy = context.values, context.values["evaluation_strategy"]
     if strategy == "no":
         return "the held-out part is never evaluated; set parameters.evalStrategy to Steps or Epoch"
-    total = estimate_total_steps(
-        values, world=circumstances.world, examples=circumstances.facts.examples
-    )
+    total = estimate_total_steps(values, world=context.world, examples=context.facts.examples)
     if strategy == "epoch":
         epochs = number(values, "num_train_epochs")
         by_epochs = count(values, "max_steps") <= 0 and epochs < patience + 1
@@ -301,11 +299,11 @@ def _too_few_steps(total: int, *, every: int, patience: int) -> str:
     return f"{said}; set parameters.evalSteps to {at_most} to let it act"
 
 
-def max_steps_unusual(circumstances: Circumstances) -> Iterator[Advice]:
+def max_steps_unusual(context: WarningContext) -> Iterator[Advice]:
     """Say that the steps lie outside the guide's range (C20)."""
-    steps = count(circumstances.values, "max_steps")
+    steps = count(context.values, "max_steps")
     low, high = USUAL_STEPS
-    if "max_steps" in circumstances.overrides and not low <= steps <= high:
+    if "max_steps" in context.overrides and not low <= steps <= high:
         yield Advice(
             id="max-steps-unusual",
             parameter="max_steps",

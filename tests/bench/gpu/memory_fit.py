@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.resource import Method, Optimizer
-from finetune_resolver.memory.estimate import FIXED_BYTES, Engine, Workload, estimate_memory
+from finetune_resolver.memory.estimate import FIXED_BYTES, TrainingEngine, Workload, estimate_memory
 from finetune_resolver.memory.model_shape import shape_from_config
 from tests.bench.gpu.shapes import SHAPES
 from tests.bench.gpu.suite import TARGET_NAMES
@@ -56,7 +56,7 @@ def predict(told: dict[str, Any]) -> float:
         method=Method(told["method"]),
         rank=told["rank"],
         modules=tuple(told["targets"]),
-        engine=Engine.FUSED if fused else Engine.UNSLOTH,
+        engine=TrainingEngine.FUSED if fused else TrainingEngine.UNSLOTH,
         optimizer=Optimizer.ADAMW,
         dropout=told["dropout"] > 0,
         offloads_inputs=told["layers_kept"] == 0 and not fused,
@@ -64,7 +64,7 @@ def predict(told: dict[str, Any]) -> float:
     estimate = estimate_memory(
         shape_from_config(config),
         workload,
-        tokens_per_launch=told["tokens"],
+        tokens_per_micro_batch=told["tokens"],
         layers_kept=told["layers_kept"],
     )
     return estimate.total_bytes - min(CONTEXT_BYTES, FIXED_BYTES)

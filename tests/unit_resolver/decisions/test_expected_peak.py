@@ -10,7 +10,7 @@ import yaml
 from finetune_api.resource import LanguageFinetuneSpec, Method, Optimizer
 from finetune_resolver import LanguageMeasurement, Measurements, resolve
 from finetune_resolver.decisions import expected_peak as ours
-from finetune_resolver.memory.estimate import FIXED_BYTES, Engine, Workload, estimate_memory
+from finetune_resolver.memory.estimate import FIXED_BYTES, TrainingEngine, Workload, estimate_memory
 from finetune_resolver.memory.model_shape import shape_from_config
 
 pytest.importorskip("torch")
@@ -26,7 +26,7 @@ SHAPES = {
 ALL_RANKS = 256
 """Padded columns of rank 16 on all modules."""
 GB = 10**9
-FUSED = Workload(method=Method.LORA, engine=Engine.FUSED, optimizer=Optimizer.ADAMW)
+FUSED = Workload(method=Method.LORA, engine=TrainingEngine.FUSED, optimizer=Optimizer.ADAMW)
 TEXT = LanguageMeasurement(
     examples=10_000, tokens=3_000_000, p95_tokens=800, p99_tokens=1_500, max_tokens=4_000
 )
@@ -34,7 +34,7 @@ TEXT = LanguageMeasurement(
 
 def choose(shape, *, gpu_bytes: int, step: ours.LargestStep) -> theirs.Launching:
     """Return the trainer's choice on a GPU that holds nothing but the loaded model."""
-    loaded = estimate_memory(shape, FUSED, tokens_per_launch=0)
+    loaded = estimate_memory(shape, FUSED, tokens_per_micro_batch=0)
     trainable = shape.lora_parameters(rank=16, modules=FUSED.modules)
     used = loaded.weights_bytes + 4 * trainable
     widths = theirs.Widths(
@@ -83,7 +83,7 @@ def test_both_have_the_same_limits():
 def test_both_choose_the_same_launch_and_the_same_peak(name, gpu_gb, step):
     shape = SHAPES[name]
     chosen = choose(shape, gpu_bytes=gpu_gb * GB, step=step)
-    expected: Any = ours.estimate_launch(
+    expected: Any = ours.estimate_micro_batch(
         shape, FUSED, step=step, gpu_memory_bytes=gpu_gb * GB, can_recompute=True
     )
     assert (expected.tokens, expected.layers_kept) == (
@@ -122,7 +122,7 @@ def expect(*, model: str = "llama-3.1-8b", text=TEXT, **resources) -> Any:
         }
     )
     measured = Measurements(languages=(text,), shape=SHAPES[model])
-    return ours.estimate_expected_launch(
+    return ours.estimate_expected_micro_batch(
         spec, resolution=resolve(spec, measured=measured), measured=measured
     )
 

@@ -13,7 +13,7 @@ from finetune_resolver.errors import UnsupportedModelError
 from finetune_resolver.memory.estimate import (
     GB,
     MEMORY_CEILING,
-    Engine,
+    TrainingEngine,
     Workload,
     estimate_largest_batch,
     estimate_memory,
@@ -44,7 +44,7 @@ workloads = st.builds(
     method=st.sampled_from([Method.LORA, Method.QLORA]),
     rank=st.sampled_from([8, 16, 32, 64]),
     modules=st.sampled_from([("AllLinear",), ("q_proj", "v_proj")]),
-    engine=st.sampled_from(Engine),
+    engine=st.sampled_from(TrainingEngine),
     optimizer=st.sampled_from(Optimizer),
     dropout=st.booleans(),
     offloads_inputs=st.booleans(),
@@ -77,7 +77,7 @@ def classify(workload: Workload, *, batch: int, length: int, gpu_gb: int) -> Gpu
 
 def test_the_components_add_up_to_the_total() -> None:
     estimate = estimate_memory(
-        LLAMA_8B, replace(QLORA, engine=Engine.HUGGING_FACE), tokens_per_launch=2048
+        LLAMA_8B, replace(QLORA, engine=TrainingEngine.HUGGING_FACE), tokens_per_micro_batch=2048
     )
     assert estimate.total_bytes == (
         estimate.weights_bytes
@@ -89,70 +89,78 @@ def test_the_components_add_up_to_the_total() -> None:
 
 
 def test_16_bit_weights_are_two_bytes_each() -> None:
-    assert estimate_memory(LLAMA_8B, LORA, tokens_per_launch=1).weights_bytes == 2 * 8_030_261_248
+    assert (
+        estimate_memory(LLAMA_8B, LORA, tokens_per_micro_batch=1).weights_bytes == 2 * 8_030_261_248
+    )
 
 
 @pytest.mark.parametrize(
-    ("engine", "gb"), [(Engine.UNSLOTH, 5.70), (Engine.HUGGING_FACE, 7.81)], ids=str
+    ("engine", "gb"), [(TrainingEngine.UNSLOTH, 5.70), (TrainingEngine.HUGGING_FACE, 7.81)], ids=str
 )
 def test_4_bit_weights_leave_embeddings_in_16_bits_or_with_plain_peft_in_32(
-    engine: Engine, gb: float
+    engine: TrainingEngine, gb: float
 ) -> None:
-    estimate = estimate_memory(LLAMA_8B, replace(QLORA, engine=engine), tokens_per_launch=1)
+    estimate = estimate_memory(LLAMA_8B, replace(QLORA, engine=engine), tokens_per_micro_batch=1)
     assert estimate.weights_bytes / GB == pytest.approx(gb, abs=0.01)
 
 
 def test_c30_a_rank_of_32_on_all_linear_layers_of_an_8b_costs_0_84_gb() -> None:
-    estimate = estimate_memory(LLAMA_8B, QLORA, tokens_per_launch=1)
+    estimate = estimate_memory(LLAMA_8B, QLORA, tokens_per_micro_batch=1)
     assert estimate.adapter_bytes == 10 * 83_886_080
 
 
 def test_32_bit_moments_cost_6_bytes_more_for_each_trained_weight() -> None:
-    wide = estimate_memory(LLAMA_8B, replace(QLORA, optimizer=Optimizer.ADAMW), tokens_per_launch=1)
+    wide = estimate_memory(
+        LLAMA_8B, replace(QLORA, optimizer=Optimizer.ADAMW), tokens_per_micro_batch=1
+    )
     assert wide.adapter_bytes == 16 * 83_886_080
 
 
 def test_all_linear_instead_of_q_and_v_costs_0_18_gb_at_rank_8() -> None:
-    every = estimate_memory(LLAMA_8B, replace(QLORA, rank=8), tokens_per_launch=1)
+    every = estimate_memory(LLAMA_8B, replace(QLORA, rank=8), tokens_per_micro_batch=1)
     narrow = estimate_memory(
-        LLAMA_8B, replace(QLORA, rank=8, modules=("q_proj", "v_proj")), tokens_per_launch=1
+        LLAMA_8B, replace(QLORA, rank=8, modules=("q_proj", "v_proj")), tokens_per_micro_batch=1
     )
     assert (every.adapter_bytes - narrow.adapter_bytes) / GB == pytest.approx(0.18, abs=0.005)
 
 
 def test_full_fine_tuning_trains_every_weight() -> None:
-    estimate = estimate_memory(LLAMA_8B, FULL, tokens_per_launch=1)
+    estimate = estimate_memory(LLAMA_8B, FULL, tokens_per_micro_batch=1)
     assert estimate.adapter_bytes == 10 * 8_030_261_248
 
 
 def test_only_an_engine_without_fused_loss_holds_logits() -> None:
-    assert estimate_memory(LLAMA_8B, LORA, tokens_per_launch=2048).logits_bytes == 0
+    assert estimate_memory(LLAMA_8B, LORA, tokens_per_micro_batch=2048).logits_bytes == 0
 
 
 def test_dropout_costs_nothing_while_layers_are_recomputed() -> None:
-    plain = estimate_memory(LLAMA_8B, LORA, tokens_per_launch=2048)
-    assert estimate_memory(LLAMA_8B, replace(LORA, dropout=True), tokens_per_launch=2048) == plain
+    plain = estimate_memory(LLAMA_8B, LORA, tokens_per_micro_batch=2048)
+    assert (
+        estimate_memory(LLAMA_8B, replace(LORA, dropout=True), tokens_per_micro_batch=2048) == plain
+    )
 
 
 def test_full_fine_tuning_has_no_lora_dropout_and_no_unadapted_blocks() -> None:
-    plain = estimate_memory(LLAMA_8B, FULL, tokens_per_launch=2048, layers_kept=32)
+    plain = estimate_memory(LLAMA_8B, FULL, tokens_per_micro_batch=2048, layers_kept=32)
     odd = replace(FULL, dropout=True, modules=("q_proj",))
-    assert estimate_memory(LLAMA_8B, odd, tokens_per_launch=2048, layers_kept=32) == plain
+    assert estimate_memory(LLAMA_8B, odd, tokens_per_micro_batch=2048, layers_kept=32) == plain
 
 
 def test_an_adapter_on_modules_that_the_model_lacks_has_no_estimate() -> None:
     workload = replace(LORA, modules=("c_attn",))
     with pytest.raises(UnsupportedModelError, match="names c_attn, which a model of type"):
-        estimate_memory(LLAMA_8B, workload, tokens_per_launch=2048)
+        estimate_memory(LLAMA_8B, workload, tokens_per_micro_batch=2048)
 
 
 @pytest.mark.parametrize(("batch", "length", "gib"), [(16, 8192, 32), (8, 2048, 4), (1, 2048, 0.5)])
 def test_offloaded_inputs_take_host_memory(batch: int, length: int, gib: float) -> None:
-    assert estimate_offloaded_bytes(LLAMA_8B, tokens_per_launch=batch * length) == gib * (1 << 30)
+    assert estimate_offloaded_bytes(LLAMA_8B, tokens_per_micro_batch=batch * length) == gib * (
+        1 << 30
+    )
 
 
 def test_layers_that_are_kept_offload_nothing() -> None:
-    assert estimate_offloaded_bytes(LLAMA_8B, tokens_per_launch=2048, layers_kept=32) == 0
+    assert estimate_offloaded_bytes(LLAMA_8B, tokens_per_micro_batch=2048, layers_kept=32) == 0
 
 
 # --- Batch and the guide's gpuMemory axis -------------------------------------------------------
@@ -165,11 +173,11 @@ def test_the_largest_batch_fits_and_one_more_does_not(
     batch = estimate_largest_batch(
         LLAMA_8B, workload, max_seq_length=length, gpu_memory_bytes=memory
     )
-    more = estimate_memory(LLAMA_8B, workload, tokens_per_launch=(batch + 1) * length)
+    more = estimate_memory(LLAMA_8B, workload, tokens_per_micro_batch=(batch + 1) * length)
     # One byte a component is rounding.
     assert more.total_bytes + 5 > MEMORY_CEILING * memory
     if batch:
-        fitting = estimate_memory(LLAMA_8B, workload, tokens_per_launch=batch * length)
+        fitting = estimate_memory(LLAMA_8B, workload, tokens_per_micro_batch=batch * length)
         assert fitting.total_bytes - 5 <= MEMORY_CEILING * memory
 
 
@@ -194,7 +202,9 @@ def test_a_nominal_batch_that_fits_is_ample() -> None:
 
 
 def test_a_nominal_batch_that_does_not_fit_is_constrained() -> None:
-    decision = classify(replace(QLORA, engine=Engine.HUGGING_FACE), batch=8, length=8192, gpu_gb=40)
+    decision = classify(
+        replace(QLORA, engine=TrainingEngine.HUGGING_FACE), batch=8, length=8192, gpu_gb=40
+    )
     assert (decision.value, decision.largest_batch) == (GpuMemoryClass.CONSTRAINED, 1)
     assert decision.message == (
         "Constrained: the largest launch with QLoRA is 1 x 8,192 tokens in 36.0 GB (90% of the GPU's "
@@ -211,7 +221,9 @@ def test_constrained_begins_where_the_nominal_batch_exceeds_the_largest(
 
 def test_the_guides_hindi_micro_batch_of_1_is_for_plain_peft_and_needless_with_unsloth() -> None:
     hindi = Workload(method=Method.QLORA, rank=8, modules=("q_proj", "k_proj", "v_proj", "o_proj"))
-    plain = classify(replace(hindi, engine=Engine.HUGGING_FACE), batch=8, length=2048, gpu_gb=24)
+    plain = classify(
+        replace(hindi, engine=TrainingEngine.HUGGING_FACE), batch=8, length=2048, gpu_gb=24
+    )
     unsloth = classify(hindi, batch=8, length=2048, gpu_gb=16)
     assert (plain.value, unsloth.value) == (GpuMemoryClass.CONSTRAINED, GpuMemoryClass.AMPLE)
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from finetune_api.resource import Method, Optimizer
-from finetune_resolver.memory.estimate import Engine, Workload, estimate_memory
+from finetune_resolver.memory.estimate import TrainingEngine, Workload, estimate_memory
 from finetune_resolver.memory.model_shape import ModelShape, shape_from_config
 
 pytest.importorskip("torch")
@@ -54,7 +54,7 @@ def test_both_count_the_same_bytes_in_the_fused_stack(
         rank=rank,
         modules=modules,
         optimizer=Optimizer.ADAMW,
-        engine=Engine.FUSED,
+        engine=TrainingEngine.FUSED,
     )
     trainable = shape.lora_parameters(rank=rank, modules=modules)
     cost = estimate_fused_cost(
@@ -65,7 +65,9 @@ def test_both_count_the_same_bytes_in_the_fused_stack(
         output_norms=shape.output_norms,
     )
     for layers_kept in (shape.layers, shape.layers // 2, 0):
-        ours = estimate_memory(shape, workload, tokens_per_launch=8192, layers_kept=layers_kept)
+        ours = estimate_memory(
+            shape, workload, tokens_per_micro_batch=8192, layers_kept=layers_kept
+        )
         theirs = cost.estimate(tokens=8192, layers_kept=layers_kept, layers=shape.layers)
         # The trainer counts what is allocated after the loading, which brings the adapter's weights.
         counted = ours.activations_bytes + ours.logits_bytes + ours.adapter_bytes
@@ -77,9 +79,9 @@ def test_the_stacked_matrices_of_an_8b_take_a_quarter_of_a_gibibyte_more() -> No
         estimate_memory(
             SHAPES["llama-3.1-8b"],
             Workload(method=Method.LORA, engine=engine),
-            tokens_per_launch=0,
+            tokens_per_micro_batch=0,
         ).weights_bytes
-        for engine in (Engine.UNSLOTH, Engine.FUSED)
+        for engine in (TrainingEngine.UNSLOTH, TrainingEngine.FUSED)
     )
     assert (fused - plain) / 2**30 == pytest.approx(0.27, abs=0.01)
 
@@ -88,8 +90,8 @@ def test_dropout_costs_the_fused_stack_nothing() -> None:
     with_it, without = (
         estimate_memory(
             SHAPES["llama-3.1-8b"],
-            Workload(method=Method.LORA, engine=Engine.FUSED, dropout=dropout),
-            tokens_per_launch=8192,
+            Workload(method=Method.LORA, engine=TrainingEngine.FUSED, dropout=dropout),
+            tokens_per_micro_batch=8192,
             layers_kept=32,
         )
         for dropout in (True, False)
@@ -99,9 +101,9 @@ def test_dropout_costs_the_fused_stack_nothing() -> None:
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
 def test_every_known_model_can_be_counted(name: str) -> None:
-    workload = Workload(method=Method.QLORA, engine=Engine.FUSED)
-    estimate = estimate_memory(SHAPES[name], workload, tokens_per_launch=8192, layers_kept=1)
+    workload = Workload(method=Method.QLORA, engine=TrainingEngine.FUSED)
+    estimate = estimate_memory(SHAPES[name], workload, tokens_per_micro_batch=8192, layers_kept=1)
     plain = estimate_memory(
-        SHAPES[name], Workload(method=Method.QLORA), tokens_per_launch=8192, layers_kept=1
+        SHAPES[name], Workload(method=Method.QLORA), tokens_per_micro_batch=8192, layers_kept=1
     )
     assert estimate.weights_bytes > plain.weights_bytes

@@ -13,7 +13,7 @@ import yaml
 from finetune_api.resource import Method, Optimizer
 from finetune_resolver.memory.estimate import (
     GB,
-    Engine,
+    TrainingEngine,
     Workload,
     estimate_largest_batch,
     estimate_memory,
@@ -28,7 +28,7 @@ SHAPES = {
     ).items()
 }
 QLORA32 = Workload(method=Method.QLORA, rank=32)
-QLORA32_HF = replace(QLORA32, engine=Engine.HUGGING_FACE)
+QLORA32_HF = replace(QLORA32, engine=TrainingEngine.HUGGING_FACE)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 FITTED = [
@@ -61,24 +61,26 @@ LLAMA2_UNSLOTH_2024_GB = (5, 6, 7, 8, 10, 16, 25, 37)
 """Llama-2-7B, QLoRA r 8 on all modules, one sequence of each length."""
 
 LLAMA2_BATCH_OF_4 = [
-    (Method.LORA, Engine.HUGGING_FACE, 17, 8.5),
-    (Method.LORA, Engine.UNSLOTH, 16, -0.9),
-    (Method.QLORA, Engine.HUGGING_FACE, 9, 4.1),
-    (Method.QLORA, Engine.UNSLOTH, 7, -10.8),
+    (Method.LORA, TrainingEngine.HUGGING_FACE, 17, 8.5),
+    (Method.LORA, TrainingEngine.UNSLOTH, 16, -0.9),
+    (Method.QLORA, TrainingEngine.HUGGING_FACE, 9, 4.1),
+    (Method.QLORA, TrainingEngine.UNSLOTH, 7, -10.8),
 ]
 """Llama-2-7B, r 8 on all modules, 4 sequences of 1,024 tokens: GB, error in percent."""
 
 
 def error_percent(model: str, workload: Workload, *, tokens: int, published_gb: float) -> float:
-    estimate = estimate_memory(SHAPES[model], workload, tokens_per_launch=tokens)
+    estimate = estimate_memory(SHAPES[model], workload, tokens_per_micro_batch=tokens)
     return 100 * (estimate.total_bytes / GB / published_gb - 1)
 
 
-def llama2_error(method: Method, engine: Engine, *, tokens: int, published_gb: float) -> float:
+def llama2_error(
+    method: Method, engine: TrainingEngine, *, tokens: int, published_gb: float
+) -> float:
     workload = Workload(method=method, rank=8, engine=engine)
-    estimate = estimate_memory(SHAPES["llama-2-7b"], workload, tokens_per_launch=tokens)
+    estimate = estimate_memory(SHAPES["llama-2-7b"], workload, tokens_per_micro_batch=tokens)
     # Unsloth fused its loss after April 2024: logits were held once, in fp32.
-    logits = 4 * 32_000 * tokens if engine is Engine.UNSLOTH else 0
+    logits = 4 * 32_000 * tokens if engine is TrainingEngine.UNSLOTH else 0
     return 100 * ((estimate.total_bytes + logits) / GB / published_gb - 1)
 
 
@@ -95,8 +97,8 @@ def held_out_errors() -> list[float]:
         for workload, gb, tokens, _ in LLAMA3_70B
     ]
     for engine, column in (
-        (Engine.HUGGING_FACE, LLAMA2_FLASH_ATTENTION_GB),
-        (Engine.UNSLOTH, LLAMA2_UNSLOTH_2024_GB),
+        (TrainingEngine.HUGGING_FACE, LLAMA2_FLASH_ATTENTION_GB),
+        (TrainingEngine.UNSLOTH, LLAMA2_UNSLOTH_2024_GB),
     ):
         errors += [
             llama2_error(Method.QLORA, engine, tokens=tokens, published_gb=gb)
@@ -134,19 +136,19 @@ def test_a_70b_that_took_no_part_in_the_fit_is_met(
 def test_llama_2_with_flash_attention_is_over_estimated_by_4_to_16_percent(
     tokens: int, gb: int
 ) -> None:
-    error = llama2_error(Method.QLORA, Engine.HUGGING_FACE, tokens=tokens, published_gb=gb)
+    error = llama2_error(Method.QLORA, TrainingEngine.HUGGING_FACE, tokens=tokens, published_gb=gb)
     assert 3.9 <= error <= 16.25
 
 
 @pytest.mark.parametrize(("tokens", "gb"), list(zip(LENGTHS, LLAMA2_UNSLOTH_2024_GB, strict=False)))
 def test_llama_2_with_unsloth_of_2024_is_met_within_11_percent(tokens: int, gb: int) -> None:
-    error = llama2_error(Method.QLORA, Engine.UNSLOTH, tokens=tokens, published_gb=gb)
+    error = llama2_error(Method.QLORA, TrainingEngine.UNSLOTH, tokens=tokens, published_gb=gb)
     assert -11.0 <= error <= 8.0
 
 
 @pytest.mark.parametrize(("method", "engine", "gb", "stated"), LLAMA2_BATCH_OF_4)
 def test_llama_2_with_a_batch_of_4_is_met(
-    method: Method, engine: Engine, gb: int, stated: float
+    method: Method, engine: TrainingEngine, gb: int, stated: float
 ) -> None:
     error = llama2_error(method, engine, tokens=4096, published_gb=gb)
     assert error == pytest.approx(stated, abs=0.06)
@@ -198,11 +200,14 @@ def test_the_guides_configurations_need_what_they_need_on_an_8b(
     batch: int, length: int, unsloth_gb: float, hugging_face_gb: float
 ) -> None:
     workload = Workload(method=Method.QLORA, rank=32, modules=ATTENTION)
-    for engine, gb in ((Engine.UNSLOTH, unsloth_gb), (Engine.HUGGING_FACE, hugging_face_gb)):
+    for engine, gb in (
+        (TrainingEngine.UNSLOTH, unsloth_gb),
+        (TrainingEngine.HUGGING_FACE, hugging_face_gb),
+    ):
         estimate = estimate_memory(
             SHAPES["llama-3.1-8b"],
             replace(workload, engine=engine),
-            tokens_per_launch=batch * length,
+            tokens_per_micro_batch=batch * length,
         )
         assert estimate.total_bytes / GB == pytest.approx(gb, abs=0.1)
 
@@ -233,13 +238,15 @@ QLORA16 = replace(LORA16, method=Method.QLORA)
 def test_kept_and_recomputed_layers_on_an_h100_are_met(
     model: str, tokens: int, kept: int, gib: float, stated: float
 ) -> None:
-    estimate = estimate_memory(SHAPES[model], LORA16, tokens_per_launch=tokens, layers_kept=kept)
+    estimate = estimate_memory(
+        SHAPES[model], LORA16, tokens_per_micro_batch=tokens, layers_kept=kept
+    )
     assert 100 * (estimate.total_bytes / GIB / gib - 1) == pytest.approx(stated, abs=0.1)
 
 
 def test_a_1b_with_every_layer_recomputed_is_over_estimated_never_under() -> None:
     # The one measured point outside the band: +27 %, on the safe side.
-    estimate = estimate_memory(SHAPES["llama-3.2-1b"], LORA16, tokens_per_launch=32768)
+    estimate = estimate_memory(SHAPES["llama-3.2-1b"], LORA16, tokens_per_micro_batch=32768)
     assert 1.0 < estimate.total_bytes / GIB / 6.94 < 1.28
 
 
@@ -269,10 +276,12 @@ def test_a_1b_with_every_layer_recomputed_is_over_estimated_never_under() -> Non
 def test_variants_measured_on_an_h100_are_met_within_7_percent(
     workload: Workload, model: str, tokens: int, kept: int, gib: float
 ) -> None:
-    estimate = estimate_memory(SHAPES[model], workload, tokens_per_launch=tokens, layers_kept=kept)
+    estimate = estimate_memory(
+        SHAPES[model], workload, tokens_per_micro_batch=tokens, layers_kept=kept
+    )
     assert estimate.total_bytes / GIB == pytest.approx(gib, rel=0.07)
 
 
 def test_4_bit_weights_with_plain_checkpointing_on_an_h100_are_met_within_the_band() -> None:
-    estimate = estimate_memory(SHAPES["llama-3.1-8b"], QLORA16, tokens_per_launch=16384)
+    estimate = estimate_memory(SHAPES["llama-3.1-8b"], QLORA16, tokens_per_micro_batch=16384)
     assert estimate.low_bytes <= 12.3 * GIB <= estimate.high_bytes

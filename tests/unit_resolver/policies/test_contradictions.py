@@ -320,7 +320,7 @@ def told_in_the_documentation(number):
 def test_c30_a_big_rank_costs_little_and_not_nothing(resolve_of):
     resolution = resolve_of(tag="es", corpus="Large", parameters=ALL_LINEAR)
     workload = Workload(method=Method.LORA, rank=resolution.value("r"))
-    adapter = estimate_memory(LLAMA_8B, workload, tokens_per_launch=1).adapter_bytes
+    adapter = estimate_memory(LLAMA_8B, workload, tokens_per_micro_batch=1).adapter_bytes
     assert (resolution.value("r"), round(adapter / GB, 2)) == (32, 0.84)
     assert told_in_the_documentation(30)
 

@@ -254,7 +254,7 @@ def test_c30_a_big_rank_costs_what_the_memory_model_says(evidence_of):
     rank = {"supervised_tokens": 42_000_000}
     assert evidence_of(shape=LLAMA_8B, text=rank).value("r") == 32
     eight_bit = Workload(method=Method.LORA, rank=32, optimizer=Optimizer.ADAMW_8BIT)
-    adapter = estimate_memory(LLAMA_8B, eight_bit, tokens_per_launch=1).adapter_bytes
+    adapter = estimate_memory(LLAMA_8B, eight_bit, tokens_per_micro_batch=1).adapter_bytes
     assert round(adapter / GB, 2) == 0.84
 
 

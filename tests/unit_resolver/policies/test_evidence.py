@@ -24,8 +24,8 @@ from finetune_resolver.memory.estimate import GB
 from finetune_resolver.memory.model_shape import shape_from_config
 from finetune_resolver.policies import guide as rules_guide
 from finetune_resolver.policies.evidence import BORROWED, GROUPS, RULES
-from finetune_resolver.policies.facts import size_in_name
-from finetune_resolver.policies.rule import whatever_is_known
+from finetune_resolver.policies.facts import read_size_from_name
+from finetune_resolver.policies.rule import always_for_evidence
 from finetune_resolver.traits.trait import AXIS_NAMES
 
 MODELS = yaml.safe_load(
@@ -400,8 +400,10 @@ def test_every_rule_has_its_own_id_and_a_reference():
 
 
 def test_only_the_last_rule_of_a_parameter_matches_always():
-    last = {name: rules[-1].when is whatever_is_known for name, rules in GROUPS.items()}
-    others = [r.id for rules in GROUPS.values() for r in rules[:-1] if r.when is whatever_is_known]
+    last = {name: rules[-1].when is always_for_evidence for name, rules in GROUPS.items()}
+    others = [
+        r.id for rules in GROUPS.values() for r in rules[:-1] if r.when is always_for_evidence
+    ]
     assert (set(last.values()), others) == ({True}, [])
 
 
@@ -628,4 +630,4 @@ def test_the_evidence_makes_a_plan_of_whatever_was_measured(text, shape, gpus, s
     ],
 )
 def test_a_models_name_tells_its_size(name, weights):
-    assert size_in_name(name) == weights
+    assert read_size_from_name(name) == weights

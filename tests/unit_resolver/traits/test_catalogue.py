@@ -24,7 +24,7 @@ def test_row_is_sound(tag):
     assert tag == langcodes.standardize_tag(tag)
     assert row.script == langcodes.Language.get(tag).maximize().script
     chars = [chars for chars, _ in row.evidence.tokens.values()]
-    premiums = [premium for _, premium in row.evidence.tokens.values()]
+    premiums = [token_premium for _, token_premium in row.evidence.tokens.values()]
     assert set(row.evidence.tokens) == {"llama2", "llama31", "qwen3", "gemma3"}
     assert all(0.3 <= value <= 6 for value in chars)
     assert all(0.8 <= value <= 16 for value in premiums)

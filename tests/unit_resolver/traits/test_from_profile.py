@@ -7,7 +7,7 @@ import pytest
 from finetune_api.profile import LanguageProfile, Profile, TokenizerProfile
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_resolver.errors import UnsupportedModelError
-from finetune_resolver.traits.from_profile import corpus_statuses, measurements_of
+from finetune_resolver.traits.from_profile import build_measurements, corpus_statuses
 
 LLAMA = {
     "model_type": "llama",
@@ -62,18 +62,18 @@ def profile(model: dict[str, Any] | None = None, **changes: Any) -> Profile:
 
 
 def test_a_fraction_that_is_held_out_is_part_of_the_text() -> None:
-    [language] = measurements_of(spec(), profile()).languages
+    [language] = build_measurements(spec(), profile()).languages
     assert (language.examples, language.held_out) == (10_000, 500)
 
 
 def test_a_held_out_file_of_its_own_is_no_part_of_the_text() -> None:
     own = spec(dataset={"validation": {"uri": "s3://c/held-out.jsonl"}})
-    [language] = measurements_of(own, profile()).languages
+    [language] = build_measurements(own, profile()).languages
     assert (language.examples, language.held_out) == (9_500, 0)
 
 
 def test_ratios_and_lengths_reach_the_resolver() -> None:
-    [language] = measurements_of(spec(), profile()).languages
+    [language] = build_measurements(spec(), profile()).languages
     assert language.chars_per_token == pytest.approx(4 / 1.5)
     assert (language.p95_tokens, language.p99_tokens, language.max_tokens) == (512, 1312, 2100)
     assert dict(language.truncated_shares) == pytest.approx(
@@ -82,39 +82,39 @@ def test_ratios_and_lengths_reach_the_resolver() -> None:
 
 
 def test_a_text_without_examples_decides_nothing_of_lengths() -> None:
-    [language] = measurements_of(spec(), profile(examples=0, text_tokens=0)).languages
+    [language] = build_measurements(spec(), profile(examples=0, text_tokens=0)).languages
     assert (language.truncated_shares, language.chars_per_token) == ((), None)
 
 
 def test_the_model_has_the_shape_that_its_config_tells() -> None:
-    measured = measurements_of(spec(), profile())
+    measured = build_measurements(spec(), profile())
     assert measured.shape is not None
     assert (measured.layers, measured.shape.hidden_size) == (32, 4096)
 
 
 def test_of_a_model_of_experts_the_layers_are_known_and_no_shape() -> None:
-    measured = measurements_of(spec(), profile(MIXTURE))
+    measured = build_measurements(spec(), profile(MIXTURE))
     assert (measured.shape, measured.layers) == (None, 40)
 
 
 def test_a_model_of_experts_is_refused_where_memory_must_be_decided() -> None:
     with pytest.raises(UnsupportedModelError):
-        measurements_of(spec(resources={"gpuMemory": "80Gi"}), profile(MIXTURE))
+        build_measurements(spec(resources={"gpuMemory": "80Gi"}), profile(MIXTURE))
 
 
 def test_a_model_of_experts_runs_where_class_and_method_are_declared() -> None:
     declared = spec(method="LoRA", resources={"gpuMemory": "80Gi", "gpuMemoryClass": "Constrained"})
-    assert measurements_of(declared, profile(MIXTURE)).shape is None
+    assert build_measurements(declared, profile(MIXTURE)).shape is None
 
 
 def test_layers_of_a_multimodal_model_are_those_of_its_language_part() -> None:
     config = {"model_type": "gemma3", "text_config": {"num_hidden_layers": 34}}
-    assert measurements_of(spec(), profile(config)).hidden_layers == 34
+    assert build_measurements(spec(), profile(config)).hidden_layers == 34
 
 
 @pytest.mark.parametrize("model", [{}, {"num_hidden_layers": True}], ids=["none", "no number"])
 def test_a_model_without_facts_has_neither_shape_nor_layers(model: dict[str, Any]) -> None:
-    measured = measurements_of(spec(), profile(model))
+    measured = build_measurements(spec(), profile(model))
     assert (measured.shape, measured.layers) == (None, None)
 
 
@@ -236,7 +236,7 @@ def test_repetitions_are_told_as_they_are_counted(exact: int, near: int, said: s
 
 
 def test_rows_that_were_only_counted_count_as_rows_and_tokens_like_the_measured_ones() -> None:
-    [measured] = measurements_of(spec(), profile(unmeasured=4750)).languages
+    [measured] = build_measurements(spec(), profile(unmeasured=4750)).languages
     assert (measured.examples, measured.held_out) == (9500 + 500 + 4750, 500)
     assert (measured.tokens, measured.supervised_tokens) == (3_000_000, 2_250_000)
     assert measured.unique_tokens == 2_985_000

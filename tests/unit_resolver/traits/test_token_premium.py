@@ -4,13 +4,13 @@ import pytest
 
 from finetune_api.profile import LanguageProfile, Profile, TokenizerProfile
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_resolver import corpus_statuses, measurements_of, resolve
+from finetune_resolver import build_measurements, corpus_statuses, resolve
 from finetune_resolver.traits.catalogue import find
-from finetune_resolver.traits.token_premium import decide_premium
+from finetune_resolver.traits.token_premium import estimate_token_premium
 
 
 def premium_of(tag, *, family="", here=None, english=None):
-    return decide_premium(
+    return estimate_token_premium(
         find(tag), family=family, bytes_per_token=here, english_bytes_per_token=english
     )
 
@@ -74,6 +74,6 @@ def test_the_tokenizer_that_was_seen_counts_before_the_models_name():
             "policy": "Evidence",
         }
     )
-    measured = measurements_of(spec, profile_of(family="llama31"))
+    measured = build_measurements(spec, profile_of(family="llama31"))
     corpus = next(t for t in resolve(spec, measured=measured).traits if t.name == "corpus")
     assert corpus.detail == "648,508,431 unique tokens by English's measure"

@@ -5,7 +5,7 @@ import pytest
 from finetune_api.resource import GpuMemoryClass, TrainingStage
 from finetune_resolver import LanguageMeasurement, Measurements
 from finetune_resolver.traits.evidence import tokenizer_family
-from finetune_resolver.traits.measurement import corpus_class
+from finetune_resolver.traits.measurement import classify_corpus
 
 LLAMA2, GEMMA3 = "hf://meta-llama/Llama-2-7b-hf", "hf://google/gemma-3-4b-it"
 FIVE = {"chars_per_token": 5.0}
@@ -119,7 +119,7 @@ def test_the_memory_models_class_decides_where_none_is_declared(resolve_of):
     ],
 )
 def test_corpus_class_changes_at_its_bounds(stage, size, corpus):
-    assert corpus_class(size, stage=TrainingStage(stage)) == corpus
+    assert classify_corpus(size, stage=TrainingStage(stage)) == corpus
 
 
 def test_corpus_counts_examples_or_tokens_by_stage(resolve_of):

@@ -31,7 +31,7 @@ from finetune_resolver.errors import (
 )
 from finetune_resolver.needs import Need, measurement_needs
 from finetune_resolver.resolve import resolve
-from finetune_resolver.traits.from_profile import measurements_of
+from finetune_resolver.traits.from_profile import build_measurements
 
 SHOWN_FAULTS: Final = 3
 """Faults of one resource that are told at once; the rest is counted."""
@@ -95,7 +95,7 @@ def resolve_plan(
     """Return the plan of run number `run`, or why there is none; `profile` is what was measured."""
     spec = resource.spec
     try:
-        measured = measurements_of(spec, profile) if profile is not None else None
+        measured = build_measurements(spec, profile) if profile is not None else None
         resolution = resolve(spec, measured=measured)
     except ResolverError as error:
         return _refusal(error)

@@ -12,7 +12,7 @@ from finetune_api.resource import LanguageFinetuneSpec
 from finetune_api.status import GpuMemoryStatus
 from finetune_operator.decide.status.build_status import format_gib
 from finetune_resolver import Measurements, Resolution
-from finetune_resolver.decisions.expected_peak import estimate_expected_launch
+from finetune_resolver.decisions.expected_peak import estimate_expected_micro_batch
 from finetune_resolver.memory.model_shape import ModelShape
 from finetune_resolver.memory.throughput import estimate_tokens_per_second, why_unknown
 
@@ -54,7 +54,7 @@ def _memory(
     least = resolution.predicted_memory
     if least is None:
         return None
-    launch = estimate_expected_launch(spec, resolution=resolution, measured=measured)
+    launch = estimate_expected_micro_batch(spec, resolution=resolution, measured=measured)
     predicted = least if launch is None else launch.peak
     return GpuMemoryStatus(
         least=format_gib(least.total_bytes), predicted=format_gib(predicted.total_bytes)

@@ -8,7 +8,7 @@ import yaml
 from finetune_api.profile import LanguageProfile, Profile, TokenizerProfile
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_operator.decide.plan.estimate import Forecast, build_forecast
-from finetune_resolver import measurements_of, resolve
+from finetune_resolver import build_measurements, resolve
 
 H100 = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
 MODELS = Path(__file__).parents[3] / "unit_resolver" / "test_memory_models.yaml"
@@ -47,7 +47,7 @@ def foretell(*, model=LLAMA_8B, product=H100, sequences=10_000, **resources) -> 
         }
     )
     found = profile(model)
-    measured = measurements_of(spec, found)
+    measured = build_measurements(spec, found)
     return build_forecast(
         spec,
         resolution=resolve(spec, measured=measured),
