@@ -9,16 +9,43 @@ import os
 import socket
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from finetune_api import wire
 from finetune_api.quantity import parse_quantity
+from finetune_operator.decide.values.pod_policy import (
+    ANY,
+    DEFAULT_USER,
+    GPU_RUNTIME_CLASSES,
+    GPU_TAINTS,
+)
 from finetune_operator.errors import SettingsError
 
 PREFIX = "FINETUNE_"
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 JsonMap = Annotated[dict[str, str], NoDecode]
+LIMITED = ("cpu", "memory", "ephemeral-storage")
+PATTERN = r"^[A-Za-z0-9*]([A-Za-z0-9._/:@=*-]*[A-Za-z0-9*=])?$"
+"""A name of Kubernetes, an image, or `key=value`, in which `*` stands for any text."""
+Patterns = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=PATTERN, max_length=512)], ...], NoDecode
+]
+OptionalId = Annotated[
+    Annotated[int, Field(ge=1, le=2**31 - 1)] | None,
+    BeforeValidator(lambda value: None if value == "" else value),
+]
+"""A user or group id; root would not satisfy Pod Security `restricted`."""
+OWN_PREFIXES = (f"{wire.GROUP}/", "app.kubernetes.io/")
+"""Labels and annotations that the operator finds its pods by."""
 
 
 def default_identity() -> str:
@@ -86,6 +113,39 @@ class Settings(BaseSettings):
     """Whether a resource may name its trainer image."""
     allowed_service_accounts: CommaList = ()
     """Service accounts that a resource may name, separated by commas; empty allows none."""
+    allowed_images: Patterns = ()
+    """Trainer images that a resource may name, as patterns separated by commas."""
+    allowed_priority_classes: Patterns = ANY
+    """PriorityClasses that a resource may name; `system-` has to be written out."""
+    allowed_tolerations: Patterns = GPU_TAINTS
+    """Taints that a resource may tolerate, `key` or `key=value`; AllTaints: a toleration without a key."""
+    allowed_node_selectors: Patterns = ANY
+    """Node labels that a resource may select, `key` or `key=value`."""
+    allowed_runtime_classes: Patterns = GPU_RUNTIME_CLASSES
+    """RuntimeClasses that a resource may name."""
+    allowed_queues: Patterns = ANY
+    """Kueue LocalQueues that a resource may name."""
+    allowed_secrets: Patterns = ANY
+    """Secrets that a resource may hand to its pods."""
+    allowed_claims: Patterns = ANY
+    """PersistentVolumeClaims that a resource may mount."""
+
+    run_as_user: OptionalId = DEFAULT_USER
+    """User id of training pods; empty leaves it to the cluster."""
+    run_as_group: OptionalId = DEFAULT_USER
+    """Group id of training pods; empty leaves it to the cluster."""
+    fs_group: OptionalId = DEFAULT_USER
+    """Group id that owns the volumes of training pods; empty leaves it to the cluster."""
+    required_limits: JsonMap = Field(default_factory=dict)
+    """Limits that every training pod carries, for quotas that ask for them, as a JSON object."""
+    pod_labels: JsonMap = Field(default_factory=dict)
+    """Labels of every training pod, as a JSON object."""
+    pod_annotations: JsonMap = Field(default_factory=dict)
+    """Annotations of every training pod, as a JSON object."""
+    measure_deadline_s: int = Field(default=21_600, ge=60, le=31_536_000)
+    """Seconds that measuring a text may take."""
+    measure_inherits_priority: bool = False
+    """Whether pods that measure take the PriorityClass of the resource."""
 
     log_format: Literal["json", "console"] = "json"
     """How log lines look."""
@@ -101,7 +161,18 @@ class Settings(BaseSettings):
     """Seconds between two sweeps for resources whose change or deletion was missed."""
 
     @field_validator(
-        "trainer_image_pull_secrets", "namespaces", "allowed_service_accounts", mode="before"
+        "trainer_image_pull_secrets",
+        "namespaces",
+        "allowed_service_accounts",
+        "allowed_images",
+        "allowed_priority_classes",
+        "allowed_tolerations",
+        "allowed_node_selectors",
+        "allowed_runtime_classes",
+        "allowed_queues",
+        "allowed_secrets",
+        "allowed_claims",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -116,6 +187,9 @@ class Settings(BaseSettings):
         "measure_requests",
         "measure_limits",
         "measure_node_selector",
+        "required_limits",
+        "pod_labels",
+        "pod_annotations",
         mode="before",
     )
     @classmethod
@@ -132,6 +206,23 @@ class Settings(BaseSettings):
     def _is_quantity(cls, value: str) -> str:
         if value:
             parse_quantity(value)
+        return value
+
+    @field_validator("required_limits")
+    @classmethod
+    def _are_quantities(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(value.keys() - LIMITED):
+            raise ValueError(f"{unknown[0]} cannot be limited; allowed are: {', '.join(LIMITED)}")
+        for quantity in value.values():
+            parse_quantity(quantity)
+        return value
+
+    @field_validator("pod_labels", "pod_annotations")
+    @classmethod
+    def _are_not_our_own(cls, value: dict[str, str]) -> dict[str, str]:
+        for key in value:
+            if key.startswith(OWN_PREFIXES):
+                raise ValueError(f"{key} is set by the operator itself; leave it out")
         return value
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ import structlog
 from finetune_api import wire
 from finetune_operator.cluster.client import ApiClient
 from finetune_operator.decide.values.operator_config import DecisionContext
+from finetune_operator.decide.values.pod_policy import PodPolicy
 from finetune_operator.errors import CertificateError, ClusterError, NotFoundError
 from finetune_operator.progress.certificate import CertificateReloader
 from finetune_operator.settings import Settings
@@ -37,6 +38,7 @@ def build_context(settings: Settings, *, ca_pem: str) -> DecisionContext:
         allow_trust_remote_code=settings.allow_trust_remote_code,
         allow_image_override=settings.allow_image_override,
         allowed_service_accounts=frozenset(settings.allowed_service_accounts),
+        pods=build_pod_policy(settings),
         default_requests=settings.default_requests,
         default_limits=settings.default_limits,
         measure_requests=settings.measure_requests,
@@ -47,6 +49,28 @@ def build_context(settings: Settings, *, ca_pem: str) -> DecisionContext:
         memory_ceiling=settings.memory_ceiling,
         termination_grace_s=settings.termination_grace_s,
         image_pull_timeout_s=settings.image_pull_timeout_s,
+    )
+
+
+def build_pod_policy(settings: Settings) -> PodPolicy:
+    """Return what the settings say about pods."""
+    return PodPolicy(
+        allowed_priority_classes=settings.allowed_priority_classes,
+        allowed_tolerations=settings.allowed_tolerations,
+        allowed_node_selectors=settings.allowed_node_selectors,
+        allowed_runtime_classes=settings.allowed_runtime_classes,
+        allowed_queues=settings.allowed_queues,
+        allowed_images=settings.allowed_images,
+        allowed_secrets=settings.allowed_secrets,
+        allowed_claims=settings.allowed_claims,
+        run_as_user=settings.run_as_user,
+        run_as_group=settings.run_as_group,
+        fs_group=settings.fs_group,
+        required_limits=settings.required_limits,
+        labels=settings.pod_labels,
+        annotations=settings.pod_annotations,
+        measure_deadline_s=settings.measure_deadline_s,
+        measure_inherits_priority=settings.measure_inherits_priority,
     )
 
 

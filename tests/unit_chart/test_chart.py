@@ -22,7 +22,13 @@ LOWEST, HIGHEST = "1.33.0", "1.37.0"
 
 EVERYTHING = (
     "replicas=3",
-    "networkPolicy.enabled=true",
+    "networkPolicy.restrictEgress=true",
+    "trainer.allowedPriorityClasses={research,batch-*}",
+    "trainer.allowedTolerations={AllTaints,team=ml}",
+    "trainer.allowedImages={registry.example/team/*}",
+    "trainer.requiredLimits.cpu=4000m",
+    "trainer.measure.deadlineSeconds=3600",
+    "trainer.measure.inheritPriorityClass=true",
     "certificate.existingSecret=status-certificate",
     "rbac.aggregate=true",
     "imagePullSecrets={operator-pull}",
@@ -40,7 +46,15 @@ EVERYTHING = (
     "tolerations[0].operator=Exists",
     f"image.digest=sha256:{'0' * 64}",
 )
-NAMESPACED = ("watch.namespaces={team-a,team-b}",)
+NAMESPACED = (
+    "watch.namespaces={team-a,team-b}",
+    "networkPolicy.trainingEgress[0].to[0].ipBlock.cidr=10.0.0.0/8",
+)
+LEFT_TO_THE_CLUSTER = tuple(
+    f"{context}.{name}=null"
+    for context in ("podSecurityContext", "trainer.securityContext")
+    for name in ("runAsUser", "runAsGroup", "fsGroup")
+)
 
 Manifest = dict[str, Any]
 
@@ -100,7 +114,9 @@ def rules(manifests: list[Manifest]) -> list[tuple[str, Manifest]]:
 @pytest.mark.cluster
 @pytest.mark.parametrize("kubernetes", [LOWEST, HIGHEST])
 @pytest.mark.parametrize(
-    "values", [(), EVERYTHING, NAMESPACED], ids=["defaults", "everything", "namespaced"]
+    "values",
+    [(), EVERYTHING, NAMESPACED, LEFT_TO_THE_CLUSTER],
+    ids=["defaults", "everything", "namespaced", "left to the cluster"],
 )
 def test_every_manifest_is_valid(helm: Path, values: tuple[str, ...], kubernetes: str) -> None:
     manifests = render(helm, *values, kubernetes=kubernetes)
@@ -157,6 +173,82 @@ def test_the_operator_fits_pod_security_restricted(helm: Path) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"emptyDir"}]
+
+
+@pytest.mark.cluster
+def test_ids_can_be_left_to_the_cluster(helm: Path) -> None:
+    manifests = render(helm, *LEFT_TO_THE_CLUSTER)
+    pod = only(manifests, "Deployment")["spec"]["template"]["spec"]
+    variables = environment(manifests)
+
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    names = ("FINETUNE_RUN_AS_USER", "FINETUNE_RUN_AS_GROUP", "FINETUNE_FS_GROUP")
+    assert [variables[name] for name in names] == ["", "", ""]
+
+
+# --- The network ----------------------------------------------------------------------------------
+
+
+@pytest.mark.cluster
+def test_only_training_pods_reach_the_status_server(helm: Path) -> None:
+    policy = only(render(helm), "NetworkPolicy")["spec"]
+    labels = {wire.LABEL_MANAGED_BY: wire.APP_NAME, wire.LABEL_COMPONENT: "trainer"}
+
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"] == [
+        {
+            "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": labels}}],
+            "ports": [{"port": "status", "protocol": "TCP"}],
+        },
+        {"ports": [{"port": "probes", "protocol": "TCP"}]},
+    ]
+
+
+@pytest.mark.cluster
+def test_a_training_pod_has_the_labels_that_the_policies_select(helm: Path) -> None:
+    job = yaml.safe_load((CHART.parents[1] / "tests/cases/operator/new/job.yaml").read_text())
+    policies = [one for one in render(helm, *NAMESPACED) if one["kind"] == "NetworkPolicy"]
+    [training] = [one for one in policies if one["metadata"]["namespace"] == "team-a"]
+
+    selected = training["spec"]["podSelector"]["matchLabels"]
+    assert selected.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+
+
+@pytest.mark.cluster
+def test_with_a_list_of_namespaces_nothing_reaches_training_pods(helm: Path) -> None:
+    policies = [one for one in render(helm, *NAMESPACED) if one["kind"] == "NetworkPolicy"]
+    operator, *training = policies
+
+    assert operator["spec"]["ingress"][0]["from"][0]["namespaceSelector"] == {
+        "matchExpressions": [
+            {
+                "key": "kubernetes.io/metadata.name",
+                "operator": "In",
+                "values": ["team-a", "team-b"],
+            }
+        ]
+    }
+    assert [one["metadata"]["namespace"] for one in training] == ["team-a", "team-b"]
+    for policy in training:
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        assert "ingress" not in policy["spec"]
+        assert policy["spec"]["egress"] == [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]
+
+
+@pytest.mark.cluster
+def test_the_operators_egress_is_restricted_on_request(helm: Path) -> None:
+    policy = only(render(helm, "networkPolicy.restrictEgress=true"), "NetworkPolicy")["spec"]
+
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert [port["port"] for rule in policy["egress"] for port in rule["ports"]] == [
+        53,
+        53,
+        443,
+        6443,
+    ]
 
 
 @pytest.mark.cluster
@@ -324,6 +416,33 @@ def test_the_operator_takes_the_settings_of_the_chart(
     assert settings.measure_requests == {"cpu": "250m", "memory": "1Gi"}
     assert settings.measure_limits == {"memory": "4Gi"}
     assert settings.namespaces == ()
+    assert settings.allowed_priority_classes == ("research", "batch-*")
+    assert settings.allowed_tolerations == ("AllTaints", "team=ml")
+    assert settings.allowed_images == ("registry.example/team/*",)
+    assert settings.required_limits == {"cpu": "4000m"}
+    assert settings.pod_labels == {"sidecar.istio.io/inject": "false"}
+    assert settings.pod_annotations == {"linkerd.io/inject": "disabled"}
+    assert settings.measure_deadline_s == 3600
+    assert settings.measure_inherits_priority is True
+
+
+@pytest.mark.cluster
+def test_the_chart_and_the_operator_have_the_same_defaults(
+    helm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune_operator.settings import Settings
+
+    monkeypatch.setenv("FINETUNE_TRAINER_IMAGE", "trainer:1")
+    plain = Settings()
+    for name, value in environment(render(helm)).items():
+        monkeypatch.setenv(name, value)
+    charted = Settings()
+
+    names = [name for name in Settings.model_fields if name.startswith(("allow", "run_as", "fs_"))]
+    assert {name: getattr(charted, name) for name in names} == {
+        name: getattr(plain, name) for name in names
+    }
+    assert charted.measure_deadline_s == plain.measure_deadline_s
 
 
 @pytest.mark.cluster
@@ -336,6 +455,9 @@ def test_the_operator_takes_the_settings_of_the_chart(
         ("image.digest=latest", "at '/image/digest'"),
         ("trainer.requests.gpu=1", "additional properties 'gpu' not allowed"),
         ("log.level=TRACE", "at '/log/level'"),
+        ("trainer.securityContext.runAsUser=0", "at '/trainer/securityContext/runAsUser'"),
+        ("trainer.allowedTolerations={a b}", "at '/trainer/allowedTolerations/0'"),
+        ("trainer.requiredLimits.gpu=1", "additional properties 'gpu' not allowed"),
     ],
 )
 def test_helm_refuses_values_that_the_chart_does_not_know(
@@ -364,15 +486,19 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
 
 def known(schema: Manifest, path: str = "") -> set[str]:
     """Return the paths that a closed part of the schema names and leaves open below."""
-    if "properties" not in schema or path.endswith(("requests", "limits")):
+    if "properties" not in schema or path.endswith(("requests", "limits", "requiredLimits")):
         return {path}
     assert schema["additionalProperties"] is False, path
     parts = schema["properties"].items()
     return {one for name, part in parts for one in known(part, f"{path}.{name}".lstrip("."))}
 
 
+OPEN_MAPS = (".requests", ".limits", ".requiredLimits", ".podLabels", ".podAnnotations")
+"""Values that are explained as a whole."""
+
+
 def present(values: Any, path: str = "") -> set[str]:
-    is_whole = path == "resources" or path.endswith((".requests", ".limits"))
+    is_whole = path == "resources" or path.endswith(OPEN_MAPS)
     if not isinstance(values, dict) or not values or is_whole:
         return {path}
     return {

@@ -43,6 +43,23 @@ def test_maps_are_json(environment: pytest.MonkeyPatch) -> None:
         ("LOG_FORMAT", "xml", "FINETUNE_LOG_FORMAT is 'xml': Input should be 'json' or 'console'"),
         ("TRAINER_IMAGE", "", "FINETUNE_TRAINER_IMAGE is ''"),
         ("API_BURST", "10", "API_BURST must be at least API_QPS"),
+        (
+            "RUN_AS_USER",
+            "0",
+            "FINETUNE_RUN_AS_USER is '0': Input should be greater than or equal to 1",
+        ),
+        ("ALLOWED_QUEUES", "a b", "FINETUNE_ALLOWED_QUEUES is 'a b': String should match pattern"),
+        (
+            "REQUIRED_LIMITS",
+            '{"nvidia.com/gpu": "1"}',
+            "nvidia.com/gpu cannot be limited; allowed are: cpu, memory, ephemeral-storage",
+        ),
+        ("REQUIRED_LIMITS", '{"cpu": "many"}', "'many' is no quantity"),
+        (
+            "POD_LABELS",
+            '{"langops.dev/run": "7"}',
+            "langops.dev/run is set by the operator itself; leave it out",
+        ),
         ("TRAINER_ENV", "HF=1", 'it must be a JSON object such as {"NAME": "value"}'),
     ],
 )
@@ -94,3 +111,18 @@ def test_the_decisions_know_the_settings_and_the_authority(
     assert context.trainer_image == "trainer:1"
     assert context.ca_pem == "PEM"
     assert context.allowed_service_accounts == {"trainer"}
+
+
+def test_an_empty_id_leaves_it_to_the_cluster(environment: pytest.MonkeyPatch) -> None:
+    assert load_settings().run_as_user == 65532
+    for name in ("RUN_AS_USER", "RUN_AS_GROUP", "FS_GROUP"):
+        environment.setenv(f"FINETUNE_{name}", "")
+    settings = load_settings()
+    assert (settings.run_as_user, settings.run_as_group, settings.fs_group) == (None, None, None)
+
+
+def test_an_empty_list_of_permissions_allows_nothing(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("FINETUNE_ALLOWED_PRIORITY_CLASSES", "")
+    policy = build_context(load_settings(), ca_pem="").pods
+    assert policy.allowed_priority_classes == ()
+    assert "nvidia.com/gpu" in policy.allowed_tolerations

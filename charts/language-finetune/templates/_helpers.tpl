@@ -18,6 +18,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end -}}
 
+{{- /* Labels that the operator gives every training pod (wire.LABEL_MANAGED_BY, wire.LABEL_COMPONENT). */ -}}
+{{- define "language-finetune.trainingPodLabels" -}}
+app.kubernetes.io/managed-by: language-finetune
+app.kubernetes.io/component: trainer
+{{- end -}}
+
 {{- define "language-finetune.labels" -}}
 {{ include "language-finetune.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}

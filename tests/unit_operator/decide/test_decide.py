@@ -149,9 +149,9 @@ def test_a_job_that_runs_is_followed_although_its_spec_is_refused_now() -> None:
     assert "parameters" not in actions.status
     assert condition(actions, "Resolved")["message"] == (
         "Job swahili-assistant-1-train-1 keeps the plan it began with, 86b51a3d, although the spec "
-        "is refused now (spec.image is other:1, and this operator runs its own trainer image only; "
-        "leave it out, or ask the administrator to set allowImageOverride); create another resource "
-        "to train by the new one."
+        "is refused now (spec.image is other:1; allowed are: none. Leave it out, or ask the "
+        "administrator to add it to FINETUNE_ALLOWED_IMAGES (chart value trainer.allowedImages)); "
+        "create another resource to train by the new one."
     ).replace("86b51a3d", plan_hash8())
 
 

@@ -26,6 +26,7 @@ from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.values.actions import Manifest
 from finetune_operator.decide.values.names import job_name, label_value, plan_name
 from finetune_operator.decide.values.operator_config import DecisionContext
+from finetune_operator.decide.values.pod_policy import PodPolicy
 
 MEASURE_TTL_S = 3600
 """What a Job measured is in status seconds after its end; an hour is for whoever reads its log."""
@@ -125,7 +126,11 @@ def build_job(
     queued = spec.scheduling if task.trains else None
     queue = {wire.LABEL_QUEUE: queued.queue_name} if queued else {}
     safe = {wire.ANNOTATION_SAFE_TO_PREEMPT: NEVER} if task.trains else {}
-    template_labels = _labels(resource, run=run) | labels
+    template_labels = dict(context.pods.labels) | _labels(resource, run=run) | labels
+    template_annotations = {
+        **context.pods.annotations,
+        wire.ANNOTATION_FINETUNE: resource.metadata.name,
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -138,14 +143,14 @@ def build_job(
         ),
         "spec": present(
             {
-                **_job_limits(spec, role=role, attempt=attempt),
+                **_job_limits(spec, role=role, attempt=attempt, policy=context.pods),
                 # Never two pods of one run at once: both would publish, and the GPU may be one.
                 "podReplacementPolicy": "Failed",
                 "podFailurePolicy": {"rules": _pod_failure_rules()},
                 "template": {
                     "metadata": {
                         "labels": template_labels,
-                        "annotations": {wire.ANNOTATION_FINETUNE: resource.metadata.name},
+                        "annotations": template_annotations,
                     },
                     "spec": build_pod(
                         resource,
@@ -160,7 +165,9 @@ def build_job(
     }
 
 
-def _job_limits(spec: LanguageFinetuneSpec, *, role: str, attempt: int) -> dict[str, int | None]:
+def _job_limits(
+    spec: LanguageFinetuneSpec, *, role: str, attempt: int, policy: PodPolicy
+) -> dict[str, int | None]:
     """Return how often a Job is tried, how long, and how long it stays."""
     if role == wire.ROLE_PROBE:
         return {
@@ -175,9 +182,12 @@ def _job_limits(spec: LanguageFinetuneSpec, *, role: str, attempt: int) -> dict[
             "activeDeadlineSeconds": CLOSING_DEADLINE_S,
             "ttlSecondsAfterFinished": spec.ttl_seconds_after_finished,
         }
+    deadline_s = spec.active_deadline_seconds
+    if not trains:
+        deadline_s = min(deadline_s or policy.measure_deadline_s, policy.measure_deadline_s)
     return {
         "backoffLimit": retries_left(spec.backoff_limit, attempt=attempt if trains else 1),
-        "activeDeadlineSeconds": spec.active_deadline_seconds,
+        "activeDeadlineSeconds": deadline_s,
         "ttlSecondsAfterFinished": spec.ttl_seconds_after_finished if trains else MEASURE_TTL_S,
     }
 

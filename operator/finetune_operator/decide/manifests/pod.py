@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_api import wire
+from finetune_api.quantity import parse_quantity
 from finetune_api.resource import (
     ComputeResources,
     DeadlinePolicy,
@@ -19,9 +20,8 @@ from finetune_api.resource import (
 )
 from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.values.operator_config import DecisionContext
+from finetune_operator.decide.values.pod_policy import PodPolicy
 
-USER_ID = 65532
-"""`nonroot` of the common minimal images; any number but 0 would do."""
 TOKEN_LIFETIME_S = 3600
 """The kubelet renews it at four fifths; the shortest that the API server grants is 600."""
 TOKEN_MOUNT = {"name": "token", "mountPath": wire.TOKEN_DIR, "readOnly": True}
@@ -45,15 +45,7 @@ def build_pod(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": grace_period_s(task, context=context),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            # A claim may hold millions of files; walking them all would delay every start.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _security_context(context.pods),
         "imagePullSecrets": [{"name": name} for name in context.image_pull_secrets] or None,
         "containers": [
             _trainer(resource, task=task, attempt=attempt, claims=claims, context=context)
@@ -63,6 +55,21 @@ def build_pod(
     return present(pod | _scheduling(resource, task=task, context=context))
 
 
+def _security_context(policy: PodPolicy) -> dict[str, Any]:
+    """Return what Pod Security `restricted` asks for; ids that are None are assigned by the cluster."""
+    return present(
+        {
+            "runAsNonRoot": True,
+            "runAsUser": policy.run_as_user,
+            "runAsGroup": policy.run_as_group,
+            "fsGroup": policy.fs_group,
+            # A claim may hold millions of files; walking them all would delay every start.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+    )
+
+
 def _scheduling(
     resource: LanguageFinetune, *, task: PodTask, context: DecisionContext
 ) -> dict[str, Any]:
@@ -70,9 +77,11 @@ def _scheduling(
     scheduling = resource.spec.scheduling or Scheduling()
     trains = task.trains
     selector = scheduling.node_selector if trains else dict(context.measure_node_selector)
+    # Measuring may start at once beside a run of another tenant; it must not preempt that run.
+    has_priority = trains or context.pods.measure_inherits_priority
     return {
         "serviceAccountName": scheduling.service_account_name,
-        "priorityClassName": scheduling.priority_class_name,
+        "priorityClassName": scheduling.priority_class_name if has_priority else None,
         "runtimeClassName": scheduling.runtime_class_name if trains else None,
         "nodeSelector": selector or None,
         "tolerations": [_toleration(one) for one in scheduling.tolerations or ()] or None,
@@ -227,34 +236,53 @@ def _resources(
     if not task.trains:
         # What the resource asks for is for training: measuring needs a fraction of it.
         requests, limits = dict(context.measure_requests), dict(context.measure_limits)
-        return present({"requests": requests or None, "limits": limits or None})
-    wanted = resource.spec.resources
-    limits = dict(context.default_limits) | _compute(wanted.limits)
-    # Where only a limit is declared, the API server takes it as the request too; a default of ours
-    # beside it could exceed it and make the pod invalid.
-    declared = _compute(wanted.limits)
-    defaults = {
-        key: value for key, value in context.default_requests.items() if key not in declared
-    }
-    requests = defaults | _compute(wanted.requests)
-    # The same the other way round: a request above a default limit takes the limit's place.
-    for key in _compute(wanted.requests).keys() - declared.keys():
-        limits.pop(key, None)
+        return _with_required_limits(requests, limits, policy=context.pods)
+    requests, limits = _declared(resource, context=context)
     if task.memory is not None:
         # The request as well: a pod that is known to need it must not be packed onto less.
         limits["memory"] = requests["memory"] = task.memory
-    if wanted.gpus:
-        limits[wire.RESOURCE_GPU] = str(wanted.gpus)
+    if resource.spec.resources.gpus:
+        limits[wire.RESOURCE_GPU] = str(resource.spec.resources.gpus)
+    return _with_required_limits(requests, limits, policy=context.pods)
+
+
+def _declared(
+    resource: LanguageFinetune, *, context: DecisionContext
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return requests and limits of a pod that trains: the resource's, completed by the defaults."""
+    wanted = resource.spec.resources
+    declared, asked = _compute(wanted.limits), _compute(wanted.requests)
+    # Where only a limit is declared, the API server takes it as the request too; a default of ours
+    # beside it could exceed it and make the pod invalid.
+    defaults = {
+        key: value for key, value in context.default_requests.items() if key not in declared
+    }
+    # The same the other way round: a request above a default limit takes the limit's place.
+    limits = {
+        key: value for key, value in context.default_limits.items() if key not in asked
+    } | declared
+    return defaults | asked, limits
+
+
+def _with_required_limits(
+    requests: dict[str, str], limits: dict[str, str], *, policy: PodPolicy
+) -> dict[str, Any]:
+    """Return the resources of a container, with the limits that the namespace's quota asks for.
+
+    A limit below the request would make the pod invalid, so the greater of both is taken.
+    """
+    for name, limit in policy.required_limits.items():
+        request = requests.get(name, limit)
+        limits.setdefault(name, max(limit, request, key=parse_quantity))
     return present({"requests": requests or None, "limits": limits or None})
 
 
 def memory_limit(resource: LanguageFinetune, *, context: DecisionContext) -> str:
-    """Return the memory limit of a pod that trains, or empty where it has none."""
-    declared = resource.spec.resources
-    limits = _compute(declared.limits)
-    if "memory" in _compute(declared.requests) and "memory" not in limits:
-        return ""
-    return (dict(context.default_limits) | limits).get("memory", "")
+    """Return the memory limit of a pod that trains, or an empty text if it has none."""
+    requests, limits = _declared(resource, context=context)
+    rendered = _with_required_limits(requests, limits, policy=context.pods)
+    limit: str = rendered.get("limits", {}).get("memory", "")
+    return limit
 
 
 def _compute(declared: ComputeResources | None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from finetune_api.profile import Profile
 from finetune_api.resource import LanguageFinetune
 from finetune_api.status import ParameterStatus, WarningStatus
 from finetune_api.validation import check_spec
+from finetune_operator.decide.plan.allowed_fields import find_refused
 from finetune_operator.decide.plan.build_plan import build_plan
 from finetune_operator.decide.plan.estimate import Forecast, build_forecast
 from finetune_operator.decide.values import conditions
@@ -140,55 +141,16 @@ def _fields_agree(resource: LanguageFinetune, _: DecisionContext) -> SpecRefusal
     )
 
 
-def _remote_code_is_allowed(
-    resource: LanguageFinetune, context: DecisionContext
-) -> SpecRefusal | None:
-    if not resource.spec.model.trust_remote_code or context.allow_trust_remote_code:
-        return None
-    return SpecRefusal(
-        reason=conditions.NOT_ALLOWED,
-        message=(
-            "spec.model.trustRemoteCode is true, and this operator runs no code that models ship; "
-            "leave it out, use a model that transformers knows, or ask the administrator to set "
-            "allowTrustRemoteCode."
-        ),
-    )
-
-
-def _image_is_allowed(resource: LanguageFinetune, context: DecisionContext) -> SpecRefusal | None:
-    if resource.spec.image is None or context.allow_image_override:
-        return None
-    return SpecRefusal(
-        reason=conditions.NOT_ALLOWED,
-        message=(
-            f"spec.image is {resource.spec.image}, and this operator runs its own trainer image "
-            "only; leave it out, or ask the administrator to set allowImageOverride."
-        ),
-    )
-
-
-def _service_account_is_allowed(
-    resource: LanguageFinetune, context: DecisionContext
-) -> SpecRefusal | None:
-    scheduling = resource.spec.scheduling
-    name = scheduling.service_account_name if scheduling is not None else None
-    if name is None or name in context.allowed_service_accounts:
-        return None
-    allowed = ", ".join(sorted(context.allowed_service_accounts)) or "none"
-    return SpecRefusal(
-        reason=conditions.NOT_ALLOWED,
-        message=(
-            f"spec.scheduling.serviceAccountName is {name}; allowed are: {allowed}. Leave it out, "
-            "or ask the administrator to add it to allowedServiceAccounts."
-        ),
+def _values_are_allowed(resource: LanguageFinetune, context: DecisionContext) -> SpecRefusal | None:
+    message = find_refused(resource.spec, context=context)
+    return (
+        SpecRefusal(reason=conditions.NOT_ALLOWED, message=message) if message is not None else None
     )
 
 
 CHECKS: Final[tuple[Callable[[LanguageFinetune, DecisionContext], SpecRefusal | None], ...]] = (
     _fields_agree,  # rules between fields, also for objects older than the rules
-    _remote_code_is_allowed,  # the model's own code would run with the pod's credentials
-    _image_is_allowed,  # any image would
-    _service_account_is_allowed,  # rights that the pod would have on the cluster or the cloud
+    _values_are_allowed,  # the administrator's allow-lists for every field that shapes a pod
 )
 
 

@@ -134,8 +134,25 @@ def _follow(state: ReconcileState, *, job: ObservedJob, run_state: RunState) -> 
 def _report(state: ReconcileState, *, job: ObservedJob, run_state: RunState) -> Report:
     if run_state.phase != FAILED:
         return _report_under_way(state, job=job, run_state=run_state)
-    updates = tuple(update for update in run_state.updates if update.type != conditions.RUNNING)
-    return _report_failed(state, message=run_state.message, updates=updates)
+    message = run_state.message
+    if run_state.failed_for == conditions.DEADLINE_EXCEEDED:
+        message = _measured_too_long(job)
+    updates = tuple(
+        replace(update, message=message)
+        for update in run_state.updates
+        if update.type != conditions.RUNNING
+    )
+    return _report_failed(state, message=message, updates=updates)
+
+
+def _measured_too_long(job: ObservedJob) -> str:
+    return (
+        f"Job {job.name} did not measure the text within {job.deadline_s} seconds. Declare the traits in "
+        "spec.languages[].traits so that nothing has to be measured, split the text, or have more time: "
+        "raise spec.activeDeadlineSeconds where it is lower, or ask the administrator to raise "
+        "FINETUNE_MEASURE_DEADLINE_S (chart value trainer.measure.deadlineSeconds). Then delete the resource and "
+        "apply it again."
+    )
 
 
 def _report_failed(

@@ -7,6 +7,8 @@ read it and never the environment.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from finetune_operator.decide.values.pod_policy import PodPolicy
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionContext:
@@ -23,6 +25,8 @@ class DecisionContext:
     allow_trust_remote_code: bool = False
     allow_image_override: bool = False
     allowed_service_accounts: frozenset[str] = frozenset()
+    pods: PodPolicy = field(default_factory=PodPolicy)
+    """What every pod carries, and which values of a resource may reach it."""
     default_requests: Mapping[str, str] = field(default_factory=dict)
     """Requests of the trainer where the resource names none, by resource name."""
     default_limits: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """What reaches the pod; the whole of it stands in the golden cases."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -12,6 +12,7 @@ from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.plan.accept import ResolvedPlan, resolve_plan
 from finetune_operator.decide.plan.build_plan import build_measure_plan
 from finetune_operator.decide.values.operator_config import DecisionContext
+from finetune_operator.decide.values.pod_policy import PodPolicy
 from tests.unit_operator.decide.story import CASES, CONTEXT, read_yaml
 
 LIMITS_ONLY = DecisionContext(
@@ -131,6 +132,82 @@ def test_a_plan_is_the_same_on_as_many_gpus_as_do_the_same_step() -> None:
     assert steps == [steps[0], steps[0], 2 * steps[0]]
 
 
+# --- What the administrator adds to every pod ----------------------------------------------------
+
+EACH_ROLE: Final = ("train", "measure", "probe")
+
+
+def template_of(role: str, *, policy: PodPolicy, **spec: Any) -> dict[str, Any]:
+    """Return the pod template of a role under the administrator's policy."""
+    declared, context = resource(**spec), replace(CONTEXT, pods=policy)
+    resolved = resolve_plan(declared, run=1)
+    assert isinstance(resolved, ResolvedPlan)
+    task = {
+        "train": PodTask.to_train(resolved.plan),
+        "measure": PodTask.to_measure(build_measure_plan(declared, run=1)),
+        "probe": PodTask.to_probe(resolved.plan),
+    }[role]
+    job = build_objects(declared, task=task, attempt=1, context=context).job
+    template: dict[str, Any] = job["spec"]["template"]
+    return template
+
+
+@pytest.mark.parametrize("role", EACH_ROLE)
+def test_ids_that_the_administrator_leaves_to_the_cluster_are_not_rendered(role: str) -> None:
+    policy = PodPolicy(run_as_user=None, run_as_group=None, fs_group=None)
+    assert template_of(role, policy=policy)["spec"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+@pytest.mark.parametrize("role", EACH_ROLE)
+def test_ids_are_the_administrators(role: str) -> None:
+    policy = PodPolicy(run_as_user=1000, run_as_group=None, fs_group=2000)
+    context = template_of(role, policy=policy)["spec"]["securityContext"]
+    assert (context["runAsUser"], context.get("runAsGroup"), context["fsGroup"]) == (
+        1000,
+        None,
+        2000,
+    )
+
+
+@pytest.mark.parametrize("role", EACH_ROLE)
+def test_every_container_carries_the_limits_that_a_quota_asks_for(role: str) -> None:
+    policy = PodPolicy(required_limits={"cpu": "2", "memory": "1Gi", "ephemeral-storage": "20Gi"})
+    [container] = template_of(role, policy=policy, resources={"gpus": 0})["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert limits["cpu"] == "2"
+    assert limits["memory"] == ("32Gi" if role == "train" else "4Gi")  # what is declared stays
+    assert limits["ephemeral-storage"] == "20Gi"
+
+
+def test_a_required_limit_is_never_below_the_request() -> None:
+    policy = PodPolicy(required_limits={"cpu": "2", "memory": "1Gi"})
+    declared = {"gpus": 0, "requests": {"cpu": "6", "memory": "64Gi"}}
+    [container] = template_of("train", policy=policy, resources=declared)["spec"]["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "6", "memory": "64Gi"},
+        "limits": {"cpu": "6", "memory": "64Gi"},
+    }
+
+
+@pytest.mark.parametrize("role", EACH_ROLE)
+def test_injectors_are_switched_off_by_labels_and_annotations(role: str) -> None:
+    policy = PodPolicy(
+        labels={"sidecar.istio.io/inject": "false", "langops.dev/role": "forged"},
+        annotations={"linkerd.io/inject": "disabled", "langops.dev/finetune": "forged"},
+    )
+    metadata = template_of(role, policy=policy)["metadata"]
+    assert metadata["labels"]["sidecar.istio.io/inject"] == "false"
+    assert metadata["labels"]["langops.dev/role"] == role
+    assert metadata["annotations"] == {
+        "linkerd.io/inject": "disabled",
+        "langops.dev/finetune": "swahili-assistant",
+    }
+
+
 # --- A pod that measures --------------------------------------------------------------------------
 
 EVERYTHING: dict[str, Any] = {
@@ -179,13 +256,35 @@ def test_a_pod_that_measures_runs_where_the_administrator_says() -> None:
 
 def test_a_pod_that_measures_has_the_rights_and_the_claims_of_one_that_trains() -> None:
     pod = measure_job(CONTEXT, **EVERYTHING)["spec"]["template"]["spec"]
-    assert (pod["serviceAccountName"], pod["priorityClassName"]) == ("reader", "research")
+    assert pod["serviceAccountName"] == "reader"
     assert pod["tolerations"] == [{"key": "team", "operator": "Exists"}]
     claims = [one["persistentVolumeClaim"] for one in pod["volumes"] if one["name"][:5] == "claim"]
     assert claims == [
         {"claimName": "held-out", "readOnly": True},
         {"claimName": "models", "readOnly": True},
     ]
+
+
+@pytest.mark.parametrize("inherits", [False, True])
+def test_a_pod_that_measures_takes_the_priority_of_the_run_only_if_the_administrator_says_so(
+    inherits: bool,
+) -> None:
+    context = replace(CONTEXT, pods=PodPolicy(measure_inherits_priority=inherits))
+    pod = measure_job(context, **EVERYTHING)["spec"]["template"]["spec"]
+    assert pod.get("priorityClassName") == ("research" if inherits else None)
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ({}, 21_600),
+        ({"activeDeadlineSeconds": 600}, 600),
+        ({"activeDeadlineSeconds": 86_400}, 21_600),
+    ],
+    ids=["the administrator's", "a shorter one of the resource", "a longer one of the resource"],
+)
+def test_a_measure_job_has_a_deadline(declared: dict[str, Any], expected: int) -> None:
+    assert measure_job(CONTEXT, **declared)["spec"]["activeDeadlineSeconds"] == expected
 
 
 def test_a_pod_that_measures_says_nothing_of_the_runs_progress_and_holds_no_token() -> None:
