@@ -13,6 +13,8 @@ from finetune_cli import compare_rendering, language_rendering, plan_rendering, 
 from finetune_cli.checking import explain_manifest, resolve_manifest
 from finetune_cli.errors import FAILED, USAGE, CliError, InvalidError
 from finetune_cli.languages import find_languages, list_languages
+from finetune_cli.local_run.command import RunOptions, run_on_this_machine
+from finetune_cli.local_run.run_screen import RunScreen
 from finetune_cli.manifests import Manifest, load_manifests
 from finetune_cli.model_files import find_model
 from finetune_cli.preview import Inputs, compare_models, find_refusals, preview
@@ -22,7 +24,7 @@ T = TypeVar("T")
 
 app = typer.Typer(
     name="kubectl-finetune",
-    help="Explain, check and plan LanguageFinetune resources without a cluster.",
+    help="Explain, check, plan and run LanguageFinetune resources without a cluster.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -71,7 +73,7 @@ Speed = Annotated[
 
 @app.callback()
 def finetune() -> None:
-    """Explain, check and plan LanguageFinetune resources without a cluster."""
+    """Explain, check, plan and run LanguageFinetune resources without a cluster."""
 
 
 @app.command()
@@ -135,6 +137,50 @@ def plan(
         refusals = [line for one in plans.values() for line in find_refusals(one)]
         if refusals:
             raise CliError(refusals)
+
+
+@app.command()
+def run(
+    *,
+    filename: File,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="[TAG=]PATH",
+            help="Local text instead of dataset.uri: a file or a folder; once for each language.",
+        ),
+    ] = None,
+    validation: HeldOut = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="FOLDER",
+            help="Folder with a copy of the base model; nothing is downloaded.",
+        ),
+    ] = "",
+    output_dir: Annotated[
+        str,
+        typer.Option(
+            "--output-dir", metavar="FOLDER", help="Folder of the adapter instead of output.uri."
+        ),
+    ] = "",
+    output: OutputForm = Output.TABLE,
+) -> None:
+    """Train on this machine, without a cluster: measure, resolve, train, evaluate, publish."""
+    with _problems_on_stderr():
+        # JSON and YAML are for programs: what people read goes to the other stream.
+        console = _console() if output is Output.TABLE else Console(highlight=False, stderr=True)
+        options = RunOptions(
+            data=data or (), validation=validation or (), model=model, output_dir=output_dir
+        )
+        result = run_on_this_machine(
+            _only(filename, option="run"), options=options, screen=RunScreen(console)
+        )
+        if output is not Output.TABLE:
+            _show(output, lambda: dict(result.body), markdown=lambda: as_yaml(dict(result.body)))
+        raise typer.Exit(int(result.end))
 
 
 @app.command()

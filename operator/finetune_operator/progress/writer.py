@@ -17,11 +17,12 @@ from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.kinds import FINETUNES
 from finetune_operator.cluster.rate_limit import TokenBucket
 from finetune_operator.cluster.status_patch import build_status_patch
+from finetune_operator.decide.status.build_progress import is_behind
 from finetune_operator.decide.status.build_status import ALL_PERCENT, parse_status
 from finetune_operator.decide.values.conditions import is_terminal
 from finetune_operator.errors import ClusterError, ConflictError, NotFoundError
 from finetune_operator.metrics import Metrics
-from finetune_operator.progress.buffer import ProgressBuffer, RunKey, is_behind
+from finetune_operator.progress.buffer import ProgressBuffer, RunKey
 from finetune_operator.watch.store import Key
 
 TICK_S = 0.5

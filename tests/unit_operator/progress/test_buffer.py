@@ -5,7 +5,8 @@ import pytest
 from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.progress import Metric, TrainerStatus
 from finetune_api.status import CheckpointStatus, ProgressStatus
-from finetune_operator.progress.buffer import ProgressBuffer, RunKey, build_progress
+from finetune_operator.decide.status.build_progress import build_progress
+from finetune_operator.progress.buffer import ProgressBuffer, RunKey
 from finetune_operator.progress.writer import has_ended, is_done, is_stale
 from finetune_operator.watch.store import Key
 
