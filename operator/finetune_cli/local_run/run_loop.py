@@ -85,16 +85,22 @@ class LocalRun:
         self._saved_at = 0.0
 
     def run(
-        self, *, interruption: Interruption, show: Callable[[Mapping[str, Any]], None]
+        self,
+        *,
+        interruption: Interruption,
+        show: Callable[[Mapping[str, Any], ProgressStatus | None], None],
     ) -> RunEnd:
-        """Bring the resource to its end; `show` is called with the resource at each look."""
+        """Bring the resource to its end.
+
+        `show` is called at each look, with the resource and the newest report of its trainer.
+        """
         while True:
             if interruption.is_asked:
                 self.body["spec"]["suspend"] = True
             self._machine.advance()
             self._note_progress()
             self.reconcile()
-            show(self.body)
+            show(self.body, self._newest())
             end = self._find_end(interruption)
             if end is not None:
                 break
@@ -141,13 +147,16 @@ class LocalRun:
 
     def _note_progress(self) -> None:
         status = self.body.setdefault("status", {})
-        newest = self._receiver.newest(int(status.get("run") or 1))
+        newest = self._newest()
         if newest is None or not is_further(newest, status.get("progress")):
             return
         status["progress"] = newest.model_dump(by_alias=True, exclude_none=True, mode="json")
         if time.monotonic() - self._saved_at >= SAVE_PROGRESS_S:
             self._saved_at = time.monotonic()
             self._state.save(self.body)
+
+    def _newest(self) -> ProgressStatus | None:
+        return self._receiver.newest(int(self.body.get("status", {}).get("run") or 1))
 
     def _find_end(self, interruption: Interruption) -> RunEnd | None:
         if interruption.is_urgent:

@@ -77,9 +77,11 @@ class RunScreen:
             text = text.replace(uri, path)
         return text
 
-    def show(self, body: Mapping[str, Any]) -> None:
-        """Show where the resource is."""
+    def show(self, body: Mapping[str, Any], newest: ProgressStatus | None) -> None:
+        """Show where the resource is; `newest` is what its trainer reported last."""
         status = parse_status(body.get("status"))
+        # A resumed trainer counts from the start again, and status keeps how far the run is.
+        status = status.model_copy(update={"progress": newest})
         if self._live is not None:
             self._live.update(self._draw(status))
             return
@@ -105,6 +107,8 @@ def describe(status: LanguageFinetuneStatus) -> str:
     if progress is None or progress.stage is None or status.phase != "Running":
         return status.phase or "Pending"
     parts = [STAGES.get(progress.stage, progress.stage)]
+    if progress.waiting_for:
+        parts.append(f"waiting for {progress.waiting_for}")
     if progress.step is not None and progress.stage == Stage.TRAIN:
         parts.append(f"step {progress.step:,} of {progress.total_steps or 0:,}")
         parts += [f"loss {progress.loss}"] if progress.loss else []
