@@ -1,4 +1,4 @@
-"""A run without a cluster: this machine takes the place of the API server, the Job controller and the kubelet.
+"""A run without a cluster: this machine stands for API server, Job controller and kubelet.
 
     local_inputs → run_loop (observe → finetune_operator.decide → apply) → run_screen
                         machine (Jobs, pods) → trainer_process
