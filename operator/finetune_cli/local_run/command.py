@@ -18,7 +18,7 @@ from finetune_cli.checking import check_manifest
 from finetune_cli.errors import CliError
 from finetune_cli.local_run.begin import begin_resource, build_metadata
 from finetune_cli.local_run.local_inputs import (
-    LocalTexts,
+    ClaimedTexts,
     build_local_spec,
     count_gpus,
     find_local_texts,
@@ -110,7 +110,7 @@ def _run(
     body: dict[str, Any],
     *,
     state: StateFolder,
-    texts: LocalTexts,
+    texts: ClaimedTexts,
     setting: "partial[TrainerSetting]",
     screen: RunScreen,
 ) -> RunResult:

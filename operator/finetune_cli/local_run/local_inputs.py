@@ -28,7 +28,7 @@ TEXT_FOLDER = "text"
 
 
 @dataclass(frozen=True, slots=True)
-class LocalText:
+class ClaimedText:
     """The files of one text and the address that stands for them."""
 
     claim: str
@@ -41,28 +41,28 @@ class LocalText:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalTexts:
+class ClaimedTexts:
     """The local texts of a resource, by the number of their language."""
 
-    train: Mapping[int, LocalText]
-    validation: Mapping[int, LocalText]
+    train: Mapping[int, ClaimedText]
+    validation: Mapping[int, ClaimedText]
 
     @property
-    def all(self) -> tuple[LocalText, ...]:
+    def all(self) -> tuple[ClaimedText, ...]:
         """Every text."""
         return (*self.train.values(), *self.validation.values())
 
 
 def find_local_texts(
     spec: LanguageFinetuneSpec, *, data: Sequence[str], validation: Sequence[str]
-) -> LocalTexts:
+) -> ClaimedTexts:
     """Return the texts that `--data` and `--validation` name.
 
     Raises:
         CliError: A path has no data, a language has no path, or a tag is none of the resource's.
     """
     if not data and not validation:
-        return LocalTexts({}, {})
+        return ClaimedTexts({}, {})
     if not data:
         raise CliError(["--validation goes with --data; add --data with the text to train on."])
     try:
@@ -73,17 +73,17 @@ def find_local_texts(
         ) from error
     found = local_text.find_texts(spec, data=data, validation=validation)
     tags = [language.tag.lower() for language in spec.languages]
-    return LocalTexts(
-        {index: _name(files, tag=tags[index]) for index, files in enumerate(found.train)},
+    return ClaimedTexts(
+        {index: _name(text.files, tag=tags[index]) for index, text in enumerate(found.train)},
         {
-            index: _name(files, tag=f"{tags[index]}-held-out")
-            for index, files in enumerate(found.validation)
-            if files
+            index: _name(text.files, tag=f"{tags[index]}-held-out")
+            for index, text in enumerate(found.validation)
+            if text.files
         },
     )
 
 
-def link_texts(texts: LocalTexts, *, claims: Path) -> None:
+def link_texts(texts: ClaimedTexts, *, claims: Path) -> None:
     """Make the claims: a folder for each text with a link to each of its files."""
     shutil.rmtree(claims, ignore_errors=True)
     for text in texts.all:
@@ -94,7 +94,7 @@ def link_texts(texts: LocalTexts, *, claims: Path) -> None:
 
 
 def build_local_spec(
-    spec: Mapping[str, Any], *, texts: LocalTexts, gpus: int, has_hub_token: bool
+    spec: Mapping[str, Any], *, texts: ClaimedTexts, gpus: int, has_hub_token: bool
 ) -> dict[str, Any]:
     """Return the spec that runs here, from a spec that keeps the rules.
 
@@ -133,7 +133,7 @@ def count_gpus(environ: Mapping[str, str] = os.environ) -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def shown_paths(texts: LocalTexts) -> dict[str, str]:
+def shown_paths(texts: ClaimedTexts) -> dict[str, str]:
     """Return the path that a person gave for each address in a message of the trainer."""
     return {
         f"{text.uri}/{name}": str(file)
@@ -151,7 +151,7 @@ def _build_resources(resources: Mapping[str, Any], *, gpus: int) -> dict[str, An
     return {"gpus": min(wanted, gpus), **kept}
 
 
-def _replace_text(dataset: dict[str, Any], *, index: int, texts: LocalTexts) -> None:
+def _replace_text(dataset: dict[str, Any], *, index: int, texts: ClaimedTexts) -> None:
     if index not in texts.train:
         return
     for name in ("sha256", "split", "secretRef"):
@@ -163,11 +163,11 @@ def _replace_text(dataset: dict[str, Any], *, index: int, texts: LocalTexts) -> 
         dataset["validation"] = {**held_out, "uri": texts.validation[index].uri}
 
 
-def _name(files: Sequence["LocalFile"], *, tag: str) -> LocalText:
+def _name(files: Sequence["LocalFile"], *, tag: str) -> ClaimedText:
     digest = hashlib.sha256()
     for name, path in sorted(_relative_names(files).items()):
         digest.update(f"{name}\0{_hash_file(path)}\n".encode())
-    return LocalText(claim=f"text-{tag}-{digest.hexdigest()[:16]}", files=tuple(files))
+    return ClaimedText(claim=f"text-{tag}-{digest.hexdigest()[:16]}", files=tuple(files))
 
 
 def _relative_names(files: Sequence["LocalFile"]) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from finetune_api.resource import LanguageFinetuneSpec
 from finetune_cli.errors import CliError
 from finetune_cli.local_run.begin import begin_resource, build_metadata
 from finetune_cli.local_run.local_inputs import (
-    LocalTexts,
+    ClaimedTexts,
     build_local_spec,
     count_gpus,
     find_local_texts,
@@ -37,16 +37,16 @@ SPEC: dict[str, Any] = {
     "suspend": True,
     "output": {"uri": "s3://adapters/"},
 }
-NO_TEXTS = LocalTexts({}, {})
+NO_TEXTS = ClaimedTexts({}, {})
 
 
-def find(text: Path, *, held_out: Path | None = None) -> LocalTexts:
+def find(text: Path, *, held_out: Path | None = None) -> ClaimedTexts:
     validation = [str(held_out)] if held_out else []
     spec = LanguageFinetuneSpec.model_validate(SPEC)
     return find_local_texts(spec, data=[str(text)], validation=validation)
 
 
-def build(texts: LocalTexts = NO_TEXTS, *, gpus: int = 0) -> dict[str, Any]:
+def build(texts: ClaimedTexts = NO_TEXTS, *, gpus: int = 0) -> dict[str, Any]:
     return build_local_spec(SPEC, texts=texts, gpus=gpus, has_hub_token=False)
 
 

@@ -17,7 +17,7 @@ from finetune_api.outcome import Evaluation, Outcome, Published, RunSummary, Sta
 from finetune_api.progress import Metric, ProgressReport, TrainerStatus
 from finetune_cli.local_run.begin import begin_resource, build_metadata
 from finetune_cli.local_run.command import build_context
-from finetune_cli.local_run.local_inputs import LocalTexts, build_local_spec
+from finetune_cli.local_run.local_inputs import ClaimedTexts, build_local_spec
 from finetune_cli.local_run.machine import Machine
 from finetune_cli.local_run.progress_receiver import ProgressReceiver
 from finetune_cli.local_run.run_loop import Interruption, LocalRun, RunEnd
@@ -278,7 +278,7 @@ def test_the_plan_is_the_one_that_the_operator_makes_of_the_same_resource(
     def stop(run: LocalRun, asked: Interruption) -> None:
         asked.is_urgent = bool(trainers.jobs)
 
-    local = build_local_spec(body["spec"], texts=LocalTexts({}, {}), gpus=0, has_hub_token=True)
+    local = build_local_spec(body["spec"], texts=ClaimedTexts({}, {}), gpus=0, has_hub_token=True)
     Bench(tmp_path).run(trainers, spec=local, on_look=stop)
     planned = trainers.jobs[0]["metadata"]["annotations"][wire.ANNOTATION_PLAN_HASH]
     assert planned == json.loads((case / "plan.json").read_text())["hash"]
