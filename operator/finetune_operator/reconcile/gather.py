@@ -1,15 +1,16 @@
 """Gather: everything about one resource as one frozen value, read from memory.
 
-Between the stores, which the watches fill, and `decide`. The only requests it ever makes are for the
-events of a Job that has had no pod for a while, and for the plan of a run whose Job is gone; both only
-when `decide` asks for them.
+Between the stores, which the watches fill, and `decide`. It requests only what a decision asks for
+(`Lookups`): the events of a Job that has had no pod for a while, and the plan of a run whose Job is gone.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from finetune_api import wire
 from finetune_operator.cluster.client import ApiClient
 from finetune_operator.cluster.kinds import CONFIG_MAPS, CORE_EVENTS
+from finetune_operator.decide.values.actions import Lookups
 from finetune_operator.decide.values.observation import JobEvent, Observed, ObservedJob, ObservedPod
 from finetune_operator.errors import NotFoundError
 from finetune_operator.raw_object import RawObject
@@ -65,7 +66,16 @@ class Gatherer:
         entries = (self._pods.get(uid) for uid in unended_attempts(body))
         return [one.value for one in entries if one is not None and one.owner_uid not in known]
 
-    async def fetch_job_events(self, observed: Observed) -> tuple[JobEvent, ...]:
+    async def fetch(self, observed: Observed, *, lookups: Lookups) -> Observed:
+        """Return the observation with what a decision asked for."""
+        if lookups.pinned_plan:
+            plan = await self._fetch_plan(observed, config_map=lookups.pinned_plan)
+            observed = replace(observed, pinned_plan=plan)
+        if lookups.job_events:
+            observed = replace(observed, job_events=await self._fetch_job_events(observed))
+        return observed
+
+    async def _fetch_job_events(self, observed: Observed) -> tuple[JobEvent, ...]:
         """Return the warnings about unfinished Jobs and their pods, oldest first."""
         about = [job.uid for job in observed.jobs if not job.finished]
         about += [pod.uid for pod in observed.pods if pod.job_uid in about]
@@ -75,7 +85,7 @@ class Gatherer:
             found += await self._warnings_about(uid, namespace=namespace)
         return tuple(sorted(found, key=lambda one: one.time.timestamp() if one.time else 0.0))
 
-    async def fetch_plan(self, observed: Observed, *, config_map: str) -> str:
+    async def _fetch_plan(self, observed: Observed, *, config_map: str) -> str:
         """Return the plan that a ConfigMap of the resource holds, as JSON; empty where there is none."""
         namespace = observed.body["metadata"]["namespace"]
         try:

@@ -28,7 +28,7 @@ RECONCILE_LIMIT_S = 180.0
 
 
 @dataclass(frozen=True)
-class Refusal:
+class CreateRefusal:
     """Why the creates stopped."""
 
     name_conflicts: tuple[str, ...] = ()
@@ -100,30 +100,26 @@ class Reconciler:
             self._just_created.discard(key)
             return None
         observed, actions = looked
-        if actions.needs_begun_plan:
-            name = actions.needs_begun_plan
-            plan = await self._gatherer.fetch_plan(observed, config_map=name)
-            observed = replace(observed, begun_plan=plan)
+        # Decide until nothing is asked: a lookup is fetched once, and a refused create is the last.
+        while True:
+            if actions.lookups is not None:
+                observed = await self._gatherer.fetch(observed, lookups=actions.lookups)
+            elif not observed.is_refused and (block := await self._create(actions)) is not None:
+                again = self._gatherer.observe(key)
+                if again is None:
+                    return None
+                observed = replace(
+                    again,
+                    pinned_plan=observed.pinned_plan,
+                    job_events=observed.job_events,
+                    name_conflicts=block.name_conflicts,
+                    predecessors=block.predecessors,
+                    rejected=block.rejected,
+                )
+            else:
+                break
             actions = self._decide(observed, now=self._now())
-        if actions.needs_job_events:
-            events = await self._gatherer.fetch_job_events(observed)
-            observed = replace(observed, job_events=events)
-            actions = self._decide(observed, now=self._now())
-        begun_plan = observed.begun_plan
-        refusal = await self._create(actions)
-        if refusal is not None:
-            again = self._gatherer.observe(key)
-            if again is None:
-                return None
-            observed = replace(
-                again,
-                begun_plan=begun_plan,
-                name_conflicts=refusal.name_conflicts,
-                predecessors=refusal.predecessors,
-                rejected=refusal.rejected,
-            )
-            actions = self._decide(observed, now=self._now())
-        elif self._tells_later(key, has_created=bool(actions.creates)):
+        if not observed.is_refused and self._tells_later(key, has_created=bool(actions.creates)):
             return DEBOUNCE_S
         await self._applier.apply_rest(observed.body, actions)
         return actions.requeue_after_s
@@ -149,16 +145,16 @@ class Reconciler:
         self._just_created.discard(key)
         return False
 
-    async def _create(self, actions: Actions) -> Refusal | None:
+    async def _create(self, actions: Actions) -> CreateRefusal | None:
         for manifest in actions.creates:
             try:
                 rejection = await self._applier.create(manifest)
             except PredecessorError:
-                return Refusal(predecessors=(manifest["metadata"]["name"],))
+                return CreateRefusal(predecessors=(manifest["metadata"]["name"],))
             except NameTakenError:
-                return Refusal(name_conflicts=(manifest["metadata"]["name"],))
+                return CreateRefusal(name_conflicts=(manifest["metadata"]["name"],))
             if rejection is not None:
-                return Refusal(rejected=(rejection,))
+                return CreateRefusal(rejected=(rejection,))
         return None
 
     def _conclude(self, key: Key, task: "asyncio.Task[float | None]") -> None:

@@ -121,15 +121,19 @@ def build_observed(resource: Mapping[str, Any], seen: Mapping[str, Any]) -> Obse
             ObservedPod.from_object(build_raw_pod(pod, job=build_raw_job({})))
             for pod in seen.get("strays", ())
         ),
-        job_events=tuple(JobEvent.from_object(event) for event in seen.get("events", ())),
-        begun_plan=_begun_plan(seen),
+        job_events=(
+            tuple(JobEvent.from_object(event) for event in seen["events"])
+            if "events" in seen
+            else None
+        ),
+        pinned_plan=_pinned_plan(seen),
         name_conflicts=tuple(seen.get("nameConflicts", ())),
         predecessors=tuple(seen.get("predecessors", ())),
         rejected=tuple(Rejection(**one) for one in seen.get("rejected", ())),
     )
 
 
-def _begun_plan(seen: Mapping[str, Any]) -> str | None:
+def _pinned_plan(seen: Mapping[str, Any]) -> str | None:
     """Return the plan that the shell fetched, of the case that made it."""
     if "planOf" not in seen:
         return None

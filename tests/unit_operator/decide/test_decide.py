@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_api.outcome import CorpusLanguage, Outcome, Published, RunSummary, Stage
 from finetune_operator.decide.decide import decide
-from finetune_operator.decide.values.actions import Actions
+from finetune_operator.decide.values.actions import Actions, Lookups
 from finetune_operator.decide.values.observation import JobEvent, Observed, ObservedJob, ObservedPod
 from tests.unit_operator.decide.story import (
     CASES,
@@ -118,8 +118,8 @@ def test_a_pod_killed_with_exit_code_0_is_followed_by_another() -> None:
 def test_a_second_pod_that_is_refused_is_told_from_the_events() -> None:
     observed = with_job({"failed": 1}, terminated(69))
     asked = ask(observed)
-    assert (asked.needs_job_events, condition(asked, "Running")["reason"]) == (
-        True,
+    assert (asked.lookups, condition(asked, "Running")["reason"]) == (
+        Lookups(job_events=True),
         "ServiceUnavailable",
     )
     event = JobEvent("FailedCreate", 'pods "x" is forbidden: exceeded quota: gpu', LATER)
@@ -132,7 +132,7 @@ def test_between_two_pods_time_is_given_to_the_job_controller() -> None:
         with_job({"failed": 1}, terminated(69)),
         now=datetime.fromisoformat(END) + timedelta(seconds=12),
     )
-    assert (soon.needs_job_events, soon.requeue_after_s) == (False, 18.0)
+    assert (soon.lookups, soon.requeue_after_s) == (None, 18.0)
 
 
 def test_a_job_that_runs_is_followed_although_its_spec_is_refused_now() -> None:

@@ -227,10 +227,10 @@ def clusters(draw: st.DrawFn) -> Observed:
 
 def ask(observed: Observed) -> Actions:
     actions = decide(observed, now=LATER, context=CONTEXT)
-    if not actions.needs_begun_plan:
+    if actions.lookups is None or not actions.lookups.pinned_plan:
         return actions
     # As the shell does: the plan is read where it is asked for.
-    return decide(replace(observed, begun_plan=PLAN), now=LATER, context=CONTEXT)
+    return decide(replace(observed, pinned_plan=PLAN), now=LATER, context=CONTEXT)
 
 
 def with_effects(observed: Observed, actions: Actions) -> Observed:

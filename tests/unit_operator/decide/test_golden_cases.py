@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from finetune_operator.decide.decide import decide
-from finetune_operator.decide.steps.recreate import NEXT_RUN_S
+from finetune_operator.decide.state.next_run import NEXT_RUN_S
 from finetune_operator.decide.values.actions import Actions
 from tests.unit_operator.decide.story import CASES, Told, context_of, read_yaml, tell
 
@@ -109,8 +109,8 @@ def describe(told: Told) -> dict[str, Any]:
         ],
         "events": [f"{one.type} {one.reason}: {one.message}" for one in actions.events],
         "requeueAfterSeconds": actions.requeue_after_s,
-        "needsJobEvents": actions.needs_job_events,
-        "needsBegunPlan": actions.needs_begun_plan,
+        "needsJobEvents": bool(actions.lookups and actions.lookups.job_events),
+        "needsBegunPlan": actions.lookups.pinned_plan if actions.lookups else "",
     }
     return {key: value for key, value in told_actions.items() if value not in (None, [], False, "")}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_api import wire
-from finetune_operator.decide.values.actions import Actions, Delete, Event, Patch
+from finetune_operator.decide.values.actions import Actions, Delete, Event, Lookups, Patch
 from finetune_operator.decide.values.observation import (
     JobEvent,
     Observed,
@@ -281,7 +281,7 @@ async def test_a_refused_create_is_decided_on_again_with_the_words_of_the_api_se
 async def test_events_are_read_only_when_they_are_asked_for(api: FakeApi, world: MakeWorld) -> None:
     message = {"reason": "FailedCreate", "message": "quota", "type": "Warning"}
     api.items = [{**message, "involvedObject": {"name": "sw-1-train-1"}}]
-    waiting = world(Actions(needs_job_events=True), Actions(requeue_after_s=30))
+    waiting = world(Actions(lookups=Lookups(job_events=True)), Actions(requeue_after_s=30))
     waiting.jobs.put(job())
     assert await waiting.reconciler.reconcile(KEY) == 30
     told = JobEvent(reason="FailedCreate", message="quota", time=None, about="sw-1-train-1")
@@ -301,10 +301,10 @@ async def test_the_plan_of_a_begun_run_is_read_only_when_it_is_asked_for(
     api: FakeApi, world: MakeWorld, code: int, answer: dict[str, Any], plan: str
 ) -> None:
     api.answer(code, answer)
-    begun = world(Actions(needs_begun_plan="sw-1-plan-x"), Actions(requeue_after_s=30))
+    begun = world(Actions(lookups=Lookups(pinned_plan="sw-1-plan-x")), Actions(requeue_after_s=30))
     assert await begun.reconciler.reconcile(KEY) == 30
     assert methods(api) == ["GET configmaps/sw-1-plan-x"]
-    assert [one.begun_plan for one in begun.observed] == [None, plan]
+    assert [one.pinned_plan for one in begun.observed] == [None, plan]
 
 
 async def test_a_refused_create_is_decided_on_again_with_the_plan_that_was_read(
@@ -312,10 +312,10 @@ async def test_a_refused_create_is_decided_on_again_with_the_plan_that_was_read(
 ) -> None:
     api.answer(200, {"data": {"plan.json": "{}"}})
     api.answer(403, build_status(403, "Forbidden", "exceeded quota: gpus"))
-    asked, creating = Actions(needs_begun_plan="sw-1-plan-x"), Actions(creates=(job(),))
+    asked, creating = Actions(lookups=Lookups(pinned_plan="sw-1-plan-x")), Actions(creates=(job(),))
     refused = world(asked, creating, Actions())
     await refused.reconciler.reconcile(KEY)
-    assert refused.observed[2].begun_plan == "{}"
+    assert refused.observed[2].pinned_plan == "{}"
 
 
 @pytest.mark.parametrize(

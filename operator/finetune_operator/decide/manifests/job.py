@@ -25,6 +25,7 @@ from finetune_operator.decide.manifests.pod import build_pod, memory_limit, pres
 from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.values.actions import Manifest
 from finetune_operator.decide.values.names import job_name, label_value, plan_name
+from finetune_operator.decide.values.observation import ObservedJob
 from finetune_operator.decide.values.operator_config import DecisionContext
 from finetune_operator.decide.values.pod_policy import PodPolicy
 
@@ -41,6 +42,8 @@ class RunObjects:
 
     config_map: Manifest
     job: Manifest
+    observed: ObservedJob
+    """The Job as the watch will show it, so that its status need not be written twice."""
 
 
 def build_run(
@@ -90,7 +93,7 @@ def build_objects(
         config_map=str(config_map["metadata"]["name"]),
         context=context,
     )
-    return RunObjects(config_map=config_map, job=job)
+    return RunObjects(config_map=config_map, job=job, observed=ObservedJob.from_object(job))
 
 
 def build_config_map(

@@ -388,3 +388,14 @@ def format_gib(size: int) -> str:
 def find_condition(stored: Iterable[Condition], wanted: str) -> Condition | None:
     """Return the condition of type `wanted`, or None."""
     return next((one for one in stored if one.type == wanted), None)
+
+
+def has_ended_before_training(stored: Iterable[Condition]) -> bool:
+    """Return whether the run ended before any training, which a change of the spec undoes."""
+    known = {one.type: one for one in stored}
+    complete = known.get(conditions.COMPLETE)
+    if complete is not None and complete.reason == conditions.PLAN_READY:
+        return True
+    # A measurement failed, or finished work was found, before a training Job was created.
+    created = known.get(conditions.JOB_CREATED)
+    return created is None or created.status != "True"

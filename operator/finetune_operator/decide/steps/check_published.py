@@ -1,9 +1,9 @@
-"""Before a GPU is asked for: was this very plan trained before?
+"""Step: before a GPU is requested, look in S3 for a finished run of the same plan. Pure.
 
-A resource that was deleted and applied again, or restored from a backup without its status, looks like a
-new one; only S3 knows, and the operator has no keys to it. So a small pod on CPU looks for the finished
-manifest of the plan, once, before the first Job of a run that wants a GPU. A run on CPU looks by itself,
-in its first second. A probe never stands in the way: one that cannot answer is passed over. Pure.
+A resource that was deleted and applied again, or restored from a backup without its status, looks new;
+only S3 knows better, and the operator has no keys to it. So a small pod on CPU looks for the manifest of
+the plan, once, before the first Job of a run that requests a GPU. A run on CPU looks by itself in its
+first second. This Job never blocks a run: if it cannot answer, the run begins.
 """
 
 from dataclasses import replace
@@ -13,26 +13,27 @@ from finetune_api import wire
 from finetune_api.outcome import NOTHING_FINISHED, Outcome
 from finetune_operator.decide.job.retry_policy import FIRST_ATTEMPT
 from finetune_operator.decide.job.run_state import decide_run_state
-from finetune_operator.decide.job.run_view import COMPLETE, FAILED, PENDING, RunState, RunView
+from finetune_operator.decide.job.run_view import COMPLETE, FAILED, RunState, RunView
 from finetune_operator.decide.job.terminated_pod import exit_code, proved_outcome, read_outcome
 from finetune_operator.decide.manifests.job import build_objects
 from finetune_operator.decide.manifests.pod import secret_environment_prefixes
 from finetune_operator.decide.manifests.pod_task import PodTask
 from finetune_operator.decide.plan.accept import ResolvedPlan
-from finetune_operator.decide.status.build_status import Report, build_attempts, find_condition
-from finetune_operator.decide.steps.reconcile_state import ReconcileState
-from finetune_operator.decide.steps.reporting import (
+from finetune_operator.decide.state.job_report import job_lookups
+from finetune_operator.decide.state.reconcile_state import ReconcileState
+from finetune_operator.decide.state.reporting import (
     ACCEPTED,
+    build_pending_report,
     build_report,
-    delete_of,
     find_create_block,
     measured_updates,
     plan_report,
     resolved_update,
     write,
 )
+from finetune_operator.decide.status.build_status import Report, build_attempts, find_condition
 from finetune_operator.decide.values import conditions
-from finetune_operator.decide.values.actions import Actions
+from finetune_operator.decide.values.actions import Actions, delete_job
 from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import ObservedJob, ObservedPod
 
@@ -42,8 +43,9 @@ NO_FAULT_OF_THE_RUN: Final = frozenset({wire.ExitCode.ENVIRONMENT_UNFIT})
 """Exit codes that say something of the probe's node and nothing of the run."""
 
 
-def decide_probe(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None:
-    """Return what looking for finished work asks for, or None where the run may begin."""
+def check_published(state: ReconcileState) -> Actions | None:
+    """Look for a published adapter of this plan before a GPU is requested."""
+    proposal = state.require_plan()
     if not _is_worthwhile(state, proposal=proposal):
         return None
     job = _probe_of(state, proposal=proposal)
@@ -56,7 +58,7 @@ def decide_probe(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | 
         RunView(
             job=job,
             pods=pods,
-            events=state.observed.job_events,
+            events=state.observed.job_events or (),
             now=state.now,
             context=state.context,
         )
@@ -93,9 +95,9 @@ def _begin(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None:
         attempt=attempt,
         context=state.context,
     )
-    job = ObservedJob.from_object(objects.job)
+    job = objects.observed
     report = _report_looking(state, proposal=proposal, job=job)
-    stale = tuple(delete_of(one) for one in state.probe_jobs if not one.finished)
+    stale = tuple(delete_job(one) for one in state.probe_jobs if not one.finished)
     actions = write(state, report=report, deletes=stale)
     return replace(actions, creates=(objects.config_map, objects.job))
 
@@ -132,7 +134,7 @@ def _follow(
         state,
         report=report,
         requeue_after_s=run_state.requeue_after_s,
-        needs_job_events=run_state.needs_job_events,
+        lookups=job_lookups(state, run_state=run_state),
     )
 
 
@@ -180,16 +182,11 @@ def _report_looking(
         )
         if said not in ORDINARY:
             reason, message = said, run_state.message
-    return build_report(
+    return build_pending_report(
         state,
-        phase=PENDING,
+        reason=reason,
         message=message,
-        updates=(
-            ACCEPTED,
-            *measured_updates(state),
-            resolved_update(proposal),
-            ConditionUpdate(conditions.JOB_CREATED, "False", reason, message),
-            ConditionUpdate(conditions.RECONCILING, "True", reason, message),
-        ),
+        updates=(*measured_updates(state), resolved_update(proposal)),
+        waits_on=conditions.JOB_CREATED,
         plan=plan_report(state, proposal=proposal),
     )

@@ -1,9 +1,8 @@
-"""Before training: the text is measured where parameters wait for it, by a Job of its own.
+"""Step: a Measure Job reads the text if a parameter depends on it. Pure.
 
-`decide` asks this of a resource that may run and has no training Job. The course of a Measure Job is
-that of any Job (`course`); here it is said of the measurement instead of the run. What was found is
-no answer of this module: once there is a profile, `decide` goes on to the plan. A measurement that was
-lost with its pod is made again, a few times. Pure.
+The state of a Measure Job is that of any Job (`run_state`), reported of the measurement instead of the
+run. Once there is a profile, the next steps go on to the plan. A measurement that was lost with its pod
+is made again, a few times.
 """
 
 from dataclasses import replace
@@ -11,41 +10,53 @@ from typing import Final
 
 from finetune_api.measure_plan import MeasurePlan
 from finetune_operator.decide.job.run_state import decide_run_state
-from finetune_operator.decide.job.run_view import FAILED, STALLED, SUSPENDED, RunState, RunView
+from finetune_operator.decide.job.run_view import FAILED, SUSPENDED, RunState, RunView
+from finetune_operator.decide.job.suspend_request import is_held
 from finetune_operator.decide.manifests.job import build_objects
 from finetune_operator.decide.manifests.pod_task import PodTask
-from finetune_operator.decide.plan.accept import Admitted
+from finetune_operator.decide.plan.accept import Admitted, SpecRefusal
 from finetune_operator.decide.plan.measurement import next_attempt
-from finetune_operator.decide.status.build_status import Report
-from finetune_operator.decide.steps.reconcile_state import ReconcileState
-from finetune_operator.decide.steps.reporting import (
+from finetune_operator.decide.state.job_report import job_lookups
+from finetune_operator.decide.state.reconcile_state import ReconcileState
+from finetune_operator.decide.state.reporting import (
     ACCEPTED,
     CreateBlocked,
+    build_pending_report,
     build_report,
-    delete_of,
     find_create_block,
     write,
 )
+from finetune_operator.decide.status.build_status import Report
 from finetune_operator.decide.values import conditions
-from finetune_operator.decide.values.actions import Actions
+from finetune_operator.decide.values.actions import Actions, delete_job
 from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import ObservedJob
 
 MEASURING: Final = "Measuring"
 """Phase of a resource whose text is measured."""
 WHYS_TOLD: Final = 2
-"""Needs whose sentence is told; a third adds nothing for a reader."""
+"""Needs whose sentence is shown; a third adds nothing for a reader."""
 ORDINARY: Final = frozenset({conditions.POD_STARTING, conditions.TRAINING, conditions.FINISHED})
-"""Steps of a Measure Job that takes its course."""
+"""Reasons of a Measure Job without any trouble."""
+AWAITING: Final = ConditionUpdate(
+    conditions.RESOLVED,
+    "False",
+    conditions.AWAITING_MEASUREMENT,
+    "The parameters wait for what is measured of the text.",
+)
 AGAIN_AFTER_S: Final = (60.0, 300.0)
 """From the end of a Job whose result was lost until the next one, for each that may follow. Assumption:
 a node that went away is seen in the first minute, and what deletes pods on purpose is worth no fourth
 Job. Each costs little: what the first one found is still cached in the bucket."""
 
 
-def decide_measurement(state: ReconcileState, *, admitted: Admitted) -> Actions | None:
-    """Return what the measurement asks for, or None where no parameter waits for one."""
-    measured = state.measured
+def measure(state: ReconcileState) -> Actions | None:
+    """Measure the text by a Job of its own if a parameter depends on it."""
+    admitted, measured = state.admitted, state.measured
+    if state.pinned_plan is not None or is_held(state.observed.body):
+        return None
+    if isinstance(admitted, SpecRefusal):
+        return None
     if not measured.is_missing or measured.plan is None:
         return None
     if measured.job is None:
@@ -63,7 +74,7 @@ def decide_measurement(state: ReconcileState, *, admitted: Admitted) -> Actions 
 
 
 def _is_lost(state: ReconcileState, *, job: ObservedJob, run_state: RunState) -> bool:
-    """Return whether a Job has measured, and its pod went before anybody read what it found."""
+    """Return whether a Job has measured, and its pod was gone before the operator read the result."""
     if run_state.phase != FAILED or run_state.failed_for != conditions.OUTCOME_MISSING:
         return False
     return not any(pod.ended for pod in state.pods_of(job))
@@ -82,28 +93,23 @@ def _seconds_until_again(state: ReconcileState, *, job: ObservedJob) -> float | 
 
 def _begin(state: ReconcileState, *, admitted: Admitted, plan: MeasurePlan) -> Actions:
     """Create measure plan and Job, or say why the last try to do so failed."""
-    why = find_create_block(state)
-    if why is not None:
-        return _not_created(state, why=why)
+    block = find_create_block(state)
+    if block is not None:
+        return _report_blocked(state, block=block)
     objects = build_objects(
         admitted.resource,
         task=PodTask.to_measure(plan),
         attempt=next_attempt(state.measure_jobs),
         context=state.context,
     )
-    job = ObservedJob.from_object(objects.job)
+    job = objects.observed
     followed = _follow(state, job=job, run_state=_run_state(state, job=job))
     return replace(followed, creates=(objects.config_map, objects.job))
 
 
-def _not_created(state: ReconcileState, *, why: CreateBlocked) -> Actions:
-    kind = conditions.STALLED if why.phase == STALLED else conditions.RECONCILING
-    updates = (
-        *_waiting(why.reason, why.message),
-        ConditionUpdate(kind, "True", why.reason, why.message),
-    )
-    report = build_report(state, phase=why.phase, message=why.message, updates=updates)
-    return write(state, report=report, requeue_after_s=why.retry_s)
+def _report_blocked(state: ReconcileState, *, block: CreateBlocked) -> Actions:
+    report = _report_waiting(state, reason=block.reason, message=block.message, phase=block.phase)
+    return write(state, report=report, requeue_after_s=block.retry_s)
 
 
 def _run_state(state: ReconcileState, *, job: ObservedJob) -> RunState:
@@ -111,7 +117,7 @@ def _run_state(state: ReconcileState, *, job: ObservedJob) -> RunState:
         RunView(
             job=job,
             pods=state.pods_of(job),
-            events=state.observed.job_events,
+            events=state.observed.job_events or (),
             now=state.now,
             context=state.context,
         )
@@ -122,9 +128,9 @@ def _follow(state: ReconcileState, *, job: ObservedJob, run_state: RunState) -> 
     return write(
         state,
         report=_report(state, job=job, run_state=run_state),
-        deletes=(delete_of(job),) if run_state.delete_job else (),
+        deletes=(delete_job(job),) if run_state.delete_job else (),
         requeue_after_s=run_state.requeue_after_s,
-        needs_job_events=run_state.needs_job_events,
+        lookups=job_lookups(state, run_state=run_state),
     )
 
 
@@ -163,7 +169,12 @@ def _report_failed(
         state,
         phase=FAILED,
         message=message,
-        updates=(*_waiting(conditions.FINISHED, failed), *updates),
+        updates=(
+            ACCEPTED,
+            ConditionUpdate(conditions.CORPUS_MEASURED, "False", conditions.FINISHED, failed),
+            AWAITING,
+            *updates,
+        ),
     )
 
 
@@ -180,13 +191,20 @@ def _report_under_way(state: ReconcileState, *, job: ObservedJob, run_state: Run
         again = " again, because what was measured before is lost" if is_again else ""
         message = f"Job {job.name} measures the text{again}. {whys}"
         reason = conditions.MEASURING
-    is_held = run_state.phase == SUSPENDED
-    kind = conditions.SUSPENDED if is_held else conditions.RECONCILING
-    return build_report(
+    phase = SUSPENDED if run_state.phase == SUSPENDED else MEASURING
+    return _report_waiting(state, reason=reason, message=message, phase=phase)
+
+
+def _report_waiting(
+    state: ReconcileState, *, reason: str, message: str, phase: str = MEASURING
+) -> Report:
+    return build_pending_report(
         state,
-        phase=SUSPENDED if is_held else MEASURING,
+        reason=reason,
         message=message,
-        updates=(*_waiting(reason, message), ConditionUpdate(kind, "True", reason, message)),
+        updates=(AWAITING,),
+        phase=phase,
+        waits_on=conditions.CORPUS_MEASURED,
     )
 
 
@@ -196,19 +214,11 @@ def _report_lost(state: ReconcileState, *, job: ObservedJob) -> Report:
         f"Job {job.name} is complete and its pod is gone, so what it measured is lost; the text is measured "
         f"again {AGAIN_AFTER_S[tries - 1]:.0f} seconds after its end ({tries} of {len(AGAIN_AFTER_S)} times)."
     )
-    return build_report(
-        state,
-        phase=MEASURING,
-        message=message,
-        updates=(
-            *_waiting(conditions.OUTCOME_MISSING, message),
-            ConditionUpdate(conditions.RECONCILING, "True", conditions.OUTCOME_MISSING, message),
-        ),
-    )
+    return _report_waiting(state, reason=conditions.OUTCOME_MISSING, message=message)
 
 
 def _report_given_up(state: ReconcileState) -> Report:
-    """Say that the text is not measured once more, and what to look for."""
+    """Return that the text is not measured again, and what to look for."""
     lost = ", ".join(job.name for job in state.measured.lost)
     message = (
         f"Each of the Jobs {lost} measured the text, and each time its pod was gone before the result was "
@@ -220,12 +230,3 @@ def _report_given_up(state: ReconcileState) -> Report:
         for kind in (conditions.FAILED, conditions.STALLED)
     )
     return _report_failed(state, message=message, updates=updates)
-
-
-def _waiting(reason: str, message: str) -> tuple[ConditionUpdate, ConditionUpdate, ConditionUpdate]:
-    waits = "The parameters wait for what is measured of the text."
-    return (
-        ACCEPTED,
-        ConditionUpdate(conditions.CORPUS_MEASURED, "False", reason, message),
-        ConditionUpdate(conditions.RESOLVED, "False", conditions.AWAITING_MEASUREMENT, waits),
-    )

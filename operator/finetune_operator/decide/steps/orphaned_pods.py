@@ -1,43 +1,31 @@
-"""Pods that outlive their Job: whoever deletes a Job by hand takes it away at once, its pod only later.
+"""Step: pods that outlive their Job must stop before the next Job is created. Pure.
 
-That pod still saves its checkpoint and still holds its GPU, so the next Job waits for it: a resource never
-has two running pods. `gather` finds such a pod by the attempts in status, which know its uid. Pure.
+Someone who deletes a Job by hand removes it at once and its pod only later. That pod still saves its
+checkpoint and holds its GPU, and a resource never has two running pods. `gather` finds such a pod by the
+attempts in status, which hold its uid.
 """
 
 from typing import Final
 
-from finetune_operator.decide.job.run_view import PENDING
-from finetune_operator.decide.plan.accept import ResolvedPlan
-from finetune_operator.decide.steps.reconcile_state import ReconcileState
-from finetune_operator.decide.steps.reporting import ACCEPTED, build_report, write
-from finetune_operator.decide.steps.suspend import keep_known_plan
+from finetune_operator.decide.state.reconcile_state import ReconcileState
+from finetune_operator.decide.state.reporting import build_pending_report, keep_known_plan, write
 from finetune_operator.decide.values import conditions
 from finetune_operator.decide.values.actions import Actions
-from finetune_operator.decide.values.conditions import ConditionUpdate
 
 LOOK_AGAIN_S: Final = 5.0
-"""Nobody tells of a pod whose Job is gone; its grace period is minutes."""
+"""Seconds: no watch reports a pod whose Job is gone, and its grace period is minutes."""
 
 
-def await_strays(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None:
-    """Return that a pod without a Job must stop first, or None where there is none."""
+def await_orphaned_pods(state: ReconcileState) -> Actions | None:
+    """Wait until a pod has stopped whose Job is gone."""
     known = {job.uid for job in state.observed.jobs}
     alive = (pod for pod in state.observed.pods if not pod.ended and pod.job_uid not in known)
     names = sorted(pod.name for pod in alive)
     if not names:
         return None
     message = f"Pod {', '.join(names)} outlives its deleted Job and is being stopped; another Job follows."
-    updates, plan = keep_known_plan(state, proposal=proposal)
-    report = build_report(
-        state,
-        phase=PENDING,
-        message=message,
-        updates=(
-            ACCEPTED,
-            *updates,
-            ConditionUpdate(conditions.RUNNING, "False", conditions.POD_STOPPING, message),
-            ConditionUpdate(conditions.RECONCILING, "True", conditions.POD_STOPPING, message),
-        ),
-        plan=plan,
+    updates, plan = keep_known_plan(state, proposal=state.require_plan())
+    report = build_pending_report(
+        state, reason=conditions.POD_STOPPING, message=message, updates=updates, plan=plan
     )
     return write(state, report=report, requeue_after_s=LOOK_AGAIN_S)

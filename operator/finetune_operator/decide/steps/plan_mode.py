@@ -1,17 +1,15 @@
-"""Mode Plan: the end of a resource that is measured and resolved and trains nothing.
+"""Step: `mode: Plan` ends once everything is resolved, and trains nothing. Pure.
 
-`decide` asks once everything is resolved. The answer is final for this generation of the spec and for
-no other: the fields stay open, because no training Job was made from them, and mode Run goes on from
-what is known. Pure.
+The end is final for this generation of the spec only: no training Job was made from the fields, so they
+stay mutable, and `mode: Run` goes on from what is known.
 """
 
 from finetune_api.resource import Mode
 from finetune_api.status import short_duration
 from finetune_operator.decide.job.run_view import COMPLETE
 from finetune_operator.decide.plan.accept import ResolvedPlan
-from finetune_operator.decide.status.build_status import find_condition
-from finetune_operator.decide.steps.reconcile_state import ReconcileState
-from finetune_operator.decide.steps.reporting import (
+from finetune_operator.decide.state.reconcile_state import ReconcileState
+from finetune_operator.decide.state.reporting import (
     ACCEPTED,
     build_report,
     measured_updates,
@@ -24,11 +22,12 @@ from finetune_operator.decide.values.actions import Actions
 from finetune_operator.decide.values.conditions import ConditionUpdate
 
 EARLIER_RUN = "kubectl finetune plan --tokens-per-second tells it by the speed of an earlier run"
-"""What makes a time known that no measured speed tells."""
+"""How to get an estimate of time without a measured speed."""
 
 
-def end_plan(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None:
-    """Return that the plan is ready, or None where it is to be run."""
+def end_plan_mode(state: ReconcileState) -> Actions | None:
+    """End with the plan as the result if `spec.mode` is Plan."""
+    proposal = state.require_plan()
     if proposal.resource.spec.mode is not Mode.PLAN:
         return None
     message = _message(proposal)
@@ -45,17 +44,6 @@ def end_plan(state: ReconcileState, *, proposal: ResolvedPlan) -> Actions | None
         plan=plan_report(state, proposal=proposal),
     )
     return write(state, report=report)
-
-
-def ended_before_training(state: ReconcileState) -> bool:
-    """Return whether the end came before any training, which a change of the spec undoes."""
-    stored = state.before.conditions
-    complete = find_condition(stored, conditions.COMPLETE)
-    if complete is not None and complete.reason == conditions.PLAN_READY:
-        return True
-    # What ended before any Job was to train: a measurement, or the look for finished work.
-    created = find_condition(stored, conditions.JOB_CREATED)
-    return created is None or created.status != "True"
 
 
 def _message(proposal: ResolvedPlan) -> str:

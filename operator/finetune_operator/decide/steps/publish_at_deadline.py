@@ -1,9 +1,9 @@
-"""`deadlinePolicy: PublishBest`: a run that reached its deadline ends with the best that it saved.
+"""Step: under `deadlinePolicy: PublishBest` a run that reached its deadline publishes its best checkpoint.
 
-The Job controller ends the Job at the deadline, and its pod leaves a checkpoint as for any other stop.
-One more Job, attempt 3, then takes the newest checkpoint and publishes the adapter that the run would
-publish if it had ended there; it does no step. So a pod that hangs at its deadline, or was lost with its
-node, costs no more than a checkpoint's interval. Without a checkpoint the run fails as ever. Pure.
+The Job controller ends the Job at the deadline, and its pod saves a checkpoint as for any other stop. One
+more Job, attempt 3, takes the newest checkpoint and publishes the adapter that the run would publish if it
+had ended there; it does no step. So a pod that hangs at its deadline, or was lost with its node, costs no
+more than a checkpoint's interval. Without a checkpoint the run fails. Pure.
 """
 
 from collections.abc import Mapping
@@ -15,21 +15,20 @@ from finetune_operator.decide.job.checkpoint_status import find_checkpoint
 from finetune_operator.decide.job.job_limits import deadline_of
 from finetune_operator.decide.job.retry_policy import AT_DEADLINE, WITH_MORE_MEMORY
 from finetune_operator.decide.job.run_view import PENDING, SUSPENDED
-from finetune_operator.decide.manifests.job import RunObjects, build_closing
+from finetune_operator.decide.job.suspend_request import is_held
+from finetune_operator.decide.manifests.job import build_closing
 from finetune_operator.decide.plan.accept import ResolvedPlan, SpecRefusal
-from finetune_operator.decide.status.build_status import build_attempts
-from finetune_operator.decide.steps.pinned_plan import read_begun
-from finetune_operator.decide.steps.reconcile_state import ReconcileState
-from finetune_operator.decide.steps.reporting import (
-    ACCEPTED,
-    build_report,
+from finetune_operator.decide.state.job_report import create_job_of
+from finetune_operator.decide.state.reconcile_state import ReconcileState
+from finetune_operator.decide.state.reporting import (
+    build_pending_report,
     find_create_block,
+    keep_known_plan,
     write,
 )
-from finetune_operator.decide.steps.suspend import is_held, keep_known_plan
+from finetune_operator.decide.status.build_status import build_attempts
 from finetune_operator.decide.values import conditions
-from finetune_operator.decide.values.actions import Actions
-from finetune_operator.decide.values.conditions import ConditionUpdate
+from finetune_operator.decide.values.actions import Actions, Lookups
 from finetune_operator.decide.values.observation import ObservedJob
 from finetune_operator.raw_object import RawObject
 
@@ -41,11 +40,8 @@ def publishes_best(body: RawObject) -> bool:
     return asked and deadline_of(body) is not None
 
 
-def decide_closing(state: ReconcileState) -> Actions | RunObjects | None:
-    """Return what a run that reached its deadline waits for, or the Job that publishes what it had.
-
-    None where it just fails, and of every other run.
-    """
+def publish_at_deadline(state: ReconcileState) -> Actions | None:
+    """Publish the best checkpoint of a run that reached its deadline under `PublishBest`."""
     job = state.job
     if job is None or not _is_over_deadline(state, job=job):
         return None
@@ -69,11 +65,11 @@ def decide_closing(state: ReconcileState) -> Actions | RunObjects | None:
             f"at step {saved.step:,} is published."
         )
         return _report(state, job=job, reason=conditions.SUSPENDED_BY_SPEC, message=held)
-    if state.observed.begun_plan is None:
+    if state.observed.pinned_plan is None:
         told = f"The run reached its deadline; what it saved at step {saved.step:,} is published."
         waiting = _report(state, job=job, reason=conditions.PUBLISHING_BEST, message=told)
-        return replace(waiting, needs_begun_plan=job.plan_config_map)
-    begun = read_begun(state, resource=admitted.resource, plan_hash=job.plan_hash)
+        return replace(waiting, lookups=Lookups(pinned_plan=job.plan_config_map))
+    begun = state.read_plan(wanted=job.plan_hash)
     return None if begun is None else _build(state, job=job, begun=begun)
 
 
@@ -88,7 +84,7 @@ def _is_over_deadline(state: ReconcileState, *, job: ObservedJob) -> bool:
     return publishes_best(state.observed.body)
 
 
-def _build(state: ReconcileState, *, job: ObservedJob, begun: ResolvedPlan) -> Actions | RunObjects:
+def _build(state: ReconcileState, *, job: ObservedJob, begun: ResolvedPlan) -> Actions:
     """Return the Job that publishes, or why the last try to create it failed."""
     why = find_create_block(state)
     if why is not None:
@@ -96,23 +92,18 @@ def _build(state: ReconcileState, *, job: ObservedJob, begun: ResolvedPlan) -> A
         return replace(refused, requeue_after_s=why.retry_s)
     # What the attempt with more memory needed, publishing needs as well.
     memory = job.memory_limit if job.attempt == WITH_MORE_MEMORY else None
-    return build_closing(begun.resource, plan=begun.plan, memory=memory, context=state.context)
+    objects = build_closing(begun.resource, plan=begun.plan, memory=memory, context=state.context)
+    return create_job_of(state, objects=objects)
 
 
 def _report(state: ReconcileState, *, job: ObservedJob, reason: str, message: str) -> Actions:
     updates, plan = keep_known_plan(state, proposal=None)
-    is_suspended = reason == conditions.SUSPENDED_BY_SPEC
-    kind = conditions.SUSPENDED if is_suspended else conditions.RECONCILING
-    report = build_report(
+    report = build_pending_report(
         state,
-        phase=SUSPENDED if is_suspended else PENDING,
+        reason=reason,
         message=message,
-        updates=(
-            ACCEPTED,
-            *updates,
-            ConditionUpdate(conditions.RUNNING, "False", reason, message),
-            ConditionUpdate(kind, "True", reason, message),
-        ),
+        updates=updates,
+        phase=SUSPENDED if reason == conditions.SUSPENDED_BY_SPEC else PENDING,
         plan=plan,
         active=build_active_time(state.before.active_time, job=job, now=state.now),
         attempts=build_attempts(state.training_pods, job=job, failed=conditions.DEADLINE_EXCEEDED),

@@ -1,23 +1,23 @@
-"""What the operator wants done: the output of `decide`, carried out by the shell and by nobody else.
+"""What the operator wants done: the output of `decide`, carried out by the shell alone.
 
 The shell keeps this order, so that a crash between any two steps loses nothing:
 
 1. `creates`, one after the other. A name that is taken by an object of ours counts as created. At
    the first one that is refused the shell stops, observes again with `name_conflicts`,
-   `predecessors` or `rejected` filled in, decides anew and carries out that answer instead, its creates left out.
+   `predecessors` or `rejected` filled in, decides again and carries out that answer instead.
 2. `progress`, then `status`, which presumes that the creates succeeded; the end is the last write.
 3. `patches` of a Job: limits that the spec changed since, suspension, what is safe by now.
 4. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin anew.
 5. `events`, only once the status is written.
 
-Where `needs_job_events`, the shell first reads the events of the Job and its pods, decides once more
-with them and carries out that answer, whether or not it asks for events again. The same for the plan
-of a run that has begun, where `needs_begun_plan` names the ConfigMap that holds it.
+Where `lookups` is set, the shell fetches it and decides again; a decision asks for the same lookup once.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from finetune_operator.decide.values.observation import ObservedJob
 
 Manifest = Mapping[str, Any]
 """A Kubernetes object as a plain dict that reads like the YAML it becomes."""
@@ -58,6 +58,16 @@ class Event:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Lookups:
+    """What a decision needs that is not in memory and has to be requested from the API server."""
+
+    pinned_plan: str = ""
+    """Name of the ConfigMap that holds the plan of a run that has begun."""
+    job_events: bool = False
+    """Whether the events of the Jobs and their pods are needed."""
+
+
 @dataclass(frozen=True)
 class Actions:
     """Everything to do for one resource now."""
@@ -72,9 +82,8 @@ class Actions:
     events: tuple[Event, ...] = ()
     requeue_after_s: float | None = None
     """Seconds after which the passing of time alone may change the answer; None: never."""
-    needs_job_events: bool = False
-    needs_begun_plan: str = ""
-    """Name of the ConfigMap to read; the rest is what would be done without it."""
+    lookups: Lookups | None = None
+    """What to fetch before this answer counts; the rest is what would be done without it."""
 
 
 def merge_patches(patches: Iterable[Patch]) -> tuple[Patch, ...]:
@@ -88,3 +97,14 @@ def merge_patches(patches: Iterable[Patch]) -> tuple[Patch, ...]:
             annotations={**known.annotations, **patch.annotations},
         )
     return tuple(merged.values())
+
+
+def delete_job(job: ObservedJob, *, keeps_until_stopped: bool = False) -> Delete:
+    """Return the deletion of this Job and of no other of its name."""
+    return Delete(
+        kind="Job",
+        namespace=job.namespace,
+        name=job.name,
+        uid=job.uid,
+        keeps_until_stopped=keeps_until_stopped,
+    )

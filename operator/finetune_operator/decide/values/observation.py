@@ -250,17 +250,22 @@ class Observed:
     """Jobs whose controller is the resource."""
     pods: tuple[ObservedPod, ...] = ()
     """Pods of these Jobs."""
-    job_events: tuple[JobEvent, ...] = ()
-    """Warning events about the Job and its pods; read only where `Actions.needs_job_events`."""
-    begun_plan: str | None = None
-    """The plan that a run without a Job began with, as JSON; empty where it is gone. Read only where
-    `Actions.needs_begun_plan`."""
+    job_events: tuple[JobEvent, ...] | None = None
+    """Warning events about the Jobs and their pods; None until `Lookups.job_events` is fetched."""
+    pinned_plan: str | None = None
+    """The plan that a run without a Job began with, as JSON; empty if its ConfigMap is gone; None until
+    `Lookups.pinned_plan` is fetched."""
     name_conflicts: tuple[str, ...] = ()
     """Names that the last creates found taken by objects of somebody else."""
     predecessors: tuple[str, ...] = ()
     """Names that the last creates found taken by what a deleted resource of this name left."""
     rejected: tuple[Rejection, ...] = field(default=())
     """Creates that the API server just refused."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the last creates were refused, for whatever reason."""
+        return bool(self.name_conflicts or self.predecessors or self.rejected)
 
 
 def _map(value: object, key: str) -> RawObject:

@@ -7,7 +7,7 @@ import pytest
 
 from finetune_api.plan import TrainingPlan
 from finetune_operator.decide.decide import decide
-from finetune_operator.decide.values.actions import Actions
+from finetune_operator.decide.values.actions import Actions, Lookups
 from finetune_operator.decide.values.observation import Observed
 from tests.unit_operator.decide.story import CASES, CONTEXT, START, read_yaml
 
@@ -15,8 +15,8 @@ BODY = read_yaml(CASES / "new/resource.yaml")
 OTHER = {"parameters": {"learningRate": 1e-4}}
 
 
-def ask(resource: dict[str, Any], *, begun_plan: str | None = None) -> Actions:
-    return decide(Observed(body=resource, begun_plan=begun_plan), now=START, context=CONTEXT)
+def ask(resource: dict[str, Any], *, pinned_plan: str | None = None) -> Actions:
+    return decide(Observed(body=resource, pinned_plan=pinned_plan), now=START, context=CONTEXT)
 
 
 def plan_of(actions: Actions) -> TrainingPlan:
@@ -47,19 +47,19 @@ def refused(resource: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_run_whose_job_is_gone_asks_for_the_plan_that_it_began_with() -> None:
-    assert ask(begun()).needs_begun_plan == begun()["status"]["plan"]["configMap"]
+    assert ask(begun()).lookups == Lookups(pinned_plan=begun()["status"]["plan"]["configMap"])
 
 
 def test_a_new_resource_asks_for_no_plan() -> None:
-    assert ask(BODY).needs_begun_plan == ""
+    assert ask(BODY).lookups is None
 
 
 def test_the_plan_is_asked_for_once() -> None:
-    assert ask(begun(), begun_plan="").needs_begun_plan == ""
+    assert ask(begun(), pinned_plan="").lookups is None
 
 
 def test_the_next_job_obeys_the_plan_that_the_run_began_with() -> None:
-    actions = ask(begun(), begun_plan=OLD.to_json())
+    actions = ask(begun(), pinned_plan=OLD.to_json())
     _, job = actions.creates
     assert plan_of(actions) == OLD
     assert job["metadata"]["annotations"]["langops.dev/plan-hash"] == OLD.hash
@@ -67,7 +67,7 @@ def test_the_next_job_obeys_the_plan_that_the_run_began_with() -> None:
 
 def test_what_status_said_of_the_plan_is_kept_with_it() -> None:
     before = begun()
-    status = ask(before, begun_plan=OLD.to_json()).status
+    status = ask(before, pinned_plan=OLD.to_json()).status
     assert status is not None
     assert status["plan"] == before["status"]["plan"]
     assert status["parameters"] == before["status"]["parameters"]
@@ -75,24 +75,24 @@ def test_what_status_said_of_the_plan_is_kept_with_it() -> None:
 
 def test_a_restored_resource_goes_on_with_its_plan_under_its_new_uid() -> None:
     metadata = BODY["metadata"] | {"uid": "of-the-restored"}
-    actions = ask(begun() | {"metadata": metadata}, begun_plan=OLD.to_json())
+    actions = ask(begun() | {"metadata": metadata}, pinned_plan=OLD.to_json())
     assert plan_of(actions).hash == OLD.hash
     assert plan_of(actions).identity.uid == "of-the-restored"
 
 
 def test_a_create_that_was_refused_does_not_make_a_run_forget_its_plan() -> None:
-    actions = ask(refused(begun()), begun_plan=OLD.to_json())
+    actions = ask(refused(begun()), pinned_plan=OLD.to_json())
     assert plan_of(actions).hash == OLD.hash
 
 
 def test_a_spec_that_was_changed_after_a_refused_create_counts() -> None:
-    actions = ask(refused(begun(**OTHER)), begun_plan=OLD.to_json())
-    assert actions.needs_begun_plan == ""
+    actions = ask(refused(begun(**OTHER)), pinned_plan=OLD.to_json())
+    assert actions.lookups is None
     assert plan_of(actions).training.learning_rate == 1e-4
 
 
 def test_a_changed_spec_that_recreates_begins_the_next_run_though_no_job_is_there() -> None:
-    actions = ask(begun(**OTHER, updatePolicy="Recreate"), begun_plan=OLD.to_json())
+    actions = ask(begun(**OTHER, updatePolicy="Recreate"), pinned_plan=OLD.to_json())
     assert actions.status is not None
     assert (actions.status["run"], actions.creates) == (2, ())
 
@@ -103,7 +103,7 @@ def test_a_changed_spec_that_recreates_begins_the_next_run_though_no_job_is_ther
     ids=["gone", "broken", "another", "changed by hand"],
 )
 def test_a_plan_that_cannot_be_kept_is_told(found: str) -> None:
-    actions = ask(begun(), begun_plan=found)
+    actions = ask(begun(), pinned_plan=found)
     assert plan_of(actions).hash == FRESH.hash
     assert actions.status is not None
     name = begun()["status"]["plan"]["configMap"]
@@ -119,7 +119,7 @@ def test_a_plan_that_cannot_be_kept_is_told(found: str) -> None:
 
 
 def test_a_suspended_run_asks_for_no_plan() -> None:
-    assert ask(begun(suspend=True)).needs_begun_plan == ""
+    assert ask(begun(suspend=True)).lookups is None
 
 
 def test_a_suspended_run_keeps_what_is_said_of_its_plan() -> None:

@@ -14,13 +14,13 @@ from tests.unit_operator.decide.story import CONTEXT, build_raw_job, tell
 
 ASKED = tell("deadline-best-asked").observed
 CREATED = tell("deadline-best-created")
-PLAN = CREATED.observed.begun_plan
+PLAN = CREATED.observed.pinned_plan
 NOW = CREATED.now
 
 
 def ask(observed: Observed = ASKED, **spec: Any) -> Actions:
     body = {**observed.body} | {"spec": observed.body["spec"] | spec}
-    return decide(replace(observed, body=body, begun_plan=PLAN), now=NOW, context=CONTEXT)
+    return decide(replace(observed, body=body, pinned_plan=PLAN), now=NOW, context=CONTEXT)
 
 
 def ending(actions: Actions) -> tuple[str, str]:
@@ -61,7 +61,7 @@ def test_a_run_without_a_checkpoint_fails() -> None:
 
 def test_a_suspended_run_takes_no_gpu_to_publish_before_it_is_resumed() -> None:
     actions = ask(suspend=True)
-    assert (actions.creates, actions.needs_begun_plan) == ((), "")
+    assert (actions.creates, actions.lookups) == ((), None)
     assert actions.status is not None
     assert actions.status["phase"] == "Suspended"
     assert actions.status["message"] == (
@@ -76,7 +76,7 @@ def test_a_spec_that_is_refused_by_now_fails() -> None:
 
 
 def test_a_plan_that_is_gone_fails() -> None:
-    actions = decide(replace(ASKED, begun_plan=""), now=NOW, context=CONTEXT)
+    actions = decide(replace(ASKED, pinned_plan=""), now=NOW, context=CONTEXT)
     assert ending(actions) == ("Failed", "DeadlineExceeded")
 
 

@@ -14,7 +14,7 @@ from finetune_operator.decide.job.checkpoint_status import (
     find_checkpoint,
     steps_of,
 )
-from finetune_operator.decide.steps.suspend import decide_hold, is_held
+from finetune_operator.decide.job.suspend_request import decide_hold, is_held
 from finetune_operator.decide.values.actions import Actions, Patch, merge_patches
 from finetune_operator.decide.values.observation import Observed, ObservedJob, ObservedPod
 from tests.unit_operator.decide.story import (

@@ -1,7 +1,7 @@
-"""Everything that the steps of `decide` look at, each part worked out once and only where asked for.
+"""What is known of one resource, for the steps: each part is computed once, when a step first needs it.
 
-Between `observation`, which shows the cluster, and `decide`, which judges it. What is read here is
-read with suspicion: a status may be lost or old, labels can be changed by anybody who may edit Jobs.
+Between `observation`, which shows the cluster, and the steps. A status may be lost or old, and labels can
+be changed by anyone who may edit Jobs, so neither is trusted. Pure.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Final
 
 from finetune_api import wire
 from finetune_api.resource import ObjectMeta
-from finetune_api.status import LanguageFinetuneStatus
+from finetune_api.status import LanguageFinetuneStatus, PlanStatus
 from finetune_operator.decide.job.retry_policy import (
     FIRST_ATTEMPT,
     WITH_MORE_MEMORY,
@@ -29,18 +29,19 @@ from finetune_operator.decide.plan.accept import (
 )
 from finetune_operator.decide.plan.build_plan import build_measure_plan
 from finetune_operator.decide.plan.measurement import Measured, find_measured
+from finetune_operator.decide.plan.pinned_plan import find_pinned_plan, read_pinned_plan
 from finetune_operator.decide.status.build_status import parse_status
 from finetune_operator.decide.values.names import job_name
 from finetune_operator.decide.values.observation import Observed, ObservedJob, ObservedPod
 from finetune_operator.decide.values.operator_config import DecisionContext
 
 HIGHEST_RUN: Final = 1_000_000
-"""A larger number in a stored status was not written by us."""
+"""A larger number in a stored status was not written by this operator."""
 
 
 @dataclass(frozen=True)
 class ReconcileState:
-    """Everything that the steps look at."""
+    """Everything that the steps read."""
 
     observed: Observed
     metadata: ObjectMeta
@@ -62,7 +63,7 @@ class ReconcileState:
     def job(self) -> ObservedJob | None:
         """The training Job of the newest attempt of the current run.
 
-        By its labels, or by its name: labels can be changed by anybody who may edit Jobs.
+        By its labels, or by its name: anyone who may edit Jobs can change labels.
         """
         first = self._job_name(FIRST_ATTEMPT)
         current = [
@@ -74,7 +75,7 @@ class ReconcileState:
 
     @cached_property
     def more_memory(self) -> str | None:
-        """Memory of the attempt that follows, where the Job of now is short of it and more may be given."""
+        """Memory of the next attempt, if the current Job is short of it and more may be given."""
         job = self.job
         if job is None or job.finished or job.attempt != FIRST_ATTEMPT:
             return None
@@ -84,7 +85,7 @@ class ReconcileState:
 
     @property
     def next_attempt(self) -> int:
-        """Number of the Job that would be created now."""
+        """Number of the attempt that would be created now."""
         first = self._job_name(FIRST_ATTEMPT)
         is_allowed = bool(self.context.memory_ceiling)
         if is_allowed and has_used_up_memory(self.before.attempts, first_job=first):
@@ -98,7 +99,7 @@ class ReconcileState:
 
     @property
     def training_pods(self) -> tuple[ObservedPod, ...]:
-        """The pods of the training Job of now."""
+        """The pods of the current training Job."""
         return self.pods_of(self.job) if self.job is not None else ()
 
     @property
@@ -113,7 +114,7 @@ class ReconcileState:
 
     @cached_property
     def probe_jobs(self) -> tuple[ObservedJob, ...]:
-        """The Jobs that looked or look for finished work of the current run."""
+        """The Jobs that look or looked for finished work of the current run."""
         return self._jobs_of(wire.ROLE_PROBE)
 
     def _jobs_of(self, role: str) -> tuple[ObservedJob, ...]:
@@ -148,9 +149,54 @@ class ReconcileState:
             pods=self.observed.pods,
         )
 
+    @property
+    def pinned(self) -> PlanStatus | None:
+        """The plan that the current run began with, as status names it."""
+        admitted = self.admitted
+        if isinstance(admitted, SpecRefusal):
+            return None
+        return find_pinned_plan(self.before, run=self.run, resource=admitted.resource)
+
+    def read_plan(self, *, wanted: str) -> ResolvedPlan | None:
+        """Return the plan of this hash that was fetched, or None if it is not there."""
+        admitted = self.admitted
+        if isinstance(admitted, SpecRefusal):
+            return None
+        return read_pinned_plan(
+            self.observed.pinned_plan,
+            wanted=wanted,
+            before=self.before,
+            run=self.run,
+            resource=admitted.resource,
+        )
+
+    def resolve_plan(self) -> ResolvedPlan | SpecRefusal:
+        """Resolve the spec as it is now, with what was measured. Costs more than all other steps."""
+        return self._resolved
+
+    def current_plan(self) -> ResolvedPlan | SpecRefusal:
+        """Return the plan that the run began with, else what the spec resolves to now."""
+        return self.pinned_plan or self.resolve_plan()
+
+    def require_plan(self) -> ResolvedPlan:
+        """Return the current plan in a step after `resolve`.
+
+        Raises:
+            TypeError: There is none: the step stands before `resolve` in the list.
+        """
+        plan = self.current_plan()
+        if isinstance(plan, SpecRefusal):
+            raise TypeError(plan.message)
+        return plan
+
     @cached_property
-    def proposal(self) -> ResolvedPlan | SpecRefusal:
-        """What the spec resolves to now, with what was measured where it had to be."""
+    def pinned_plan(self) -> ResolvedPlan | None:
+        """The plan that the current run began with, if it was fetched and can be read."""
+        pinned = self.pinned
+        return None if pinned is None else self.read_plan(wanted=pinned.hash)
+
+    @cached_property
+    def _resolved(self) -> ResolvedPlan | SpecRefusal:
         admitted = self.admitted
         if isinstance(admitted, SpecRefusal):
             return admitted

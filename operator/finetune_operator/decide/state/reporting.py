@@ -1,7 +1,7 @@
-"""How an answer is put together: what is said of the resource, and why something is not created.
+"""How a step answers: the report of the resource, and why something was not created.
 
-Below `decide` and its neighbours, above `status`. One way for all of them to say a thing, so that the
-same state is always the same status. Nothing here decides.
+Below the steps and above `status/`. All steps build their reports here, so that the same state always
+gives the same status. Nothing here decides.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,10 @@ from finetune_operator.decide.job.checkpoint_status import find_checkpoint
 from finetune_operator.decide.job.diagnosis import diagnose_refusal
 from finetune_operator.decide.job.job_limits import deadline_of
 from finetune_operator.decide.job.retry_policy import AT_DEADLINE
-from finetune_operator.decide.job.run_view import PENDING, STALLED
-from finetune_operator.decide.plan.accept import ResolvedPlan
+from finetune_operator.decide.job.run_view import PENDING, STALLED, SUSPENDED
+from finetune_operator.decide.plan.accept import ResolvedPlan, SpecRefusal
 from finetune_operator.decide.plan.build_plan import hash_spec
+from finetune_operator.decide.state.reconcile_state import ReconcileState
 from finetune_operator.decide.status.build_status import (
     PlanReport,
     Report,
@@ -25,11 +26,11 @@ from finetune_operator.decide.status.build_status import (
     build_plan_status,
     build_status,
     changed_status,
+    find_condition,
 )
 from finetune_operator.decide.status.events import build_events, build_warning_events
-from finetune_operator.decide.steps.reconcile_state import ReconcileState
 from finetune_operator.decide.values import conditions
-from finetune_operator.decide.values.actions import Actions, Delete, Patch
+from finetune_operator.decide.values.actions import Actions, Delete, Lookups, Patch
 from finetune_operator.decide.values.conditions import ConditionUpdate
 from finetune_operator.decide.values.observation import ObservedJob
 from finetune_resolver.traits.from_profile import corpus_statuses
@@ -131,6 +132,23 @@ def refused_report(state: ReconcileState) -> PlanReport:
     return measured_report(state)
 
 
+def report_refusal(state: ReconcileState, *, refusal: SpecRefusal) -> Actions:
+    """Return that nothing starts until the spec changes, and what to change."""
+    refused = ConditionUpdate(conditions.ACCEPTED, "False", refusal.reason, refusal.message)
+    updates: tuple[ConditionUpdate, ...] = (refused,)
+    if refusal.is_of_measurement:
+        refused = replace(refused, type=conditions.RESOLVED)
+        updates = (ACCEPTED, *measured_updates(state), refused)
+    report = build_report(
+        state,
+        phase=STALLED,
+        message=refusal.message,
+        updates=(*updates, replace(refused, type=conditions.STALLED, status="True")),
+        plan=refused_report(state),
+    )
+    return write(state, report=report)
+
+
 def measured_report(state: ReconcileState, *, max_seq_length: int | None = None) -> PlanReport:
     """Return what was measured as status shows it, cut at the resolved length where it is known."""
     measured = state.measured
@@ -200,6 +218,50 @@ def build_report(
     )
 
 
+def build_pending_report(
+    state: ReconcileState,
+    *,
+    reason: str,
+    message: str,
+    updates: tuple[ConditionUpdate, ...] = (),
+    phase: str = PENDING,
+    waits_on: str = conditions.RUNNING,
+    plan: PlanReport | None = None,
+    attempts: tuple[Attempt, ...] = (),
+    active: ActiveTime | None = None,
+) -> Report:
+    """Return the report of a resource that waits for something.
+
+    Args:
+        state: What is known of the resource.
+        reason: Why it waits.
+        message: The same as a sentence.
+        updates: Conditions that are known already, without Accepted.
+        phase: Pending, or a more exact word. Stalled and Suspended replace the condition Reconciling.
+        waits_on: The condition that is False meanwhile.
+        plan: What is known of the plan.
+        attempts: Attempts of the run.
+        active: How long the run was active.
+    """
+    kind = {STALLED: conditions.STALLED, SUSPENDED: conditions.SUSPENDED}.get(
+        phase, conditions.RECONCILING
+    )
+    return build_report(
+        state,
+        phase=phase,
+        message=message,
+        updates=(
+            ACCEPTED,
+            *updates,
+            ConditionUpdate(waits_on, "False", reason, message),
+            ConditionUpdate(kind, "True", reason, message),
+        ),
+        plan=plan,
+        attempts=attempts,
+        active=active,
+    )
+
+
 def current_active_time(state: ReconcileState, *, job: ObservedJob) -> ActiveTime | None:
     """Return how long the run was active until now, where there is a deadline."""
     before = state.before.active_time if state.before.run == state.run else None
@@ -232,7 +294,7 @@ def write(
     patches: tuple[Patch, ...] = (),
     deletes: tuple[Delete, ...] = (),
     requeue_after_s: float | None = None,
-    needs_job_events: bool = False,
+    lookups: Lookups | None = None,
 ) -> Actions:
     """Return the actions that say so: the status where it changed, and the events of the change."""
     before = state.before
@@ -247,10 +309,39 @@ def write(
             *build_warning_events(before.warnings, after=after.warnings),
         ),
         requeue_after_s=requeue_after_s,
-        needs_job_events=needs_job_events,
+        lookups=lookups,
     )
 
 
-def delete_of(job: ObservedJob) -> Delete:
-    """Return the deletion of this Job and of no other of its name."""
-    return Delete(kind="Job", namespace=job.namespace, name=job.name, uid=job.uid)
+def keep_known_plan(
+    state: ReconcileState, *, proposal: ResolvedPlan | None
+) -> tuple[tuple[ConditionUpdate, ...], PlanReport]:
+    """Return what stays true of the run: its Job was created, and its fields stay frozen.
+
+    Without a `proposal` the run has a Job, whatever status says of it.
+    """
+    before = state.before
+    created = find_condition(before.conditions, conditions.JOB_CREATED)
+    if proposal is None or (created is not None and created.status == "True"):
+        kept = (
+            find_condition(before.conditions, one)
+            for one in (conditions.CORPUS_MEASURED, conditions.RESOLVED, conditions.JOB_CREATED)
+        )
+        return (
+            tuple(
+                ConditionUpdate(one.type, "True", one.reason, one.message)
+                for one in kept
+                if one is not None and one.status == "True"
+            ),
+            PlanReport.remember(before),
+        )
+    if state.measured.is_missing:
+        waits = "The parameters wait for what is measured of the text."
+        update = ConditionUpdate(
+            conditions.RESOLVED, "False", conditions.AWAITING_MEASUREMENT, waits
+        )
+        return (update,), measured_report(state)
+    return (
+        (*measured_updates(state), resolved_update(proposal)),
+        plan_report(state, proposal=proposal),
+    )

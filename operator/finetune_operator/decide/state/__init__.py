@@ -1,0 +1,1 @@
+"""What every step reads, and how a step answers."""
