@@ -20,7 +20,7 @@ from finetune_cli.local_run.state_folder import StateFolder
 from finetune_operator.decide.decide import decide
 from finetune_operator.decide.status.build_status import find_condition, parse_status
 from finetune_operator.decide.values import conditions
-from finetune_operator.decide.values.actions import Actions
+from finetune_operator.decide.values.actions import Actions, Lookups
 from finetune_operator.decide.values.observation import Observed
 from finetune_operator.decide.values.operator_config import DecisionContext
 
@@ -115,15 +115,20 @@ class LocalRun:
         """Decide once and do what was decided."""
         observed = self._observe()
         actions = decide(observed, now=self._now(), context=self._context)
-        if actions.needs_begun_plan:
-            plan = self._state.load_plan(actions.needs_begun_plan)
-            observed = replace(observed, begun_plan=plan)
+        while actions.lookups is not None:
+            observed = self._fetch(observed, lookups=actions.lookups)
             actions = decide(observed, now=self._now(), context=self._context)
         self._apply(actions)
 
     def _observe(self) -> Observed:
         jobs, pods = self._machine.observe()
         return Observed(body=self.body, jobs=jobs, pods=pods)
+
+    def _fetch(self, observed: Observed, *, lookups: Lookups) -> Observed:
+        if lookups.pinned_plan:
+            observed = replace(observed, pinned_plan=self._state.load_plan(lookups.pinned_plan))
+        # No scheduler and no quota write events about a process.
+        return replace(observed, job_events=())
 
     def _apply(self, actions: Actions) -> None:
         for manifest in actions.creates:
