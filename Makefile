@@ -62,6 +62,7 @@ generate: venv-check ## Write CRD, chart copy and reference pages from models an
 	$(RUN) python -m finetune_api.crd
 	$(RUN) python -m finetune_resolver.parameters_page
 	$(RUN) python -m tests.unit_layout.room_map
+	$(RUN) python -m tests.unit_operator.decide.state_machine
 
 .PHONY: unit
 unit:

@@ -16,7 +16,9 @@ import yaml
 
 from finetune_operator.decide.decide import decide
 from finetune_operator.decide.state.next_run import NEXT_RUN_S
+from finetune_operator.decide.steps.deleted import skip_deleted
 from finetune_operator.decide.values.actions import Actions
+from tests.unit_operator.decide.state_machine import build_section, find_phases, read_section
 from tests.unit_operator.decide.story import CASES, Told, context_of, read_yaml, tell
 
 UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
@@ -138,3 +140,12 @@ def test_every_case_says_in_a_sentence_what_it_is_about() -> None:
 def test_a_case_that_follows_another_names_one_that_exists() -> None:
     followed = {read_yaml(path).get("after", "new") for path in CASES.glob("*/observed.yaml")}
     assert followed <= set(CASE_NAMES)
+
+
+def test_the_page_draws_the_state_machine_that_the_steps_are() -> None:
+    assert read_section() == build_section(), "run `make generate`"
+
+
+def test_every_step_but_the_first_writes_a_status_in_some_case() -> None:
+    silent = [step for step, phases in find_phases().items() if not phases]
+    assert silent == [skip_deleted]
