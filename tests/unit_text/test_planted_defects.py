@@ -104,6 +104,15 @@ class Planted:
                 rows[place] = change(clean[original])
                 self.lines[kind].add(place + 1)
                 self.earlier[place + 1] = original + 1
+        # A row with `message` in place of `messages` is invalid; its column is also one that is
+        # never read, and is listed once, at its first line.
+        self.lines[FindingKind.UNREAD_COLUMN].add(
+            min(
+                n
+                for n, row in enumerate(rows, start=1)
+                if isinstance(row, dict) and "message" in row
+            )
+        )
         held_out: list[Row | str | bytes] = [build_row(draw) for _ in range(200)]
         for _ in range(OF_EACH):
             place, original = draw.randrange(200), draw.randrange(3000)
