@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import (
+    AliasChoices,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -103,12 +104,25 @@ class RunSummary(Strict):
     """Sequences of an optimizer step, on average."""
     tokens_per_step: float = 0.0
     """Non-padding tokens of an optimizer step, on average."""
-    launches_per_step: float = 0.0
+    micro_batches_per_step: float = Field(
+        default=0.0,
+        validation_alias=AliasChoices(
+            "microBatchesPerStep", "micro_batches_per_step", "launchesPerStep"
+        ),
+    )
     """Calls of the model that made an optimizer step, on average."""
-    launch_tokens: int = 0
-    """Tokens of one launch at most, padding included."""
-    launch_halvings: int = 0
-    """How often GPU memory ran out and launches were halved."""
+    micro_batch_tokens: int = Field(
+        default=0,
+        validation_alias=AliasChoices("microBatchTokens", "micro_batch_tokens", "launchTokens"),
+    )
+    """Tokens of one micro-batch at most, padding included."""
+    micro_batch_halvings: int = Field(
+        default=0,
+        validation_alias=AliasChoices(
+            "microBatchHalvings", "micro_batch_halvings", "launchHalvings"
+        ),
+    )
+    """How often GPU memory ran out and micro-batches were halved."""
     evaluations: int | None = None
     """Evaluations of the held-out part during training."""
     eval_steps: int | None = None

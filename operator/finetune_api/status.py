@@ -299,8 +299,8 @@ class GpuMemoryStatus(StatusPart):
     least: Word | None = None
     """What one sequence of the full length needs, every layer recomputed."""
     predicted: Word | None = None
-    """Before the run: the peak of the launches that the trainer is expected to choose, or the least where GPU
-    or text are unknown. After it: the peak that the trainer expected of its own launches."""
+    """Before the run: the peak of the micro-batches that the trainer is expected to choose, or the least where GPU
+    or text are unknown. After it: the peak that the trainer expected of its own micro-batches."""
     observed_peak: Word | None = None
     """Measured."""
 

@@ -207,7 +207,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 66
     """Model or data do not exist."""
     OUT_OF_GPU_MEMORY = 67
-    """Even the smallest launch does not fit."""
+    """Even the smallest micro-batch does not fit."""
     NOT_FINITE = 68
     """Loss or gradient became NaN or infinite."""
     SERVICE_UNAVAILABLE = 69

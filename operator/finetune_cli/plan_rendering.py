@@ -99,17 +99,17 @@ def _memory_document(plan: Plan) -> dict[str, Any] | None:
             "fixed": memory.fixed_bytes,
         },
         "gpuBytes": plan.gpu_memory_bytes,
-        "expected": _launch_document(plan.launch),
+        "expected": _micro_batch_document(plan.micro_batch),
     }
 
 
-def _launch_document(launch: ExpectedMicroBatch | None) -> dict[str, Any] | None:
-    if launch is None:
+def _micro_batch_document(micro_batch: ExpectedMicroBatch | None) -> dict[str, Any] | None:
+    if micro_batch is None:
         return None
     return {
-        "peakBytes": launch.peak.total_bytes,
-        "tokensPerLaunch": launch.tokens,
-        "layersKept": launch.layers_kept,
+        "peakBytes": micro_batch.peak.total_bytes,
+        "tokensPerMicroBatch": micro_batch.tokens,
+        "layersKept": micro_batch.layers_kept,
     }
 
 
@@ -229,7 +229,7 @@ def run_lines(plan: Plan) -> list[Line]:
         _tokens_line(plan.course),
         _parameters_line(plan),
         _memory_line(plan),
-        _launch_line(plan),
+        _micro_batch_line(plan),
         _time_line(plan.course),
     ]
 
@@ -276,18 +276,20 @@ def _memory_text(plan: Plan, memory: MemoryEstimate) -> str:
     return f"{band}: {parts}; {ceiling:.1f} of {plan.gpu_memory_bytes / GB:.1f} may be used"
 
 
-def _launch_line(plan: Plan) -> Line:
+def _micro_batch_line(plan: Plan) -> Line:
     """Return what the trainer will fill the GPU with."""
-    launch, shape = plan.launch, plan.shape
+    micro_batch, shape = plan.micro_batch, plan.shape
     if plan.resolution.predicted_memory is None or shape is None:
         return "expected peak", UNKNOWN, WITHOUT_SHAPE if shape is None else WITHOUT_GPU
-    if launch is None:
+    if micro_batch is None:
         known = plan.gpu_memory_bytes is not None
         return "expected peak", UNKNOWN, WITHOUT_TEXT if known else "pass --gpu-memory"
-    kept = f"{launch.layers_kept} of {shape.layers}"
-    layers = "all layers kept" if launch.layers_kept == shape.layers else f"{kept} layers kept"
-    behind = f"the trainer's own choice on it: {launch.tokens:,} tokens a launch, {layers}"
-    return "expected peak", f"{launch.peak.total_bytes / GB:.1f} GB", behind
+    kept = f"{micro_batch.layers_kept} of {shape.layers}"
+    layers = "all layers kept" if micro_batch.layers_kept == shape.layers else f"{kept} layers kept"
+    behind = (
+        f"the trainer's own choice on it: {micro_batch.tokens:,} tokens a micro-batch, {layers}"
+    )
+    return "expected peak", f"{micro_batch.peak.total_bytes / GB:.1f} GB", behind
 
 
 def _time_line(course: Course) -> Line:

@@ -75,7 +75,7 @@ class Plan:
     trainable_parameters: int | None
     gpu_memory_bytes: int | None
     """Of one GPU."""
-    launch: ExpectedMicroBatch | None
+    micro_batch: ExpectedMicroBatch | None
     """What the trainer will choose on it; None where GPU, model or text are unknown."""
     needs: tuple[Need, ...]
     """What a Measure Job would have to find out; empty where the text was measured."""
@@ -152,7 +152,7 @@ def build_plan(
         shape=measured.shape,
         trainable_parameters=_trainable(measured.shape, values, method=resolution.method.value),
         gpu_memory_bytes=int(parse_quantity(memory)) if memory and spec.resources.gpus else None,
-        launch=estimate_expected_micro_batch(spec, resolution=resolution, measured=measured),
+        micro_batch=estimate_expected_micro_batch(spec, resolution=resolution, measured=measured),
         needs=() if profile else _needs(spec, knows_shape=measured.shape is not None),
     )
 

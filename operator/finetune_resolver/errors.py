@@ -4,7 +4,7 @@
     ├── UnknownLanguageError   the tag is no language; the user corrects it
     ├── UnsupportedSpecError   the resource asks for what does not exist yet; the user changes it
     ├── UnsupportedModelError  the base model is built otherwise; the user picks another
-    └── InsufficientGpuMemoryError   no launch fits the GPU; the user takes what its message names
+    └── InsufficientGpuMemoryError   no micro-batch fits the GPU; the user takes what its message names
 
 All of them are the user's to act on, and a retry never helps: the resolver is pure.
 """

@@ -72,12 +72,12 @@ def test_the_run_has_steps_tokens_memory_and_time(resource, text, spelling):
 
 def test_the_peak_that_the_trainer_will_choose_stands_below_the_least(resource, text, spelling):
     arguments = ("-f", resource(), "--data", text, "--tokenizer", spelling, "--gpu-memory", "80Gi")
-    line = "expected peak        24.0 GB     the trainer's own choice on it: 1,945 tokens a launch, all layers kept"
+    line = "expected peak        24.0 GB     the trainer's own choice on it: 1,945 tokens a micro-batch, all layers kept"
     assert line in plan(*arguments, width=140)
     memory = document(*arguments)["gpuMemory"]
     assert memory["expected"] == {
         "peakBytes": 24_039_231_744,
-        "tokensPerLaunch": 1945,
+        "tokensPerMicroBatch": 1945,
         "layersKept": 32,
     }
     assert memory["expected"]["peakBytes"] > memory["predictedBytes"]

@@ -4,7 +4,7 @@
     ├── PlanInvalid          64  the plan or a URI in it cannot be obeyed
     ├── DataInvalid          65  the text cannot be learned from as it is
     ├── NotFound             66  a model, dataset or bucket does not exist
-    ├── OutOfGpuMemory       67  even the smallest launch does not fit
+    ├── OutOfGpuMemory       67  even the smallest micro-batch does not fit
     ├── NotFinite            68  loss or gradient became NaN or infinite
     ├── ServiceUnavailable   69  S3 or a hub did not answer; another attempt may succeed
     ├── RankLost          70  one of several ranks died without a word
@@ -35,7 +35,7 @@ class TrainerError(Exception):
 
 
 class BrokenOff(Exception):
-    """Work between two launches that is given up because the pod must go; it is done again later.
+    """Work between two micro-batches that is given up because the pod must go; it is done again later.
 
     Never an end of its own: who started the work turns it into `Interrupted` after saving.
     """

@@ -1,7 +1,7 @@
-"""The launches that the trainer will choose on a GPU, and the peak that follows from them.
+"""The micro-batches that the trainer will choose on a GPU, and the peak that follows from them.
 
 The least that a run needs (`memory_fit`) says whether it fits; what it will hold is more, because the
-trainer keeps layers' activations and fills launches while there is room. It looks at its GPU and decides
+trainer keeps layers' activations and fills micro-batches while there is room. It looks at its GPU and decides
 by `finetune_trainer.engine.tuning`; operator and CLI foretell the same here, from the GPU's size and the text's
 lengths, and a test holds the two to each other. Pure.
 """
@@ -25,9 +25,9 @@ from finetune_resolver.steps import Values, count
 from finetune_resolver.traits.measurement import LanguageMeasurement, Measurements
 
 ENOUGH_TOKENS = 4096
-"""Of a launch; below it layers are recomputed to make room (the trainer's measurement)."""
+"""Of a micro-batch; below it layers are recomputed to make room (the trainer's measurement)."""
 MOST_TOKENS = 32_768
-"""Of a launch; above it nothing is gained (the trainer's measurement)."""
+"""Of a micro-batch; above it nothing is gained (the trainer's measurement)."""
 SPARE_BYTES = 3 * 2**30
 """Of the GPU; the trainer leaves them free."""
 FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -44,7 +44,7 @@ class ExpectedMicroBatch:
     """What the trainer is expected to choose."""
 
     tokens: int
-    """Of the largest launch."""
+    """Of the largest micro-batch."""
     layers_kept: int
     """Layers whose activations are kept."""
     peak: MemoryEstimate
@@ -53,7 +53,7 @@ class ExpectedMicroBatch:
 def estimate_expected_micro_batch(
     spec: LanguageFinetuneSpec, *, resolution: Resolution, measured: Measurements
 ) -> ExpectedMicroBatch | None:
-    """Return the launch of a resource; None on CPU, and where model, GPU or text are unknown."""
+    """Return the micro-batch of a resource; None on CPU, and where model, GPU or text are unknown."""
     shape, resources = measured.shape, spec.resources
     declared = resources.gpu_memory
     memory = int(parse_quantity(declared)) if declared else measured.gpu_memory_bytes
@@ -115,7 +115,7 @@ def estimate_micro_batch(
     gpu_memory_bytes: int,
     can_recompute: bool,
 ) -> ExpectedMicroBatch:
-    """Return tokens of a launch and layers kept: all layers, unless fewer than enough tokens fit."""
+    """Return tokens of a micro-batch and layers kept: all layers, unless fewer than enough tokens fit."""
     needed = min(max(ENOUGH_TOKENS, step.longest), step.tokens)
     base = estimate_memory(shape, workload, tokens_per_micro_batch=0).total_bytes
     spare = gpu_memory_bytes - SPARE_BYTES - base
@@ -138,7 +138,7 @@ def _layers_that_fit(shape: ModelShape, workload: Workload, *, spare_a_token: fl
 
 
 def _bytes_a_token(shape: ModelShape, workload: Workload, *, layers_kept: int) -> float:
-    """Return what a token more of a launch takes."""
+    """Return what a token more of a micro-batch takes."""
     none, many = (
         estimate_memory(shape, workload, tokens_per_micro_batch=tokens, layers_kept=layers_kept)
         for tokens in (0, MOST_TOKENS)

@@ -87,7 +87,7 @@ class MemoryEstimate:
 
     @property
     def base_bytes(self) -> int:
-        """What does not grow with the tokens of a launch."""
+        """What does not grow with the tokens of a micro-batch."""
         return self.weights_bytes + self.adapter_bytes + self.fixed_bytes
 
     @property
@@ -112,7 +112,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What is trained, and how: everything that decides memory but the tokens of a launch."""
+    """What is trained, and how: everything that decides memory but the tokens of a micro-batch."""
 
     method: Method
     rank: int = 16
@@ -160,7 +160,7 @@ def estimate_memory(
 def estimate_largest_batch(
     shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
 ) -> int:
-    """Return how many sequences of the full length fit in one launch; 0 where not even one does."""
+    """Return how many sequences of the full length fit in one micro-batch; 0 where not even one does."""
     return estimate_largest_micro_batch(shape, workload, gpu_memory_bytes) // max_seq_length
 
 
@@ -281,7 +281,7 @@ def _stacked_elements(shape: ModelShape, workload: Workload) -> int:
 
 
 def _held_logits(shape: ModelShape, workload: Workload) -> int:
-    """Return the bytes of logits that are held whatever the tokens of a launch."""
+    """Return the bytes of logits that are held whatever the tokens of a micro-batch."""
     if workload.engine is not TrainingEngine.FUSED:
         return 0
     return BYTES_16_BIT * FUSED_LOGIT_ROWS * shape.vocabulary_size
@@ -290,7 +290,7 @@ def _held_logits(shape: ModelShape, workload: Workload) -> int:
 def estimate_largest_micro_batch(
     shape: ModelShape, workload: Workload, gpu_memory_bytes: int
 ) -> int:
-    """Return the tokens of the largest launch that fits; 0 where the weights alone do not."""
+    """Return the tokens of the largest micro-batch that fits; 0 where the weights alone do not."""
     trained = TRAINED_BYTES[workload.optimizer] * _trained_parameters(shape, workload)
     base = round(_weights_bytes(shape, workload)) + trained + round(FIXED_BYTES)
     base += _held_logits(shape, workload)

@@ -31,7 +31,7 @@ class GpuMemoryDecision:
 
     value: GpuMemoryClass
     largest_batch: int
-    """Sequences that fit in one launch; 0 where not even one does."""
+    """Sequences that fit in one micro-batch; 0 where not even one does."""
     message: str
 
 
@@ -58,13 +58,13 @@ def decide_gpu_memory_class(
     max_seq_length: int,
     gpu_memory_bytes: int,
 ) -> GpuMemoryDecision:
-    """Return Constrained where fewer than the nominal batch of sequences fit in one launch."""
+    """Return Constrained where fewer than the nominal batch of sequences fit in one micro-batch."""
     largest = estimate_largest_batch(
         shape, workload, max_seq_length=max_seq_length, gpu_memory_bytes=gpu_memory_bytes
     )
     value = GpuMemoryClass.CONSTRAINED if largest < batch_size else GpuMemoryClass.AMPLE
     message = (
-        f"{value.value}: the largest launch with {workload.method.value} is {largest:,} x "
+        f"{value.value}: the largest micro-batch with {workload.method.value} is {largest:,} x "
         f"{max_seq_length:,} tokens in {_ceiling_text(gpu_memory_bytes)}, the guide's batch "
         f"{batch_size}.{_caveat(shape)}"
     )
@@ -81,8 +81,8 @@ def decide_method_by_memory(
 ) -> MethodDecision:
     """Return the method by what fits: Auto becomes LoRA, else QLoRA; anything else must fit itself.
 
-    One sequence of the full length has to fit: more of them in a launch change speed and not the
-    result, whereas 4-bit weights do change it. So QLoRA is never chosen only for a larger launch.
+    One sequence of the full length has to fit: more of them in a micro-batch change speed and not the
+    result, whereas 4-bit weights do change it. So QLoRA is never chosen only for a larger micro-batch.
 
     Args:
         shape: the base model.

@@ -2,7 +2,7 @@
 
     python -m tests.bench.gpu.attention_speed cuda|cpu ANSWER.json
 
-Started by `bench` as an extra. Heads and documents are those of the suite's 8B and 1B; whole steps with either
+Started by `bench` as an extra. HeadShape and documents are those of the suite's 8B and 1B; whole steps with either
 are compared by the suite's rows and `FINETUNE_ATTENTION=flash2`.
 """
 
@@ -41,16 +41,19 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
     """Return microseconds of forward and backward, seconds of the first of both, and the relative error."""
     import torch
 
-    from finetune_trainer.fused.attention import Documents, Sight, measure_error
-    from finetune_trainer.fused.ops import Heads
+    from finetune_trainer.fused.attention import AttentionWindow, Documents, measure_error
+    from finetune_trainer.fused.ops import HeadShape
 
     shape = row.shape
     size = shape.head_dim
-    heads = Heads(shape.num_attention_heads, shape.num_key_value_heads, size)
+    heads = HeadShape(shape.num_attention_heads, shape.num_key_value_heads, size)
     documents = build_documents(shape, tokens=row.batch * row.mean, row=row)
     lengths = [len(each.input_ids) for each in documents]
     ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
-    packed, sight = Documents(ends, max(lengths)), Sight(size**-0.5, window=shape.sliding_window)
+    packed, attention_window = (
+        Documents(ends, max(lengths)),
+        AttentionWindow(size**-0.5, window=shape.sliding_window),
+    )
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     torch.manual_seed(0)
     q, k, v, gradient = (
@@ -59,10 +62,18 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
     )
 
     def forward() -> Any:
-        return attention.forward(q, k, v, documents=packed, sight=sight)
+        return attention.forward(q, k, v, documents=packed, attention_window=attention_window)
 
     def both() -> None:
-        attention.backward(gradient, q, k, v, attended=forward(), documents=packed, sight=sight)
+        attention.backward(
+            gradient,
+            q,
+            k,
+            v,
+            attended=forward(),
+            documents=packed,
+            attention_window=attention_window,
+        )
 
     first = measure_microseconds(both, device=device, times=1) / 1e6
     forward_us = measure_microseconds(forward, device=device)
@@ -72,7 +83,11 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
         "forward_us": round(forward_us, 1),
         "backward_us": round(measure_microseconds(both, device=device) - forward_us, 1),
         "error": measure_error(
-            attention, heads, sights=[sight], device=torch.device(device), dtype=dtype
+            attention,
+            heads,
+            attention_windows=[attention_window],
+            device=torch.device(device),
+            dtype=dtype,
         ),
     }
 

@@ -2,7 +2,7 @@
 
     python -m tests.bench.gpu.memory DEVICE ANSWER.json MODEL…
 
-Started by `bench` as an extra. Each configuration is loaded once and does two steps in launches of
+Started by `bench` as an extra. Each configuration is loaded once and does two steps in micro-batches of
 each token budget, every layer kept. Only what was seen is written; `memory_fit` compares it with what
 was predicted, so that a better formula needs no new run.
 """
@@ -30,7 +30,7 @@ BUDGETS = {
     LLAMA_1B.name: (8192, 16_384, 32_768),
     TINY.name: (128, 256, 512),
 }
-"""Tokens of one launch; every layer of an 8B fits 80 GB with the largest."""
+"""Tokens of one micro-batch; every layer of an 8B fits 80 GB with the largest."""
 OWN_TINY = replace(OWN_1B, shape=TINY, longest=64, mean=24, batch=8, micro_batch=4)
 CONFIGURATIONS = (
     replace(OWN_8B, rank=64, dropout=0.1),
@@ -47,7 +47,7 @@ CONFIGURATIONS = (
 
 @dataclass(frozen=True)
 class Document:
-    """A row of a launch, scored in every token."""
+    """A row of a micro-batch, scored in every token."""
 
     input_ids: tuple[int, ...]
 
@@ -86,7 +86,7 @@ def measure_row(row: Row, *, model: Path, folder: Path, device: str) -> Iterator
     loaded = load(plan, folder=model)
     documents = build_documents(row.shape, tokens=budgets[-1], row=row)
     forced = {
-        "FINETUNE_TOKENS_PER_LAUNCH": str(budgets[-1]),
+        "FINETUNE_TOKENS_PER_MICRO_BATCH": str(budgets[-1]),
         "FINETUNE_LAYERS_KEPT": str(row.shape.num_hidden_layers),
     }
     chosen = choose(plan, loaded, documents, environ=forced)
@@ -106,7 +106,7 @@ def measure_row(row: Row, *, model: Path, folder: Path, device: str) -> Iterator
 
 
 def measure_steps(chosen: Any, plan: Any, row: Row, *, tokens: int) -> dict[str, Any]:
-    """Do the steps in one launch each and return their peaks."""
+    """Do the steps in one micro-batch each and return their peaks."""
     import torch
 
     from finetune_trainer.steps.micro_batches import TokenBudget
@@ -122,14 +122,14 @@ def measure_steps(chosen: Any, plan: Any, row: Row, *, tokens: int) -> dict[str,
     chosen.loaded.network.train()
     stepper = Stepper(chosen.loaded, training=plan.training, budget=TokenBudget(tokens))
     try:
-        launches = [
+        micro_batches = [
             stepper.do(documents, step=step, supervised=supervised, learning_rate=1e-4)[2]
             for step in range(STEPS)
         ]
     except torch.OutOfMemoryError as fault:
         return {"failure": str(fault)[:200]}
     return {
-        "launches": launches,
+        "micro_batches": micro_batches,
         "allocated_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
         "reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
     }

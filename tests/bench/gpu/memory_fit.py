@@ -3,7 +3,7 @@
     python -m tests.bench.gpu.memory_fit RESULTS.json… [--png FILE]
 
 Reads what `run` wrote, on any machine. Predicted is what `finetune_resolver.memory.estimate` says of the same
-engine, launch and layers; observed is what torch reserved. The CUDA context, which torch does not
+engine, micro-batch and layers; observed is what torch reserved. The CUDA context, which torch does not
 count, is in neither.
 """
 
@@ -32,7 +32,7 @@ TARGETS = {name: modules for modules, name in TARGET_NAMES.items()}
 
 @dataclass(frozen=True)
 class Point:
-    """One launch size of one configuration."""
+    """One micro-batch size of one configuration."""
 
     shape: str
     what: str
@@ -81,7 +81,7 @@ def read_points(results: dict[str, Any]) -> Iterator[Point]:
 
 
 def build_point(told: dict[str, Any]) -> Point:
-    """Return one measured launch with its prediction."""
+    """Return one measured micro-batch with its prediction."""
     targets = TARGET_NAMES[tuple(told["targets"])]
     return Point(
         shape=told["shape"],
@@ -95,9 +95,9 @@ def build_point(told: dict[str, Any]) -> Point:
 
 
 def read_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of the suite as a measured launch: the largest, each step split as the trainer did."""
+    """Return a row of the suite as a measured micro-batch: the largest, each step split as the trainer did."""
     chosen = dict(re.findall(r"^(\w+) (\S+):", "\n".join(row["choices"]), re.MULTILINE))
-    budget = int(chosen["tokensPerLaunch"])
+    budget = int(chosen["tokensPerMicroBatch"])
     # The first results knew the largest step alone, and one GPU.
     steps = row.get("step_tokens", [row["largest_step_tokens"]])
     shards = [tokens / row.get("gpus", 1) for tokens in steps]
@@ -113,7 +113,7 @@ def read_row(row: dict[str, Any]) -> dict[str, Any]:
 def build_table(points: list[Point]) -> str:
     """Return the points as Markdown."""
     head = (
-        "| shape | configuration | engine | tokens a launch | layers kept | predicted GiB |"
+        "| shape | configuration | engine | tokens a micro-batch | layers kept | predicted GiB |"
         " observed GiB | error |\n|---|---|---|---|---|---|---|---|\n"
     )
     return head + "".join(

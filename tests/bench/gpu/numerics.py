@@ -67,7 +67,7 @@ def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict
         tokens = sum(len(each.input_ids) for each in case.batches[0])
         forced = {
             "FINETUNE_ENGINE": name,
-            "FINETUNE_TOKENS_PER_LAUNCH": str(tokens),
+            "FINETUNE_TOKENS_PER_MICRO_BATCH": str(tokens),
             "FINETUNE_LAYERS_KEPT": str(case.shape.num_hidden_layers),
         }
         chosen = choose(plan, load(plan, folder=model), case.batches[0], environ=forced)
@@ -90,36 +90,36 @@ def see(chosen: Any, case: Any) -> Any:
     """Pass once over the first batch, packed where the engine takes that."""
     import torch
 
-    from finetune_trainer.steps.micro_batches import Launch
+    from finetune_trainer.steps.micro_batches import MicroBatch
     from tests.bench.gpu.numerics_case import Seen, collect, find_adapter
 
     network, engine = chosen.loaded.network.train(), chosen.loaded.engine
     base = network.get_base_model()
-    launch = Launch(case.batches[0])
+    micro_batch = MicroBatch(case.batches[0])
     states: list[torch.Tensor] = []
     watching = base.model.register_forward_hook(lambda module, given, out: states.append(out[0]))
-    loss = engine.sum_of_losses(launch, divisor=case.supervised[0])
+    loss = engine.sum_of_losses(micro_batch, divisor=case.supervised[0])
     watching.remove()
     loss.backward()
     gradients = collect(find_adapter(network))
     with torch.no_grad():
         if engine.name == "fused":
-            hidden = base.model.norm(engine.hidden_states(launch))
+            hidden = base.model.norm(engine.hidden_states(micro_batch))
         else:
-            hidden = take_documents(states[0], launch)
+            hidden = take_documents(states[0], micro_batch)
         rows = hidden[case.picked().to(hidden.device)]
         head = base.get_output_embeddings().weight
         logits = (rows.to(head.dtype) @ head.t()).float().cpu()
     return Seen(float(loss), logits, gradients)
 
 
-def take_documents(state: Any, launch: Any) -> Any:
+def take_documents(state: Any, micro_batch: Any) -> Any:
     """Return the tokens of a packed row or of padded ones. Shape: (tokens, hidden)."""
     import torch
 
     if state.shape[0] == 1:
         return state[0]
-    parts = [state[place, :length] for place, length in enumerate(launch.lengths)]
+    parts = [state[place, :length] for place, length in enumerate(micro_batch.lengths)]
     return torch.cat(parts)
 
 
@@ -161,7 +161,7 @@ def measure_attention(
     """Return relative errors of the attention op and its gradients against fp32."""
     import torch
 
-    from finetune_trainer.fused.attention import Documents, Sight
+    from finetune_trainer.fused.attention import AttentionWindow, Documents
     from tests.bench.gpu.numerics_case import relative_error
 
     lengths = [1200, 700, 500, 400, 300, 300, 250, 200, 150, 96] if device == "cuda" else [40, 9, 3]
@@ -174,10 +174,10 @@ def measure_attention(
     )
     ends = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32, device=device)
     documents = Documents(ends, max(lengths))
-    sight = Sight(size**-0.5)
-    attended = attention.forward(q, k, v, documents=documents, sight=sight)
+    attention_window = AttentionWindow(size**-0.5)
+    attended = attention.forward(q, k, v, documents=documents, attention_window=attention_window)
     found = attention.backward(
-        gradient, q, k, v, attended=attended, documents=documents, sight=sight
+        gradient, q, k, v, attended=attended, documents=documents, attention_window=attention_window
     )
     expected = attend_in_fp32(q, k, v, gradient, lengths)
     names = ("out", "dq", "dk", "dv")

@@ -52,7 +52,7 @@ EXTENTS = {
     LLAMA_8B_4_LAYERS.name: Extent(
         tokens=4096, batches=3, steps=50, learning_rate=2e-4, engines=("fused",)
     ),
-    # As large a launch as the rows have, and the rate at which a row's loss once jumped.
+    # As large a micro-batch as the rows have, and the rate at which a row's loss once jumped.
     LLAMA_8B.name: Extent(
         tokens=12_288, batches=6, steps=6, learning_rate=1e-3, dropouts=(0.0,), engines=("fused",)
     ),
@@ -98,7 +98,7 @@ def build_case(shape: Shape) -> Case:
             batches.append([])
         room = tokens - sum(len(other.input_ids) for other in batches[-1])
         if len(each.input_ids[:room]) > 1:
-            # Longest first, as a packed launch has them: the rows of logits then agree.
+            # Longest first, as a packed micro-batch has them: the rows of logits then agree.
             batches[-1].append(Document(each.input_ids[:room]))
     ordered = (
         tuple(sorted(batch, key=lambda each: len(each.input_ids), reverse=True))

@@ -58,7 +58,10 @@ def profile(row: Row, *, model: Path, folder: Path, device: str) -> dict[str, An
     plan = build_plan(job)
     documents = build_documents(row.shape, tokens=row.batch * row.mean, row=row)
     chosen = choose(
-        plan, load(plan, folder=model), documents, environ={"FINETUNE_TOKENS_PER_LAUNCH": "65536"}
+        plan,
+        load(plan, folder=model),
+        documents,
+        environ={"FINETUNE_TOKENS_PER_MICRO_BATCH": "65536"},
     )
     chosen.loaded.network.train()
     stepper = Stepper(chosen.loaded, training=plan.training, budget=chosen.budget)

@@ -155,8 +155,8 @@ def test_the_table_tells_speeds_failures_and_what_is_void():
     ]
 
 
-def test_the_memory_of_a_row_is_predicted_for_its_largest_launch():
-    choices = ("engine fused: It may.", "tokensPerLaunch 300: So many.", "layersKept 32: All.")
+def test_the_memory_of_a_row_is_predicted_for_its_largest_micro_batch():
+    choices = ("engine fused: It may.", "tokensPerMicroBatch 300: So many.", "layersKept 32: All.")
     results = [Result(OWN_8B, replace(OURS, choices=choices))]
     rows = build_rows(results, card="NVIDIA H100")
     point, *_ = read_points({"rows": rows})
@@ -165,8 +165,8 @@ def test_the_memory_of_a_row_is_predicted_for_its_largest_launch():
     assert point.predicted_bytes / 2**30 == pytest.approx(17.6, abs=0.1)
 
 
-def test_a_step_that_fits_a_launch_may_be_larger_than_each_half_of_the_largest_step():
-    choices = ("engine fused: It may.", "tokensPerLaunch 300: So many.", "layersKept 32: All.")
+def test_a_step_that_fits_a_micro_batch_may_be_larger_than_each_half_of_the_largest_step():
+    choices = ("engine fused: It may.", "tokensPerMicroBatch 300: So many.", "layersKept 32: All.")
     ours = replace(OURS, choices=choices, step_tokens=(100, 100, 290, 400, 100))
     [point] = read_points({"rows": build_rows([Result(OWN_8B, ours)], card="NVIDIA H100")})
     assert point.tokens == 290

@@ -1,4 +1,4 @@
-"""The launch that operator and CLI foretell is the one that the trainer chooses."""
+"""The micro-batch that operator and CLI foretell is the one that the trainer chooses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ TEXT = LanguageMeasurement(
 )
 
 
-def choose(shape, *, gpu_bytes: int, step: ours.LargestStep) -> theirs.Launching:
+def choose(shape, *, gpu_bytes: int, step: ours.LargestStep) -> theirs.MicroBatchChoice:
     """Return the trainer's choice on a GPU that holds nothing but the loaded model."""
     loaded = estimate_memory(shape, FUSED, tokens_per_micro_batch=0)
     trainable = shape.lora_parameters(rank=16, modules=FUSED.modules)
@@ -46,7 +46,7 @@ def choose(shape, *, gpu_bytes: int, step: ours.LargestStep) -> theirs.Launching
         heads=shape.attention_heads,
         vocabulary=shape.vocabulary_size,
     )
-    return theirs.decide_launching(
+    return theirs.decide_micro_batch(
         theirs.estimate_fused_cost(
             widths,
             ranks=ALL_RANKS,
@@ -80,7 +80,7 @@ def test_both_have_the_same_limits():
     [ours.LargestStep(400, 900), ours.LargestStep(2_048, 9_000), ours.LargestStep(8_192, 131_072)],
     ids=["small", "middle", "large"],
 )
-def test_both_choose_the_same_launch_and_the_same_peak(name, gpu_gb, step):
+def test_both_choose_the_same_micro_batch_and_the_same_peak(name, gpu_gb, step):
     shape = SHAPES[name]
     chosen = choose(shape, gpu_bytes=gpu_gb * GB, step=step)
     expected: Any = ours.estimate_micro_batch(

@@ -196,7 +196,7 @@ def test_a_nominal_batch_that_fits_is_ample() -> None:
     decision = classify(QLORA, batch=8, length=2048, gpu_gb=16)
     assert (decision.value, decision.largest_batch) == (GpuMemoryClass.AMPLE, 16)
     assert decision.message == (
-        "Ample: the largest launch with QLoRA is 16 x 2,048 tokens in 14.4 GB (90% of the GPU's 16.0), "
+        "Ample: the largest micro-batch with QLoRA is 16 x 2,048 tokens in 14.4 GB (90% of the GPU's 16.0), "
         "the guide's batch 8."
     )
 
@@ -207,7 +207,7 @@ def test_a_nominal_batch_that_does_not_fit_is_constrained() -> None:
     )
     assert (decision.value, decision.largest_batch) == (GpuMemoryClass.CONSTRAINED, 1)
     assert decision.message == (
-        "Constrained: the largest launch with QLoRA is 1 x 8,192 tokens in 36.0 GB (90% of the GPU's "
+        "Constrained: the largest micro-batch with QLoRA is 1 x 8,192 tokens in 36.0 GB (90% of the GPU's "
         "40.0), the guide's batch 8."
     )
 

@@ -87,7 +87,7 @@ def test_the_nominal_batch_decides_the_guides_memory_class(resolve_of, size, mem
 def test_the_reason_of_the_class_has_the_numbers(resolve_of):
     trait = trait_of(resolve_of(**with_gpu("8G", method="QLoRA")), "gpuMemory")
     assert trait.detail == (
-        "Constrained: the largest launch with QLoRA is 1 x 2,048 tokens in 7.2 GB (90% of the GPU's 8.0), "
+        "Constrained: the largest micro-batch with QLoRA is 1 x 2,048 tokens in 7.2 GB (90% of the GPU's 8.0), "
         "the guide's batch 8."
     )
 

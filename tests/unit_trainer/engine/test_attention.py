@@ -105,9 +105,14 @@ def test_the_environment_can_keep_torchs_own() -> None:
 
 
 def test_flash_attention_4_is_called_for_packed_documents_and_differentiated() -> None:
-    from finetune_trainer.fused.attention import Documents, PlainAttention, Sight, measure_error
+    from finetune_trainer.fused.attention import (
+        AttentionWindow,
+        Documents,
+        PlainAttention,
+        measure_error,
+    )
     from finetune_trainer.fused.flash4 import FlashAttention4
-    from finetune_trainer.fused.ops import Heads
+    from finetune_trainer.fused.ops import HeadShape
 
     asked: list[dict[str, Any]] = []
 
@@ -116,13 +121,17 @@ def test_flash_attention_4_is_called_for_packed_documents_and_differentiated() -
         assert named["cu_seqlens_q"] is named["cu_seqlens_k"]
         documents = Documents(named["cu_seqlens_q"], named["max_seqlen_q"])
         left = named["window_size"][0]
-        sight = Sight(named["softmax_scale"], window=None if left is None else left + 1)
-        return PlainAttention().compute(q, k, v, documents=documents, sight=sight), None
+        attention_window = AttentionWindow(
+            named["softmax_scale"], window=None if left is None else left + 1
+        )
+        return PlainAttention().compute(
+            q, k, v, documents=documents, attention_window=attention_window
+        ), None
 
     error = measure_error(
         FlashAttention4(compute),
-        Heads(8, 2, 32),
-        sights=(Sight(0.25, window=40), Sight(0.25, window=None)),
+        HeadShape(8, 2, 32),
+        attention_windows=(AttentionWindow(0.25, window=40), AttentionWindow(0.25, window=None)),
         device=torch.device("cpu"),
         dtype=torch.float32,
     )

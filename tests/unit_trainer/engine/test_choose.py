@@ -27,7 +27,7 @@ def choose(folder: Path, environ: dict[str, str], **changes: Any) -> Any:
     return engines.choose(plan, loaded, build_rows(12), environ=environ)
 
 
-def test_a_cpu_runs_the_models_own_path_in_small_padded_launches(folder: Path) -> None:
+def test_a_cpu_runs_the_models_own_path_in_small_padded_micro_batches(folder: Path) -> None:
     chosen = choose(folder, {})
     assert (chosen.loaded.engine.name, chosen.loaded.engine.layout) == ("unsloth", "padded")
     assert chosen.budget.tokens == 512
@@ -40,9 +40,9 @@ def test_a_cpu_runs_the_models_own_path_in_small_padded_launches(folder: Path) -
             "value": "padded",
             "reason": "Unsloth's CPU backend takes one sequence a row.",
         },
-        "tokensPerLaunch": {
+        "tokensPerMicroBatch": {
             "value": 512,
-            "reason": "On a CPU more than 512 tokens a launch need memory and gain no speed.",
+            "reason": "On a CPU more than 512 tokens a micro-batch need memory and gain no speed.",
         },
     }
 
@@ -93,8 +93,8 @@ def test_an_engine_that_computes_something_else_does_not_pass(folder: Path) -> N
     loaded = load.load(build_plan(), folder=folder)
 
     class Wrong(type(loaded.engine)):  # type: ignore[misc]
-        def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
-            return super().sum_of_losses(launch, divisor=divisor) * 1.01
+        def sum_of_losses(self, micro_batch: Any, *, divisor: int) -> Any:
+            return super().sum_of_losses(micro_batch, divisor=divisor) * 1.01
 
     wrong = Wrong(**vars(loaded.engine))
     comparison = compare(loaded, wrong, reference=loaded.engine, rows=build_rows(4))
@@ -141,12 +141,12 @@ def test_an_engine_that_does_not_exist_cannot_be_forced(folder: Path) -> None:
         choose(folder, {"FINETUNE_ENGINE": "turbo"})
     assert caught.value.message == (
         "The environment forces the runtime to something that does not exist ('turbo' is not a valid"
-        " EngineName): unset FINETUNE_ENGINE, FINETUNE_ATTENTION, FINETUNE_TOKENS_PER_LAUNCH and"
+        " EngineName): unset FINETUNE_ENGINE, FINETUNE_ATTENTION, FINETUNE_TOKENS_PER_MICRO_BATCH and"
         " FINETUNE_LAYERS_KEPT."
     )
 
 
-def test_launches_are_planned_for_the_largest_step_that_comes() -> None:
+def test_micro_batches_are_planned_for_the_largest_step_that_comes() -> None:
     from finetune_trainer.engine.choose import count_largest_step
     from finetune_trainer.steps.sampler import DataOrder
 

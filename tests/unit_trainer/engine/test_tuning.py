@@ -36,7 +36,7 @@ def fused_cost(name: str) -> Any:
 def decide(
     free_gib: float, *, name: str = "8B", step: int = 60_000, longest: int = 2048, **changes: Any
 ) -> Any:
-    from finetune_trainer.engine.tuning import Forced, Room, decide_launching
+    from finetune_trainer.engine.tuning import Forced, Room, decide_micro_batch
 
     room = Room(
         free_bytes=int(free_gib * GIB),
@@ -45,7 +45,7 @@ def decide(
         step_tokens=step,
         can_recompute=changes.get("can_recompute", True),
     )
-    return decide_launching(
+    return decide_micro_batch(
         fused_cost(name),
         room,
         layers=widths(name).layers,
@@ -55,43 +55,45 @@ def decide(
 
 
 def test_an_8b_on_80_gb_keeps_all_layers_and_fills_the_gpu() -> None:
-    launching = decide(63.0)
-    assert launching.layers_kept == 32
-    assert 18_000 < launching.tokens < 21_000
-    tokens, layers = (choice.reason for choice in launching.choices)
+    micro_batch = decide(63.0)
+    assert micro_batch.layers_kept == 32
+    assert 18_000 < micro_batch.tokens < 21_000
+    tokens, layers = (choice.reason for choice in micro_batch.choices)
     assert tokens == (
-        f"63.0 GiB of the GPU are free, which hold {launching.tokens:,} tokens; larger steps are"
+        f"63.0 GiB of the GPU are free, which hold {micro_batch.tokens:,} tokens; larger steps are"
         " split."
     )
     assert layers == "No layer is computed twice: 63.0 GiB of the GPU are free."
 
 
-def test_a_step_that_fits_is_one_launch() -> None:
-    launching = decide(63.0, step=15_000)
-    assert launching.tokens == 15_000
-    assert launching.choices[0].reason.startswith("Every step fits one launch: 63.0 GiB")
+def test_a_step_that_fits_is_one_micro_batch() -> None:
+    micro_batch = decide(63.0, step=15_000)
+    assert micro_batch.tokens == 15_000
+    assert micro_batch.choices[0].reason.startswith("Every step fits one micro-batch: 63.0 GiB")
 
 
-def test_a_small_model_gets_no_larger_launches_than_pay() -> None:
-    launching = decide(70.0, name="1B", step=100_000)
-    assert (launching.tokens, launching.layers_kept) == (32_768, 16)
-    assert launching.choices[0].reason.startswith("More tokens a launch gain no speed: 70.0 GiB")
+def test_a_small_model_gets_no_larger_micro_batches_than_pay() -> None:
+    micro_batch = decide(70.0, name="1B", step=100_000)
+    assert (micro_batch.tokens, micro_batch.layers_kept) == (32_768, 16)
+    assert micro_batch.choices[0].reason.startswith(
+        "More tokens a micro-batch gain no speed: 70.0 GiB"
+    )
 
 
 def test_layers_are_computed_twice_only_where_too_few_tokens_fit() -> None:
-    launching = decide(14.0)
-    assert 0 < launching.layers_kept < 32
-    assert launching.tokens >= 4096
-    recomputed = 32 - launching.layers_kept
-    assert launching.choices[1].reason == (
-        f"{recomputed} of 32 layers are computed twice, so that a launch of 4,096 tokens fits:"
+    micro_batch = decide(14.0)
+    assert 0 < micro_batch.layers_kept < 32
+    assert micro_batch.tokens >= 4096
+    recomputed = 32 - micro_batch.layers_kept
+    assert micro_batch.choices[1].reason == (
+        f"{recomputed} of 32 layers are computed twice, so that a micro-batch of 4,096 tokens fits:"
         " 14.0 GiB of the GPU are free."
     )
 
 
-def test_the_peak_is_that_of_the_largest_launch_that_may_come() -> None:
+def test_the_peak_is_that_of_the_largest_micro_batch_that_may_come() -> None:
     whole, split = decide(63.0, step=20_000), decide(63.0, step=30_000)
-    # Some other step may fill a launch, though this one is cut into two smaller ones.
+    # Some other step may fill a micro-batch, though this one is cut into two smaller ones.
     assert split.tokens > 20_000
     assert split.predicted_peak_bytes > whole.predicted_peak_bytes
 
@@ -102,12 +104,12 @@ def test_an_engine_without_halves_keeps_all_or_nothing() -> None:
 
 
 def test_a_plan_that_forbids_recomputing_is_obeyed() -> None:
-    launching = decide(14.0, can_recompute=False)
-    assert launching.layers_kept == 32
-    assert launching.tokens < 4096
+    micro_batch = decide(14.0, can_recompute=False)
+    assert micro_batch.layers_kept == 32
+    assert micro_batch.tokens < 4096
 
 
-def test_the_longest_text_always_gets_a_launch() -> None:
+def test_the_longest_text_always_gets_a_micro_batch() -> None:
     assert decide(5.0, longest=6000).tokens == 6000
 
 
@@ -191,9 +193,9 @@ def test_the_engine_and_why(
 def test_a_measurement_fixes_what_it_wants_to_vary() -> None:
     from finetune_trainer.engine.tuning import read_forced
 
-    forced = read_forced({"FINETUNE_TOKENS_PER_LAUNCH": "8192", "FINETUNE_LAYERS_KEPT": "4"})
-    launching = decide(63.0, forced=forced)
-    assert (launching.tokens, launching.layers_kept) == (8192, 4)
+    forced = read_forced({"FINETUNE_TOKENS_PER_MICRO_BATCH": "8192", "FINETUNE_LAYERS_KEPT": "4"})
+    micro_batch = decide(63.0, forced=forced)
+    assert (micro_batch.tokens, micro_batch.layers_kept) == (8192, 4)
 
 
 def test_several_ranks_are_told_and_one_is_not() -> None:
@@ -208,7 +210,7 @@ def test_several_ranks_are_told_and_one_is_not() -> None:
     )
 
 
-def test_what_lies_beside_a_launch_leaves_room_for_fewer_tokens() -> None:
+def test_what_lies_beside_a_micro_batch_leaves_room_for_fewer_tokens() -> None:
     cost = fused_cost("8B")
     beside = cost.beside(4 * 41_943_040)
     fits = [each.most_tokens(60 * GIB, layers_kept=32, layers=32) for each in (cost, beside)]

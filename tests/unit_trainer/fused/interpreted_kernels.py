@@ -20,21 +20,21 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def kernels() -> Any:
-    from finetune_trainer.fused.kernels.elementwise import PIECES
+    from finetune_trainer.fused.kernels.elementwise import OPS
 
-    return PIECES
+    return OPS
 
 
 @pytest.fixture
 def agree(kernels: Any) -> Callable[..., None]:
     """Do the same with both and compare what is returned, and every tensor that was passed."""
-    from finetune_trainer.fused.reference_ops import PIECES as REFERENCE
+    from finetune_trainer.fused.reference_ops import OPS as REFERENCE
 
     def compare(operation: str, *arguments: Any, **named: Any) -> None:
         results = []
-        for pieces in (kernels, REFERENCE):
+        for ops in (kernels, REFERENCE):
             copies = [each.clone() if torch.is_tensor(each) else each for each in arguments]
-            result = getattr(pieces, operation)(*copies, **named)
+            result = getattr(ops, operation)(*copies, **named)
             results.append([*copies, result])
         for ours, expected in zip(*results, strict=True):
             if torch.is_tensor(expected) and expected.is_floating_point():
@@ -88,7 +88,7 @@ def test_norm_of_an_output_and_its_backward(agree: Callable[..., None], kernels:
 
 
 def test_a_weight_of_32_bits_is_multiplied_before_anything_is_rounded(kernels: Any) -> None:
-    from finetune_trainer.fused.reference_ops import PIECES as REFERENCE
+    from finetune_trainer.fused.reference_ops import OPS as REFERENCE
 
     x, weight = torch.randn(TOKENS, 96).bfloat16(), torch.rand(96) + 0.5
     ours, expected = torch.zeros(TOKENS, 96), torch.zeros(TOKENS, 96)
@@ -104,10 +104,10 @@ def test_a_weight_of_32_bits_is_multiplied_before_anything_is_rounded(kernels: A
 def test_rotation_and_its_backward(
     agree: Callable[..., None], *, with_norm: bool, queries: int, keys: int, size: int
 ) -> None:
-    from finetune_trainer.fused.ops import HeadNorm, Heads, Rotation
-    from finetune_trainer.fused.reference_ops import PIECES as REFERENCE
+    from finetune_trainer.fused.ops import HeadNorm, HeadShape, Rotation
+    from finetune_trainer.fused.reference_ops import OPS as REFERENCE
 
-    heads = Heads(queries, keys, size)
+    heads = HeadShape(queries, keys, size)
     angles = torch.randn(50, size // 2)
     rotation = Rotation(
         angles.cos(), angles.sin(), torch.randint(0, 50, (TOKENS,), dtype=torch.int32)
@@ -177,7 +177,7 @@ def test_loss_and_gradient_of_logits(agree: Callable[..., None]) -> None:
 
 
 def test_all_copies_are_made_at_once() -> None:
-    from finetune_trainer.fused.adapter_sync import AdapterCopies
+    from finetune_trainer.fused.adapter_sync import AdapterSync
     from finetune_trainer.fused.kernels.copy import build_table
     from finetune_trainer.fused.kernels.copy_spec import Copy
 
@@ -189,7 +189,7 @@ def test_all_copies_are_made_at_once() -> None:
     ]
     for with_adapter in (True, False):
         matrix.zero_()
-        AdapterCopies(copies).make(with_adapter=with_adapter)
+        AdapterSync(copies).make(with_adapter=with_adapter)
         expected = matrix.clone()
         matrix.zero_()
         build_table(copies).copy(with_adapter=with_adapter)

@@ -19,7 +19,7 @@ from finetune_trainer.errors import NotFinite
 from finetune_trainer.model.loaded_model import LoadedModel
 from finetune_trainer.ranks.process_group import SINGLE, ProcessGroup
 from finetune_trainer.ranks.torch_process_group import DistributedGroup, join
-from finetune_trainer.steps.micro_batches import Launch, Layout, TokenBudget, count_supervised
+from finetune_trainer.steps.micro_batches import Layout, MicroBatch, TokenBudget, count_supervised
 from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.optimizer_step import Stepper
 from tests.unit_trainer.tiny import build_plan, build_rows
@@ -48,19 +48,19 @@ class OneMatrixEngine:
     base_only: Callable[[], Any] = nullcontext
     factor: float = 1.0
     memory: int = 1_000_000
-    """Tokens of a launch that fit."""
-    launches: list[int] = field(default_factory=list)
+    """Tokens of a micro-batch that fit."""
+    micro_batches: list[int] = field(default_factory=list)
     prepared: list[int] = field(default_factory=list)
-    """Tokens of the launches that were laid out before their step."""
+    """Tokens of the micro-batches that were laid out before their step."""
 
-    def prepare(self, launch: Launch) -> Launch:
-        self.prepared.append(sum(launch.lengths))
-        return launch
+    def prepare(self, micro_batch: MicroBatch) -> MicroBatch:
+        self.prepared.append(sum(micro_batch.lengths))
+        return micro_batch
 
-    def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
-        if sum(launch.lengths) > self.memory:
+    def sum_of_losses(self, micro_batch: MicroBatch, *, divisor: int) -> torch.Tensor:
+        if sum(micro_batch.lengths) > self.memory:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        self.launches.append(sum(launch.lengths))
+        self.micro_batches.append(sum(micro_batch.lengths))
         losses = [
             torch.nn.functional.cross_entropy(
                 self.network.table[torch.tensor(row.input_ids[:-1])],
@@ -68,7 +68,7 @@ class OneMatrixEngine:
                 reduction="sum",
                 ignore_index=-100,
             )
-            for row in launch.sequences
+            for row in micro_batch.sequences
         ]
         return torch.stack(losses).sum() / divisor * self.factor
 
@@ -117,7 +117,7 @@ def do_steps(group: ProcessGroup, *, rows: int, **engine: Any) -> dict[str, Any]
         "steps": found,
         "matrix": loaded.network.table.detach().flatten().tolist(),
         "budget": (tokens.tokens, tokens.halvings),
-        "launches": engine_of.launches,
+        "micro_batches": engine_of.micro_batches,
         "prepared": engine_of.prepared,
     }
 

@@ -50,13 +50,13 @@ def test_each_kind_of_gemmas_layers_has_its_own_rotation() -> None:
 
 
 def test_attention_is_torchs_own() -> None:
-    from finetune_trainer.fused.attention import PlainAttention, Sight, measure_error
-    from finetune_trainer.fused.ops import Heads
+    from finetune_trainer.fused.attention import AttentionWindow, PlainAttention, measure_error
+    from finetune_trainer.fused.ops import HeadShape
 
     error = measure_error(
         PlainAttention(),
-        Heads(8, 2, 32),
-        sights=(Sight(0.2), Sight(0.3, window=1000)),
+        HeadShape(8, 2, 32),
+        attention_windows=(AttentionWindow(0.2), AttentionWindow(0.3, window=1000)),
         device=torch.device("cpu"),
         dtype=torch.float32,
     )

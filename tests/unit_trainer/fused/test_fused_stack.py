@@ -142,10 +142,10 @@ def build_engine(network: Any) -> Any:
     return FusedEngine(network, device=torch.device("cpu"))
 
 
-def launch_of(texts: list[Text], *, first_token: int = 0) -> Any:
-    from finetune_trainer.steps.micro_batches import Launch
+def micro_batch_of(texts: list[Text], *, first_token: int = 0) -> Any:
+    from finetune_trainer.steps.micro_batches import MicroBatch
 
-    return Launch(tuple(texts), first_token)
+    return MicroBatch(tuple(texts), first_token)
 
 
 def worst_error(found: dict[str, Any], expected: dict[str, Any]) -> float:
@@ -179,7 +179,7 @@ def test_loss_and_gradients_equal_autograds(
     expected_loss, expected = measure_by_autograd(network, texts, divisor=30)
     engine = build_engine(network)
     engine.stack.keep(kept)
-    loss = engine.sum_of_losses(launch_of(texts), divisor=30)
+    loss = engine.sum_of_losses(micro_batch_of(texts), divisor=30)
     loss.backward()
     assert loss.item() == pytest.approx(expected_loss, rel=TOLERANCE)
     # transformers computes norms and softmax in fp32. Gemma's six norms a layer add that up: with those
@@ -224,11 +224,11 @@ def test_in_16_bits_an_adapter_moves_a_stream_whose_step_is_larger_than_its_part
             if "lora_B" in name:
                 parameter.data.normal_(0, drawn)
         engine = build_engine(network.to(dtype))
-        launch = launch_of(build_texts())
+        micro_batch = micro_batch_of(build_texts())
         with torch.no_grad(), engine.base_only():
-            without = engine.hidden_states(launch).double()
+            without = engine.hidden_states(micro_batch).double()
         with torch.no_grad():
-            return engine.hidden_states(launch).double() - without
+            return engine.hidden_states(micro_batch).double() - without
 
     exact, rounded = move(torch.float64), move(torch.bfloat16)
     assert float(exact.abs().median()) < 2**-9
@@ -244,7 +244,7 @@ def dropping(request: pytest.FixtureRequest) -> tuple[Any, Any, Callable[[], Any
 
     def loss() -> Any:
         torch.manual_seed(7)
-        return engine.sum_of_losses(launch_of(texts), divisor=30)
+        return engine.sum_of_losses(micro_batch_of(texts), divisor=30)
 
     return network, engine, loss
 
@@ -279,8 +279,8 @@ def test_masks_belong_to_tokens_however_a_step_is_split(
     whole.backward()
     expected = gradients(network)
     torch.manual_seed(7)
-    first = engine.sum_of_losses(launch_of(texts[:2]), divisor=30)
-    second = engine.sum_of_losses(launch_of(texts[2:], first_token=10), divisor=30)
+    first = engine.sum_of_losses(micro_batch_of(texts[:2]), divisor=30)
+    second = engine.sum_of_losses(micro_batch_of(texts[2:], first_token=10), divisor=30)
     (first + second).backward()
     assert float(first + second) == pytest.approx(float(whole), rel=TOLERANCE)
     assert worst_error(gradients(network), expected) < TOLERANCE
@@ -292,7 +292,7 @@ def test_another_seed_drops_something_else_and_evaluation_drops_nothing(
     network, engine, loss = dropping
     texts = build_texts()
     torch.manual_seed(8)
-    assert float(engine.sum_of_losses(launch_of(texts), divisor=30)) != float(loss())
+    assert float(engine.sum_of_losses(micro_batch_of(texts), divisor=30)) != float(loss())
     network.eval()
     expected, _ = measure_by_autograd(network, texts, divisor=30)
     with torch.no_grad():
@@ -316,19 +316,19 @@ def test_without_the_adapter_it_is_the_base_model(kind: str) -> None:
         )
     engine = build_engine(network)
     with torch.no_grad(), engine.base_only():
-        assert float(engine.sum_of_losses(launch_of(texts), divisor=1)) == pytest.approx(total)
+        assert float(engine.sum_of_losses(micro_batch_of(texts), divisor=1)) == pytest.approx(total)
     with torch.no_grad():
-        assert float(engine.sum_of_losses(launch_of(texts), divisor=1)) != pytest.approx(total)
+        assert float(engine.sum_of_losses(micro_batch_of(texts), divisor=1)) != pytest.approx(total)
 
 
-def test_an_update_of_the_adapter_is_seen_by_the_next_launch() -> None:
+def test_an_update_of_the_adapter_is_seen_by_the_next_micro_batch() -> None:
     network, texts = build_network(), build_texts()
     engine = build_engine(network)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     losses = []
     for _ in range(3):
-        loss = engine.sum_of_losses(launch_of(texts), divisor=30)
+        loss = engine.sum_of_losses(micro_batch_of(texts), divisor=30)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -383,7 +383,7 @@ def test_four_bit_weights_stay_so_and_give_the_same_gradients(kept: int) -> None
     expected_loss, expected = measure_by_autograd(network, texts, divisor=30)
     engine = build_engine(network)
     engine.stack.keep(kept)
-    loss = engine.sum_of_losses(launch_of(texts), divisor=30)
+    loss = engine.sum_of_losses(micro_batch_of(texts), divisor=30)
     loss.backward()
     assert loss.item() == pytest.approx(expected_loss, rel=1e-5)
     assert worst_error(gradients(network), expected) < 1e-4

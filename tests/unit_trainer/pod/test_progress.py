@@ -31,7 +31,7 @@ def step(number: int, total: int = 10, **changes: Any) -> StepReport:
         "sequences": 8,
         "tokens": 100,
         "supervised_tokens": 80,
-        "launches": 1,
+        "micro_batches": 1,
         "seconds": 0.5,
     }
     return StepReport(**values | changes)

@@ -39,7 +39,7 @@ def build_account(**changes: Any) -> RunAccount:
             sequences=8,
             tokens=100,
             supervised_tokens=80,
-            launches=1,
+            micro_batches=1,
             seconds=0.1,
             eval_loss=2.5 if step == 4 else None,
         )

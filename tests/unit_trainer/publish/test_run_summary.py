@@ -22,7 +22,7 @@ def step(number: int, **changes: Any) -> StepReport:
         "sequences": 4,
         "tokens": 100,
         "supervised_tokens": 80,
-        "launches": 2,
+        "micro_batches": 2,
         "seconds": 0.1,
     }
     return StepReport(**values | changes)
@@ -41,7 +41,7 @@ def summarise(
         stopped_early=True,
         cut_short=cut_short,
         train_seconds=2.0,
-        launch_halvings=1,
+        micro_batch_halvings=1,
         peak_gpu_memory_bytes=None,
         resumed_from_step=3,
     )
@@ -77,9 +77,9 @@ def test_one_step_is_beginning_and_end() -> None:
 
 
 def test_averages_are_over_the_steps_that_were_done() -> None:
-    summary = summarise(step(1), step(2, sequences=2, tokens=40, launches=1))
+    summary = summarise(step(1), step(2, sequences=2, tokens=40, micro_batches=1))
     assert (summary.sequences_per_step, summary.tokens_per_step) == (3.0, 70.0)
-    assert (summary.launches_per_step, summary.launch_tokens) == (1.5, 512)
+    assert (summary.micro_batches_per_step, summary.micro_batch_tokens) == (1.5, 512)
     assert (summary.steps, summary.total_steps, summary.tokens) == (2, 40, 140)
 
 
@@ -93,3 +93,22 @@ def test_evaluations_are_counted_with_the_steps_between_them() -> None:
     history = (step(5), step(10, eval_loss=2.0), step(15), step(20, eval_loss=1.9))
     summary = summarise(*history)
     assert (summary.evaluations, summary.eval_steps) == (2, 10)
+
+
+def test_a_step_of_version_0_1_0_is_read_from_metrics() -> None:
+    line = step(3).to_line()
+    old = line.replace('"micro_batches"', '"launches"')
+    assert old != line
+    assert StepReport.from_line(old) == StepReport.from_line(line) == step(3)
+
+
+def test_a_summary_of_a_pod_of_version_0_1_0_is_read() -> None:
+    fields = summarise(step(1)).model_dump(by_alias=True)
+    names = {
+        "microBatchesPerStep": "launchesPerStep",
+        "microBatchTokens": "launchTokens",
+        "microBatchHalvings": "launchHalvings",
+    }
+    old = {names.get(name, name): value for name, value in fields.items()}
+    assert old.keys() != fields.keys()
+    assert RunSummary.model_validate(old) == summarise(step(1))

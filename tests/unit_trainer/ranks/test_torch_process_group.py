@@ -35,15 +35,15 @@ def test_steps_of_two_are_the_steps_of_one(seen: dict[str, Any], scenario: str) 
 def test_each_prepares_its_own_shard_of_the_step_that_follows(seen: dict[str, Any]) -> None:
     for who in WHO:
         found = seen[who]["odd"]
-        assert len(found["launches"]) == 4
+        assert len(found["micro_batches"]) == 4
         # The first step has none before it, and none follows the last.
-        assert found["prepared"] == found["launches"][1:]
+        assert found["prepared"] == found["micro_batches"][1:]
 
 
 def test_a_row_alone_is_computed_once(seen: dict[str, Any]) -> None:
     first, second, alone = of(seen, "one row")
-    assert first["launches"] == alone["launches"]
-    assert second["launches"] == []
+    assert first["micro_batches"] == alone["micro_batches"]
+    assert second["micro_batches"] == []
 
 
 def test_a_loss_that_is_not_finite_in_one_ends_both_with_the_weights_before_it(
@@ -65,9 +65,9 @@ def test_memory_that_runs_out_in_one_is_remembered_by_both_and_changes_nothing(
     assert first["budget"] == second["budget"]
     tokens, halvings = first["budget"]
     assert halvings > 0
-    assert max(second["launches"]) <= 60
+    assert max(second["micro_batches"]) <= 60
     # Once it is agreed on, the first splits its share as well.
-    assert max(first["launches"][1:]) <= tokens
+    assert max(first["micro_batches"][1:]) <= tokens
 
 
 def test_an_evaluation_of_two_is_that_of_one(seen: dict[str, Any]) -> None:

@@ -160,15 +160,15 @@ def with_memory(loaded: Any, most: int) -> Any:
     """Return the model on a GPU that runs out of memory above so many tokens."""
 
     class Small(type(loaded.engine)):  # type: ignore[misc]
-        def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
-            if len(launch.lengths) * max(launch.lengths) > most:
+        def sum_of_losses(self, micro_batch: Any, *, divisor: int) -> Any:
+            if len(micro_batch.lengths) * max(micro_batch.lengths) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().sum_of_losses(launch, divisor=divisor)
+            return super().sum_of_losses(micro_batch, divisor=divisor)
 
     return replace(loaded, engine=Small(**vars(loaded.engine)))
 
 
-def test_a_step_that_does_not_fit_is_done_again_in_smaller_launches(
+def test_a_step_that_does_not_fit_is_done_again_in_smaller_micro_batches(
     tiny: Tiny, folder: Path
 ) -> None:
     from finetune_trainer.model import load
@@ -178,9 +178,9 @@ def test_a_step_that_does_not_fit_is_done_again_in_smaller_launches(
     expected = [report.loss for report in tiny.train(rows, **changes).history]
     tiny.loaded = with_memory(load.load(build_plan(**changes), folder=folder), 150)
     result = tiny.train(rows)
-    assert result.launch_halvings > 0
+    assert result.micro_batch_halvings > 0
     assert tiny.budget.tokens <= 300
-    # The first launches had other dropout masks: the same seed over another shape.
+    # The first micro-batches had other dropout masks: the same seed over another shape.
     assert [report.loss for report in result.history] == pytest.approx(expected, abs=0.05)
 
 
@@ -189,10 +189,10 @@ def test_with_the_fused_engine_such_a_step_is_the_very_same(tiny: Tiny, folder: 
     from finetune_trainer.model import load
 
     class Small(FusedEngine):
-        def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
-            if sum(launch.lengths) > 60:
+        def sum_of_losses(self, micro_batch: Any, *, divisor: int) -> Any:
+            if sum(micro_batch.lengths) > 60:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().sum_of_losses(launch, divisor=divisor)
+            return super().sum_of_losses(micro_batch, divisor=divisor)
 
     rows = build_rows(24)
     changes: dict[str, Any] = {"lora__dropout": 0.1}
@@ -202,7 +202,7 @@ def test_with_the_fused_engine_such_a_step_is_the_very_same(tiny: Tiny, folder: 
         tiny.loaded = replace(loaded, engine=engine(loaded.network, device=loaded.device))
         result = tiny.train(rows, **changes)
         losses.append([report.loss for report in result.history])
-    assert result.launch_halvings > 0
+    assert result.micro_batch_halvings > 0
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
@@ -250,7 +250,7 @@ def test_the_held_out_loss_is_the_mean_over_supervised_tokens(
     assert found.bits_per_byte == pytest.approx(nats / 0.6931471805599453 / size, abs=1e-4)
 
 
-def test_an_evaluation_ends_between_two_launches_and_leaves_the_model_training(
+def test_an_evaluation_ends_between_two_micro_batches_and_leaves_the_model_training(
     tiny: Tiny, measure: Callable[..., Any]
 ) -> None:
     from finetune_trainer.errors import BrokenOff
@@ -270,7 +270,7 @@ def test_an_evaluation_ends_between_two_launches_and_leaves_the_model_training(
     assert tiny.loaded.network.training
 
 
-def test_the_held_out_loss_is_the_same_in_any_launches(measure: Callable[..., Any]) -> None:
+def test_the_held_out_loss_is_the_same_in_any_micro_batches(measure: Callable[..., Any]) -> None:
     rows = build_rows(100)
     assert measure(rows, tokens=1).loss == pytest.approx(measure(rows).loss, abs=1e-5)
 

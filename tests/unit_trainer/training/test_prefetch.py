@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 STEPS = 4
 BATCHES = [tuple(build_rows(8, seed=seed)) for seed in range(STEPS)]
 OF_DROPOUT = {"lora__dropout": 0.1}
-WHOLE_STEP, SEVERAL_LAUNCHES = 10_000, 60
+WHOLE_STEP, SEVERAL_MICRO_BATCHES = 10_000, 60
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ class Memory:
     """A GPU's: what does not fit, and when."""
 
     most_tokens: int = 1_000_000
-    """Of a launch."""
+    """Of a micro-batch."""
     too_full_to_prepare: int = 0
-    """How often there is no room for a launch beside the step that is computed."""
+    """How often there is no room for a micro-batch beside the step that is computed."""
     computing: bool = False
 
 
@@ -54,26 +54,26 @@ class Seen:
     draw: Any = None
     """The next random number."""
     prepared: list[bool] = field(default_factory=list)
-    """Of each launch, whether it came prepared."""
+    """Of each micro-batch, whether it came prepared."""
 
 
 def build_engine(loaded: Any, *, memory: Memory, seen: Seen) -> Any:
-    from finetune_trainer.fused.device_batch import PreparedLaunch
+    from finetune_trainer.fused.device_batch import DeviceBatch
     from finetune_trainer.fused.engine import FusedEngine
 
     class Watched(FusedEngine):
-        def prepare(self, launch: Any) -> Any:
+        def prepare(self, micro_batch: Any) -> Any:
             if not memory.computing and memory.too_full_to_prepare:
                 memory.too_full_to_prepare -= 1
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().prepare(launch)
+            return super().prepare(micro_batch)
 
-        def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
-            if sum(launch.lengths) > memory.most_tokens:
+        def sum_of_losses(self, micro_batch: Any, *, divisor: int) -> Any:
+            if sum(micro_batch.lengths) > memory.most_tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            seen.prepared.append(isinstance(launch, PreparedLaunch))
+            seen.prepared.append(isinstance(micro_batch, DeviceBatch))
             memory.computing = True
-            loss = super().sum_of_losses(launch, divisor=divisor)
+            loss = super().sum_of_losses(micro_batch, divisor=divisor)
             memory.computing = False
             return loss
 
@@ -123,7 +123,7 @@ def assert_same(found: Seen, expected: Seen) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-@pytest.mark.parametrize("budget", [WHOLE_STEP, SEVERAL_LAUNCHES], ids=["one", "several"])
+@pytest.mark.parametrize("budget", [WHOLE_STEP, SEVERAL_MICRO_BATCHES], ids=["one", "several"])
 def test_steps_prepared_ahead_are_those_prepared_late(
     folder: Path, budget: int, dtype: Any
 ) -> None:
@@ -131,10 +131,10 @@ def test_steps_prepared_ahead_are_those_prepared_late(
     ahead = do_steps(folder, following=next_batch, token_budget=budget, dtype=dtype)
     assert_same(ahead, late)
     assert not any(late.prepared)
-    # Of each step but the first, the first launch; the device is busy with it while others are made.
+    # Of each step but the first, the first micro-batch; the device is busy with it while others are made.
     assert sum(ahead.prepared) == STEPS - 1
     assert len(ahead.prepared) == len(late.prepared) == sum(done[2] for done in late.steps)
-    assert {done[2] > 1 for done in late.steps} == {budget == SEVERAL_LAUNCHES}
+    assert {done[2] > 1 for done in late.steps} == {budget == SEVERAL_MICRO_BATCHES}
 
 
 def test_a_budget_that_shrank_in_between_splits_the_step_anew(folder: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_budget_that_shrank_in_between_splits_the_step_anew(folder: Path) -> N
     assert late.steps[2][2] > late.steps[1][2]
 
 
-def test_a_prepared_launch_that_does_not_fit_is_halved_as_any_other(folder: Path) -> None:
+def test_a_prepared_micro_batch_that_does_not_fit_is_halved_as_any_other(folder: Path) -> None:
     def fill(memory: Memory) -> Callable[[int, Any], None]:
         def at_step(step: int, budget: Any) -> None:
             del budget
@@ -164,7 +164,7 @@ def test_a_prepared_launch_that_does_not_fit_is_halved_as_any_other(folder: Path
     late, ahead = runs
     assert_same(ahead, late)
     assert late.halvings > 0
-    # The second, and the fourth in its smaller launches; the third was begun prepared and done anew.
+    # The second, and the fourth in its smaller micro-batches; the third was begun prepared and done anew.
     assert sum(ahead.prepared) == STEPS - 2
 
 
@@ -211,13 +211,13 @@ def test_the_next_rows_are_asked_for_once_a_step_and_before_its_loss_is_read(
     assert not all(after[name].equal(value) for name, value in before.items())
 
 
-def test_a_prepared_launch_says_all_that_the_layers_and_the_head_read() -> None:
+def test_a_prepared_micro_batch_says_all_that_the_layers_and_the_head_read() -> None:
     from finetune_trainer.fused.device_batch import prepare
-    from finetune_trainer.steps.micro_batches import Launch
+    from finetune_trainer.steps.micro_batches import MicroBatch
 
     texts = (TinyRow([5, 6, 7], [-100, 6, 7]), TinyRow([8], [8]), TinyRow([9, 4], [9, -100]))
-    launch = Launch(texts, first_token=11)
-    found = prepare(launch, device=torch.device("cpu"))
+    micro_batch = MicroBatch(texts, first_token=11)
+    found = prepare(micro_batch, device=torch.device("cpu"))
     assert (found.sequences, found.first_token, found.longest) == (texts, 11, 3)
     tensors = (found.input_ids, found.positions, found.ends, found.scored, found.targets)
     assert [each.tolist() for each in tensors] == [

@@ -32,7 +32,7 @@ def build(model: Path, tmp_path: Path, **options: Any) -> TinyTraining:
 
 def assert_equal(resumed: Any, calm: Any) -> None:
     (there, state), (here, expected) = resumed, calm
-    figures = ("step", "loss", "grad_norm", "learning_rate", "epoch", "launches", "eval_loss")
+    figures = ("step", "loss", "grad_norm", "learning_rate", "epoch", "micro_batches", "eval_loss")
     for name in figures:
         assert [getattr(report, name) for report in there.history] == [
             getattr(report, name) for report in here.history
@@ -104,10 +104,10 @@ def with_memory(loaded: Any, most: int) -> Any:
     inner = loaded.engine
 
     class Small(type(inner)):  # type: ignore[misc]
-        def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
-            if max(launch.lengths) * len(launch.lengths) > most:
+        def sum_of_losses(self, micro_batch: Any, *, divisor: int) -> Any:
+            if max(micro_batch.lengths) * len(micro_batch.lengths) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().sum_of_losses(launch, divisor=divisor)
+            return super().sum_of_losses(micro_batch, divisor=divisor)
 
     return replace(loaded, engine=Small(**vars(inner)))
 
@@ -117,11 +117,11 @@ def test_a_halved_budget_is_remembered(model: Path, tmp_path: Path) -> None:
         model, tmp_path, adapt=lambda loaded: with_memory(loaded, 150), token_budget=400
     )
     calm = training.train()
-    assert calm[0].launch_halvings > 0
+    assert calm[0].micro_batch_halvings > 0
     training.train(stop_after=3)
     resumed = training.train(resume=True)
     assert_equal(resumed, calm)
-    assert resumed[0].launch_halvings == calm[0].launch_halvings
+    assert resumed[0].micro_batch_halvings == calm[0].micro_batch_halvings
 
 
 def test_a_training_that_was_over_goes_straight_to_its_end(model: Path, tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ class Counting:
         self.inner, self.draws = inner, 0
         self.name, self.layout = inner.name, inner.layout
 
-    def sum_of_losses(self, launch: Any, *, divisor: int) -> Any:
+    def sum_of_losses(self, micro_batch: Any, *, divisor: int) -> Any:
         self.draws += 1
-        return self.inner.sum_of_losses(launch, divisor=divisor) * (1 + self.draws / 1000)
+        return self.inner.sum_of_losses(micro_batch, divisor=divisor) * (1 + self.draws / 1000)
 
     def base_only(self) -> Any:
         return self.inner.base_only()

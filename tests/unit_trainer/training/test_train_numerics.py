@@ -129,11 +129,13 @@ def test_learning_rates_equal_those_of_transformers(scheduler: str) -> None:
         theirs.step()
 
 
-def test_the_split_into_launches_does_not_change_the_mathematics(run: Callable[..., Run]) -> None:
+def test_the_split_into_micro_batches_does_not_change_the_mathematics(
+    run: Callable[..., Run],
+) -> None:
     plan, rows = build_plan(training__max_steps=8), build_rows(64)
     whole, split = run(plan, rows), run(plan, rows, token_budget=1)
-    assert whole.result.last.launches == 1
-    assert split.result.last.launches == 8
+    assert whole.result.last.micro_batches == 1
+    assert split.result.last.micro_batches == 8
     assert split.losses == pytest.approx(whole.losses, abs=TOLERANCE)
 
 
@@ -143,8 +145,8 @@ def test_dropout_of_the_fused_engine_does_not_depend_on_the_split(
     plan, rows = build_plan(training__max_steps=4, lora__dropout=0.1), build_rows(64)
     whole = run(plan, rows, engine="fused")
     split = run(plan, rows, engine="fused", token_budget=60)
-    assert whole.result.last.launches == 1
-    assert split.result.last.launches > 2
+    assert whole.result.last.micro_batches == 1
+    assert split.result.last.micro_batches > 2
     assert split.losses == pytest.approx(whole.losses, abs=TOLERANCE)
 
 

@@ -22,14 +22,14 @@ from finetune_trainer.engine.tuning import (
     Choice,
     EngineName,
     Forced,
-    Launching,
+    MicroBatchChoice,
     Room,
     Runtime,
     Widths,
-    decide_cpu_launching,
+    decide_cpu_micro_batch,
     decide_engine,
-    decide_launching,
-    decide_unknown_launching,
+    decide_micro_batch,
+    decide_unmodelled_micro_batch,
     estimate_fused_cost,
     estimate_unsloth_cost,
     explain_world_size,
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Chosen:
-    """The model with its engine, and how its steps are launched."""
+    """The model with its engine, and how its steps are split."""
 
     loaded: LoadedModel
     budget: TokenBudget
@@ -90,19 +90,19 @@ def choose(
         engine, choices = _take_fused(built, loaded=loaded, rows=rows, choice=choice, group=group)
     else:
         engine, choices = _build_plain(loaded, rows, choice, group=group)
-    launching = _decide_launching(plan, loaded, rows, engine=engine, forced=forced, group=group)
-    _keep_layers(loaded, engine, launching)
+    micro_batch = _decide_micro_batch(plan, loaded, rows, engine=engine, forced=forced, group=group)
+    _keep_layers(loaded, engine, micro_batch)
     runtime = Runtime(
         engine=EngineName(engine.name),
         layout=engine.layout,
-        launching=launching,
-        choices=(*choices, *launching.choices, *explain_world_size(group.world_size)),
+        micro_batch=micro_batch,
+        choices=(*choices, *micro_batch.choices, *explain_world_size(group.world_size)),
     )
     for each in runtime.choices:
         log.info(each.reason, extra={"choice": each.name, "value": each.value})
     return Chosen(
         replace(loaded, engine=engine, attention=_name_attention(loaded, engine)),
-        TokenBudget(launching.tokens),
+        TokenBudget(micro_batch.tokens),
         runtime,
     )
 
@@ -113,7 +113,7 @@ def _read_forced(environ: Mapping[str, str]) -> Forced:
     except ValueError as fault:
         raise PlanInvalid(
             f"The environment forces the runtime to something that does not exist ({fault}): unset"
-            " FINETUNE_ENGINE, FINETUNE_ATTENTION, FINETUNE_TOKENS_PER_LAUNCH and FINETUNE_LAYERS_KEPT.",
+            " FINETUNE_ENGINE, FINETUNE_ATTENTION, FINETUNE_TOKENS_PER_MICRO_BATCH and FINETUNE_LAYERS_KEPT.",
             reason="RuntimeForced",
         ) from fault
 
@@ -185,7 +185,7 @@ def _check_fused(
     error = engine.measure_attention_error(engine.attention)
     if not error <= LARGEST_ERROR:
         return f"its attention is {error:.2%} off torch's own in fp32", False
-    # One text a launch either way; on padded rows Unsloth first compiles for half a minute.
+    # One text a micro-batch either way; on padded rows Unsloth first compiles for half a minute.
     on_gpu = loaded.device.type == "cuda"
     layouts = (Layout.PACKED, Layout.PADDED) if on_gpu else (Layout.PADDED,)
     with _everything_kept(loaded.network):
@@ -248,10 +248,10 @@ def _name_attention(loaded: LoadedModel, engine: Engine) -> str:
     return "flash, variable length" if loaded.device.type == "cuda" else "plain"
 
 
-# --- Launches -----------------------------------------------------------------------------------
+# --- Micro-batches -----------------------------------------------------------------------------------
 
 
-def _decide_launching(
+def _decide_micro_batch(
     plan: TrainingPlan,
     loaded: LoadedModel,
     rows: Sequence[Tokens],
@@ -259,14 +259,14 @@ def _decide_launching(
     engine: Engine,
     forced: Forced,
     group: ProcessGroup,
-) -> Launching:
+) -> MicroBatchChoice:
     training = plan.training
     micro_batch = training.per_device_train_batch_size * training.max_seq_length
     if loaded.device.type == "cpu":
-        return decide_cpu_launching(micro_batch_tokens=micro_batch, forced=forced)
+        return decide_cpu_micro_batch(micro_batch_tokens=micro_batch, forced=forced)
     widths = _read_widths(loaded.network.get_base_model().config)
     if widths is None:
-        return decide_unknown_launching(micro_batch_tokens=micro_batch, forced=forced)
+        return decide_unmodelled_micro_batch(micro_batch_tokens=micro_batch, forced=forced)
     lengths = [len(row.input_ids) for row in rows]
     gc.collect()
     torch.cuda.empty_cache()
@@ -277,7 +277,7 @@ def _decide_launching(
         step_tokens=count_largest_step(plan.whole_training, lengths, world_size=group.world_size),
         can_recompute=training.gradient_checkpointing,
     )
-    return decide_launching(
+    return decide_micro_batch(
         _estimate_cost(plan, loaded, widths, engine=engine).beside(
             SUMMED_BYTES * loaded.trainable_parameters if group.world_size > 1 else 0
         ),
@@ -340,14 +340,14 @@ def _read_widths(config: Any) -> Widths | None:
         return None
 
 
-def _keep_layers(loaded: LoadedModel, engine: Engine, launching: Launching) -> None:
+def _keep_layers(loaded: LoadedModel, engine: Engine, micro_batch: MicroBatchChoice) -> None:
     """Keep as many layers' activations as was decided."""
     if loaded.device.type == "cpu":
         return
     if isinstance(engine, FusedEngine):
-        engine.stack.keep(launching.layers_kept)
+        engine.stack.keep(micro_batch.layers_kept)
         return
-    if launching.layers_kept:
+    if micro_batch.layers_kept:
         for module in _able_to_recompute(loaded.network):
             module.gradient_checkpointing = False
 

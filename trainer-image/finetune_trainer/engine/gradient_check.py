@@ -12,7 +12,7 @@ from math import isfinite
 import torch
 
 from finetune_trainer.model.loaded_model import Engine, LoadedModel
-from finetune_trainer.steps.micro_batches import Launch, Tokens
+from finetune_trainer.steps.micro_batches import MicroBatch, Tokens
 
 TEXTS = 4
 TOKENS_OF_TEXT = 160
@@ -80,7 +80,7 @@ def exercise(loaded: LoadedModel, engine: Engine, *, rows: Sequence[Tokens]) -> 
     was_training = loaded.network.training
     loaded.network.train()
     texts = _begin(rows)
-    loss, gradient = _measure(loaded, engine, [Launch(tuple(texts))], divisor=len(texts))
+    loss, gradient = _measure(loaded, engine, [MicroBatch(tuple(texts))], divisor=len(texts))
     loaded.network.train(was_training)
     if not (isfinite(loss) and bool(gradient.isfinite().all())):
         raise ArithmeticError(f"a step with dropout gives the loss {loss}")
@@ -93,14 +93,14 @@ def _begin(rows: Sequence[Tokens]) -> list[Short]:
 def compare(
     loaded: LoadedModel, candidate: Engine, *, reference: Engine, rows: Sequence[Tokens]
 ) -> Comparison:
-    """Compare a candidate with the model's own path, one text a launch."""
+    """Compare a candidate with the model's own path, one text a micro-batch."""
     texts = _begin(rows)
     tokens = max(1, sum(len(text.input_ids) - 1 for text in texts))
     with _prepared(loaded):
         expected_loss, expected = _measure(
-            loaded, reference, [Launch((text,)) for text in texts], divisor=tokens
+            loaded, reference, [MicroBatch((text,)) for text in texts], divisor=tokens
         )
-        loss, gradient = _measure(loaded, candidate, [Launch(tuple(texts))], divisor=tokens)
+        loss, gradient = _measure(loaded, candidate, [MicroBatch(tuple(texts))], divisor=tokens)
     return Comparison(
         loss_difference=abs(loss - expected_loss) / max(abs(expected_loss), TINY),
         gradient_error=float((gradient - expected).norm() / expected.norm()),
@@ -109,12 +109,12 @@ def compare(
 
 
 def _measure(
-    loaded: LoadedModel, engine: Engine, launches: Sequence[Launch], *, divisor: int
+    loaded: LoadedModel, engine: Engine, micro_batches: Sequence[MicroBatch], *, divisor: int
 ) -> tuple[float, torch.Tensor]:
     """Return the loss and the gradient of everything trained, on the CPU."""
     total = 0.0
-    for launch in launches:
-        loss = engine.sum_of_losses(launch, divisor=divisor)
+    for micro_batch in micro_batches:
+        loss = engine.sum_of_losses(micro_batch, divisor=divisor)
         loss.backward()
         total += loss.item()
     gradients = []

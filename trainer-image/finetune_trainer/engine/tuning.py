@@ -1,4 +1,4 @@
-"""What makes a run fast and changes none of its numbers: engine, launches, activations kept, each with why.
+"""What makes a run fast and changes none of its numbers: engine, micro-batches, activations kept, each with why.
 
 Between `model` and `train`: `engines` observes the facts, this module decides, the log and
 `environment.json` tell. Pure: no GPU is asked and no model is touched here. The plan's mathematics is
@@ -16,20 +16,20 @@ FORCED_ENGINE = "FINETUNE_ENGINE"
 """Environment, for measuring: `unsloth` or `fused`, whatever would have been chosen."""
 FORCED_ATTENTION = "FINETUNE_ATTENTION"
 """Environment, for measuring: `flash2` keeps torch's own kernels in the fused stack."""
-FORCED_TOKENS = "FINETUNE_TOKENS_PER_LAUNCH"
-"""Environment, for measuring: tokens of one launch."""
+FORCED_TOKENS = "FINETUNE_TOKENS_PER_MICRO_BATCH"
+"""Environment, for measuring: tokens of one micro-batch."""
 FORCED_LAYERS = "FINETUNE_LAYERS_KEPT"
 """Environment, for measuring: layers whose activations are kept."""
 
 CPU_TOKENS = 512
-"""Tokens of one launch on a CPU. A 135M model with dropout needs 2.6, 3.6 and 4.5 GiB with 256, 512
+"""Tokens of one micro-batch on a CPU. A 135M model with dropout needs 2.6, 3.6 and 4.5 GiB with 256, 512
 and 1024; on two cores more tokens were no faster (measured)."""
 ENOUGH_TOKENS = 4096
-"""Below it a launch does not fill the GPU, and recomputing layers to make room pays: on one H100 4,096
+"""Below it a micro-batch does not fill the GPU, and recomputing layers to make room pays: on one H100 4,096
 tokens with all layers kept beat 16,384 with none (16,429 against 12,131 tokens/s, measured)."""
 MOST_TOKENS = 32_768
 """Above it nothing is gained and memory is lost: a 1B's steps of 24,000 to 37,000 tokens run at 90,000 tokens/s
-in one launch, and one of 36,864 in two launches too; an 8B gains nothing above 8,192 (measured on an H100)."""
+in one micro-batch, and one of 36,864 in two micro-batches too; an 8B gains nothing above 8,192 (measured on an H100)."""
 SPARE_BYTES = 3 * GIB
 """Kept free: the allocator's fragments, attention's workspace, what the estimate leaves out."""
 LOGIT_ROWS = 4096
@@ -95,21 +95,21 @@ class ActivationCost:
         return replace(self, fixed=self.fixed + more_bytes)
 
     def estimate(self, *, tokens: int, layers_kept: int, layers: int) -> float:
-        """Return the bytes of a launch."""
+        """Return the bytes of a micro-batch."""
         recomputed = layers - layers_kept
         a_token = self.kept * layers_kept + self.recomputed * recomputed + self.always
         # One recomputed layer exists as a whole while it is differentiated.
         return self.fixed + tokens * (a_token + (self.kept if recomputed else 0))
 
     def most_tokens(self, free_bytes: float, *, layers_kept: int, layers: int) -> int:
-        """Return the tokens of a launch that fits."""
+        """Return the tokens of a micro-batch that fits."""
         a_token = self.estimate(tokens=1, layers_kept=layers_kept, layers=layers) - self.fixed
         return max(0, int((free_bytes - self.fixed) / a_token))
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a launch has to fit into, and what it may hold."""
+    """What a micro-batch has to fit into, and what it may hold."""
 
     free_bytes: int
     """Of the GPU, with the model loaded."""
@@ -124,8 +124,8 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Launching:
-    """How the tokens of a step are launched."""
+class MicroBatchChoice:
+    """How the tokens of a step are split into micro-batches."""
 
     tokens: int
     layers_kept: int
@@ -140,7 +140,7 @@ class Runtime:
 
     engine: EngineName
     layout: Layout
-    launching: Launching
+    micro_batch: MicroBatchChoice
     choices: tuple[Choice, ...]
 
     def describe(self) -> dict[str, object]:
@@ -148,8 +148,8 @@ class Runtime:
         described: dict[str, object] = {
             choice.name: {"value": choice.value, "reason": choice.reason} for choice in self.choices
         }
-        if self.launching.predicted_peak_bytes is not None:
-            described["predictedPeakBytes"] = self.launching.predicted_peak_bytes
+        if self.micro_batch.predicted_peak_bytes is not None:
+            described["predictedPeakBytes"] = self.micro_batch.predicted_peak_bytes
         return described
 
 
@@ -263,13 +263,13 @@ def _fixed_bytes(trainable: int) -> float:
     return 12.0 * trainable
 
 
-# --- Launches -----------------------------------------------------------------------------------
+# --- Micro-batches -----------------------------------------------------------------------------------
 
 
-def decide_launching(
+def decide_micro_batch(
     cost: ActivationCost, room: Room, *, layers: int, partial: bool, forced: Forced
-) -> Launching:
-    """Return tokens of a launch and layers kept: all layers, unless fewer than enough tokens fit.
+) -> MicroBatchChoice:
+    """Return tokens of a micro-batch and layers kept: all layers, unless fewer than enough tokens fit.
 
     Args:
         cost: Of the engine.
@@ -295,12 +295,12 @@ def decide_launching(
     tokens = forced.tokens or min(MOST_TOKENS, room.step_tokens, max(fits, room.longest))
     predicted = cost.estimate(tokens=min(tokens, room.step_tokens), layers_kept=kept, layers=layers)
     free = f"{room.free_bytes / GIB:.1f} GiB of the GPU are free"
-    return Launching(
+    return MicroBatchChoice(
         tokens=tokens,
         layers_kept=kept,
         predicted_peak_bytes=room.used_bytes + round(predicted),
         choices=(
-            Choice("tokensPerLaunch", tokens, _explain_tokens(tokens, fits, room, free)),
+            Choice("tokensPerMicroBatch", tokens, _explain_tokens(tokens, fits, room, free)),
             Choice("layersKept", kept, _explain_layers(kept, layers, needed, free)),
         ),
     )
@@ -317,28 +317,28 @@ def explain_world_size(count: int) -> tuple[Choice, ...]:
     return (Choice("worldSize", count, reason),)
 
 
-def decide_cpu_launching(*, micro_batch_tokens: int, forced: Forced) -> Launching:
-    """Return the launches on a CPU: small ones, all layers kept."""
+def decide_cpu_micro_batch(*, micro_batch_tokens: int, forced: Forced) -> MicroBatchChoice:
+    """Return the micro-batches on a CPU: small ones, all layers kept."""
     tokens = forced.tokens or min(micro_batch_tokens, CPU_TOKENS)
-    reason = f"On a CPU more than {CPU_TOKENS} tokens a launch need memory and gain no speed."
-    return Launching(tokens, 0, None, (Choice("tokensPerLaunch", tokens, reason),))
+    reason = f"On a CPU more than {CPU_TOKENS} tokens a micro-batch need memory and gain no speed."
+    return MicroBatchChoice(tokens, 0, None, (Choice("tokensPerMicroBatch", tokens, reason),))
 
 
-def decide_unknown_launching(*, micro_batch_tokens: int, forced: Forced) -> Launching:
-    """Return the launches of a model whose memory is not modelled: the plan's own micro-batch."""
+def decide_unmodelled_micro_batch(*, micro_batch_tokens: int, forced: Forced) -> MicroBatchChoice:
+    """Return the micro-batches of a model whose memory is not modelled: the plan's own micro-batch."""
     tokens = forced.tokens or micro_batch_tokens
     reason = (
-        "The model's config does not name the sizes that its activations depend on, so a launch holds"
+        "The model's config does not name the sizes that its activations depend on, so a micro-batch holds"
         " the plan's own micro-batch and every layer is computed again."
     )
-    return Launching(tokens, 0, None, (Choice("tokensPerLaunch", tokens, reason),))
+    return MicroBatchChoice(tokens, 0, None, (Choice("tokensPerMicroBatch", tokens, reason),))
 
 
 def _explain_tokens(tokens: int, fits: int, room: Room, free: str) -> str:
     if tokens >= room.step_tokens:
-        return f"Every step fits one launch: {free}, which hold {fits:,} tokens."
+        return f"Every step fits one micro-batch: {free}, which hold {fits:,} tokens."
     if tokens >= MOST_TOKENS:
-        return f"More tokens a launch gain no speed: {free}, which hold {fits:,} tokens."
+        return f"More tokens a micro-batch gain no speed: {free}, which hold {fits:,} tokens."
     return f"{free}, which hold {fits:,} tokens; larger steps are split."
 
 
@@ -346,6 +346,6 @@ def _explain_layers(kept: int, layers: int, needed: int, free: str) -> str:
     if kept == layers:
         return f"No layer is computed twice: {free}."
     return (
-        f"{layers - kept} of {layers} layers are computed twice, so that a launch of {needed:,} tokens"
+        f"{layers - kept} of {layers} layers are computed twice, so that a micro-batch of {needed:,} tokens"
         f" fits: {free}."
     )

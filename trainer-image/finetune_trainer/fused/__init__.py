@@ -10,15 +10,15 @@ so base and adapter are one product in both directions. Dropout masks are a func
 and column: drawn again in backward, they cost no memory, and a step that is split otherwise or done
 again has the same ones.
 
-    engine        what the trainer calls: a launch in, the sum of its losses out
-    prepared      a launch laid out on the device, ahead of its turn where the trainer asks for it
+    engine        what the trainer calls: a micro-batch in, the sum of its losses out
+    device_batch  a micro-batch on the device, made ahead of its turn if the trainer asks for it
     restrictions  which models, adapters and devices can run here; everything else runs elsewhere
     stack         all layers, kept or recomputed       head     final norm and loss, in chunks
     layer         one layer, forward and backward      projection   the stacked matrix
     architecture  what a family of models does otherwise than Llama
     attention, rotary, dropout                         what a layer needs beside its products
-    copies        the adapter's parameters in the matrices, made anew for every launch
-    pieces        small operations: `kernels` in Triton on a GPU, `reference` in torch elsewhere
+    adapter_sync  copies the adapter's parameters into the matrices before every micro-batch
+    ops           small operations: `kernels` in Triton on a GPU, `reference_ops` in torch elsewhere
 
 The room knows torch and the shape of PEFT's modules. It loads, decides and writes nothing.
 """

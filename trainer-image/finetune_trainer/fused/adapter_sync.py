@@ -1,6 +1,6 @@
 """The adapter's trained parameters, copied into the matrices that compute: all of them at once.
 
-Called by `stack` before every launch, so that no optimizer step can be missed. An adapter has hundreds
+Called by `stack` before every micro-batch, so that no optimizer step can be missed. An adapter has hundreds
 of small tensors; one copy each would keep the host busy for milliseconds while the device waits.
 """
 
@@ -13,7 +13,7 @@ import torch
 from finetune_trainer.fused.kernels.copy_spec import Copy
 
 
-class AdapterCopies:
+class AdapterSync:
     """Copies every parameter, by one kernel where it can."""
 
     def __init__(self, copies: Sequence[Copy]) -> None:

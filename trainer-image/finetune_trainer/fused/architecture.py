@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.attention import Sight
-from finetune_trainer.fused.ops import GELU_TANH, SILU, Gate, Heads
+from finetune_trainer.fused.attention import AttentionWindow
+from finetune_trainer.fused.ops import GELU_TANH, SILU, Gate, HeadShape
 
 SLIDING = "sliding_attention"
 LAYER_TYPES = frozenset({"full_attention", SLIDING})
@@ -83,7 +83,7 @@ FAMILIES = MappingProxyType(
 class LayerKind:
     """What one layer does otherwise than the next."""
 
-    sight: Sight
+    attention_window: AttentionWindow
     rotation: str | None
     """Its entry in the config's `rope_parameters`; None where all layers share one rotation."""
 
@@ -93,7 +93,7 @@ class Architecture:
     """One model."""
 
     family: Family
-    heads: Heads
+    heads: HeadShape
     gate: Gate
     eps: float
     """Of all norms."""
@@ -115,13 +115,15 @@ def build_architecture(config: Any) -> Architecture:
     scalar = float(getattr(config, family.attention_scalar) if family.attention_scalar else size)
     return Architecture(
         family=family,
-        heads=Heads(config.num_attention_heads, config.num_key_value_heads, size),
+        heads=HeadShape(config.num_attention_heads, config.num_key_value_heads, size),
         gate=GATES[getattr(config, family.activation)],
         eps=float(config.rms_norm_eps),
         embedding_scale=float(config.hidden_size) ** 0.5 if family.scales_embeddings else 1.0,
         layers=tuple(
             LayerKind(
-                Sight(scale=scalar**-0.5, window=_find_window(config, family, layer_type)),
+                AttentionWindow(
+                    scale=scalar**-0.5, window=_find_window(config, family, layer_type)
+                ),
                 rotation=layer_type if layer_type in (config.rope_parameters or {}) else None,
             )
             for layer_type in layer_types_of(config)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from finetune_trainer.fused.ops import Heads
+from finetune_trainer.fused.ops import HeadShape
 
 CHECKED_LENGTHS = (65, 1, 130)
 """Tokens of the documents that an implementation is checked with."""
@@ -32,7 +32,7 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Sight:
+class AttentionWindow:
     """What a token of a layer looks at in its document, and how its scores are scaled."""
 
     scale: float
@@ -74,7 +74,7 @@ class Attention(Protocol):
         v: torch.Tensor,
         *,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> Attended:
         """Return softmax(scale·q·kᵀ)·v of each token with what it sees of its document.
 
@@ -83,7 +83,7 @@ class Attention(Protocol):
             k: (tokens, key heads, size).
             v: (tokens, key heads, size).
             documents: Their boundaries.
-            sight: Of the layer.
+            attention_window: Of the layer.
         """
 
     def backward(
@@ -95,7 +95,7 @@ class Attention(Protocol):
         *,
         attended: Attended,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> Gradients:
         """Return the gradients of q, k and v."""
 
@@ -112,7 +112,7 @@ class FlashAttention:
         v: torch.Tensor,
         *,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> Attended:
         """Run the kernel; the state is what torch hands from one to the other."""
         ends, longest = documents.boundaries, documents.longest
@@ -127,8 +127,8 @@ class FlashAttention:
             0.0,
             True,
             False,
-            scale=sight.scale,
-            window_size_left=sight.left_of(documents),
+            scale=attention_window.scale,
+            window_size_left=attention_window.left_of(documents),
         )
         # The last of the state is a debugging aid.
         return Attended(out, tuple(state[:3]))
@@ -142,7 +142,7 @@ class FlashAttention:
         *,
         attended: Attended,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> Gradients:
         """Run the kernel."""
         logarithms, seed, offset = attended.state
@@ -162,8 +162,8 @@ class FlashAttention:
             True,
             seed,
             offset,
-            scale=sight.scale,
-            window_size_left=sight.left_of(documents),
+            scale=attention_window.scale,
+            window_size_left=attention_window.left_of(documents),
         )
         return dq, dk, dv
 
@@ -179,7 +179,7 @@ class AutogradAttention(ABC):
         v: torch.Tensor,
         *,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> torch.Tensor:
         """Return attention as `Attention.forward` has it, (tokens, query heads, size)."""
 
@@ -190,13 +190,13 @@ class AutogradAttention(ABC):
         v: torch.Tensor,
         *,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> Attended:
         """Compute, and keep the graph. The inputs are the caller's own memory, nothing is copied."""
         inputs = [each.detach().requires_grad_() for each in (q, k, v)]
         # NB: on inside the stack's own node, where autograd is off.
         with torch.enable_grad():
-            out = self.compute(*inputs, documents=documents, sight=sight)
+            out = self.compute(*inputs, documents=documents, attention_window=attention_window)
         return Attended(out.detach(), (out, *inputs))
 
     def backward(
@@ -208,10 +208,10 @@ class AutogradAttention(ABC):
         *,
         attended: Attended,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> Gradients:
         """Differentiate the graph, once."""
-        del q, k, v, documents, sight
+        del q, k, v, documents, attention_window
         out, *inputs = attended.state
         dq, dk, dv = torch.autograd.grad(out, inputs, gradient)
         return dq, dk, dv
@@ -229,13 +229,14 @@ class PlainAttention(AutogradAttention):
         v: torch.Tensor,
         *,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> torch.Tensor:
         """Attend in one document after the other."""
         ends = documents.boundaries.tolist()
         parts = [
             _attend_in_document(
-                *(each[begin:end].transpose(0, 1) for each in (q, k, v)), sight=sight
+                *(each[begin:end].transpose(0, 1) for each in (q, k, v)),
+                attention_window=attention_window,
             )
             for begin, end in pairwise(ends)
         ]
@@ -249,9 +250,9 @@ def load_attention(device: torch.device) -> Attention:
 
 def measure_error(
     attention: Attention,
-    heads: Heads,
+    heads: HeadShape,
     *,
-    sights: Iterable[Sight],
+    attention_windows: Iterable[AttentionWindow],
     device: torch.device,
     dtype: torch.dtype,
 ) -> float:
@@ -266,19 +267,29 @@ def measure_error(
         for count in (heads.queries, heads.keys, heads.keys, heads.queries)
     ]
     checked = {
-        replace(sight, window=sight.window and min(sight.window, CHECKED_WINDOW))
-        for sight in sights
+        replace(
+            attention_window,
+            window=attention_window.window and min(attention_window.window, CHECKED_WINDOW),
+        )
+        for attention_window in attention_windows
     }
-    return max(_measure_sight(attention, inputs, sight) for sight in checked)
+    return max(
+        _measure_attention_window(attention, inputs, attention_window)
+        for attention_window in checked
+    )
 
 
-def _measure_sight(attention: Attention, tensors: Sequence[torch.Tensor], sight: Sight) -> float:
+def _measure_attention_window(
+    attention: Attention, tensors: Sequence[torch.Tensor], attention_window: AttentionWindow
+) -> float:
     """Return the error with q, k, v and the output's gradient."""
     *qkv, gradient = tensors
     ends = torch.tensor((0, *CHECKED_LENGTHS)).cumsum(0)
     documents = Documents(ends.to(gradient.device, torch.int32), max(CHECKED_LENGTHS))
-    attended = attention.forward(*qkv, documents=documents, sight=sight)
-    found = attention.backward(gradient, *qkv, attended=attended, documents=documents, sight=sight)
+    attended = attention.forward(*qkv, documents=documents, attention_window=attention_window)
+    found = attention.backward(
+        gradient, *qkv, attended=attended, documents=documents, attention_window=attention_window
+    )
     inputs = [each.float().requires_grad_() for each in qkv]
     shared = inputs[0].shape[1] // inputs[1].shape[1]
     out = torch.cat(
@@ -288,8 +299,8 @@ def _measure_sight(attention: Attention, tensors: Sequence[torch.Tensor], sight:
                     each[begin:end].repeat_interleave(repeat, 1).transpose(0, 1)
                     for each, repeat in zip(inputs, (1, shared, shared), strict=True)
                 ),
-                attn_mask=_seen(end - begin, sight, device=gradient.device),
-                scale=sight.scale,
+                attn_mask=_seen(end - begin, attention_window, device=gradient.device),
+                scale=attention_window.scale,
             ).transpose(0, 1)
             for begin, end in pairwise(ends.tolist())
         ]
@@ -301,19 +312,21 @@ def _measure_sight(attention: Attention, tensors: Sequence[torch.Tensor], sight:
     )
 
 
-def _seen(length: int, sight: Sight, *, device: torch.device) -> torch.Tensor:
+def _seen(length: int, attention_window: AttentionWindow, *, device: torch.device) -> torch.Tensor:
     """Return which tokens (columns) each token (rows) of a document sees, (length, length)."""
     whole = torch.ones(length, length, dtype=torch.bool, device=device)
     seen = whole.tril()
-    return seen if sight.window is None else seen & whole.triu(1 - sight.window)
+    return (
+        seen if attention_window.window is None else seen & whole.triu(1 - attention_window.window)
+    )
 
 
 def _attend_in_document(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, sight: Sight
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, attention_window: AttentionWindow
 ) -> torch.Tensor:
     """Attend within one document; each (heads, length, size)."""
     shared = q.shape[0] // k.shape[0]
     k, v = k.repeat_interleave(shared, 0), v.repeat_interleave(shared, 0)
-    unseen = ~_seen(q.shape[1], sight, device=q.device)
-    scores = (q @ k.transpose(1, 2) * sight.scale).masked_fill(unseen, -inf)
+    unseen = ~_seen(q.shape[1], attention_window, device=q.device)
+    scores = (q @ k.transpose(1, 2) * attention_window.scale).masked_fill(unseen, -inf)
     return scores.softmax(-1) @ v

@@ -1,7 +1,7 @@
-"""A launch laid out on the device: what the layers and the head read of it.
+"""A micro-batch laid out on the device: what the layers and the head read of it.
 
 Called by `engine`. Everything is made by numpy and copied without waiting, so it can be done while the
-device is busy with other launches.
+device is busy with other micro-batches.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune_trainer.steps.micro_batches import IGNORED, Launch, PackedRow, build_packed
+from finetune_trainer.steps.micro_batches import IGNORED, MicroBatch, PackedRow, build_packed
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedLaunch(Launch):
-    """A launch whose tensors are on the device, or on their way there."""
+class DeviceBatch(MicroBatch):
+    """A micro-batch whose tensors are on the device, or on their way there."""
 
     input_ids: torch.Tensor
     """Shape: (tokens,)."""
@@ -31,21 +31,21 @@ class PreparedLaunch(Launch):
     """Shape: (scored,); those tokens."""
 
 
-def prepare(launch: Launch, *, device: torch.device) -> PreparedLaunch:
-    """Return the launch with its tensors; a prepared one as it is."""
-    if isinstance(launch, PreparedLaunch):
-        return launch
-    row = build_packed(launch)
+def prepare(micro_batch: MicroBatch, *, device: torch.device) -> DeviceBatch:
+    """Return the micro-batch with its tensors; a prepared one as it is."""
+    if isinstance(micro_batch, DeviceBatch):
+        return micro_batch
+    row = build_packed(micro_batch)
     scored, targets = _find_scored(row)
-    ends: NDArray[np.int32] = np.zeros(len(launch.sequences) + 1, dtype=np.int32)
+    ends: NDArray[np.int32] = np.zeros(len(micro_batch.sequences) + 1, dtype=np.int32)
     np.cumsum(row.lengths.numpy(), out=ends[1:])
-    return PreparedLaunch(
-        sequences=launch.sequences,
-        first_token=launch.first_token,
+    return DeviceBatch(
+        sequences=micro_batch.sequences,
+        first_token=micro_batch.first_token,
         input_ids=_move(row.input_ids, device),
         positions=_move(row.positions, device),
         ends=_move(torch.from_numpy(ends), device),
-        longest=max(launch.lengths),
+        longest=max(micro_batch.lengths),
         scored=_move(torch.from_numpy(scored), device),
         targets=_move(torch.from_numpy(targets), device),
     )

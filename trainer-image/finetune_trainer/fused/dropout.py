@@ -1,7 +1,7 @@
 """Dropout whose masks are computed and never stored.
 
 A mask is a hash of seed, token and column, so backward draws the one of forward again. The token
-counts from the start of the optimizer step, not of the launch: however a step is split, and however
+counts from the start of the optimizer step, not of the micro-batch: however a step is split, and however
 often it is done again, its masks are the same. There is no counter, hence nothing to save.
 """
 
@@ -27,7 +27,7 @@ class Mask:
     threshold: int
     """Of 1024; an element whose hash lies below is dropped."""
     first_token: int
-    """Place of the launch's first token in its optimizer step."""
+    """Place of the micro-batch's first token in its optimizer step."""
     slots: int
     """Adapters that drop this input."""
     width: int
@@ -41,7 +41,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Dropout:
-    """What a launch needs to draw its masks."""
+    """What a micro-batch needs to draw its masks."""
 
     threshold: int
     seed: int

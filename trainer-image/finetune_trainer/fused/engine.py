@@ -1,4 +1,4 @@
-"""The fused stack as an engine of the trainer: a packed launch in, the sum of its losses out.
+"""The fused stack as an engine of the trainer: a packed micro-batch in, the sum of its losses out.
 
 Built by `engines` over a loaded PEFT model, whose parameters stay the trained ones: optimizer,
 checkpoints and saving see no difference. The model's own forward works on, over the same weights.
@@ -17,15 +17,15 @@ from finetune_trainer.fused.attention import (
     load_attention,
     measure_error,
 )
-from finetune_trainer.fused.device_batch import PreparedLaunch, prepare
+from finetune_trainer.fused.device_batch import DeviceBatch, prepare
 from finetune_trainer.fused.dropout import Dropout, count_threshold
 from finetune_trainer.fused.head import Head
-from finetune_trainer.fused.layer import Launching
-from finetune_trainer.fused.ops import load_pieces
+from finetune_trainer.fused.layer import LayerContext
+from finetune_trainer.fused.ops import load_ops
 from finetune_trainer.fused.projection import ADAPTER
 from finetune_trainer.fused.rotary import RotaryTables, compute_frequencies
 from finetune_trainer.fused.stack import Stack
-from finetune_trainer.steps.micro_batches import Launch, Layout
+from finetune_trainer.steps.micro_batches import Layout, MicroBatch
 
 
 class FusedEngine:
@@ -39,9 +39,9 @@ class FusedEngine:
         config = base.config
         self._network = network
         self._device = device
-        self._pieces = load_pieces(device)
+        self._ops = load_ops(device)
         self.attention: Attention = load_attention(device)
-        """Whoever knows a faster one may replace it before the first launch."""
+        """Whoever knows a faster one may replace it before the first micro-batch."""
         self._embedding = base.get_input_embeddings()
         self._architecture = build_architecture(config)
         scale = torch.tensor(self._architecture.embedding_scale)
@@ -50,7 +50,7 @@ class FusedEngine:
         self._tables = {kind: self._build_tables(config, kind) for kind in rotations_of(config)}
         self.stack = Stack(base.model.layers, self._architecture)
         self._head = Head(
-            self._pieces,
+            self._ops,
             norm=self._architecture.norm_weight(base.model.norm),
             eps=self._architecture.eps,
             weight=base.get_output_embeddings().weight.data,
@@ -62,9 +62,9 @@ class FusedEngine:
         ]
         self._with_adapter = True
 
-    def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
-        """Return the loss of a launch. Shape: ()."""
-        prepared = self.prepare(launch)
+    def sum_of_losses(self, micro_batch: MicroBatch, *, divisor: int) -> torch.Tensor:
+        """Return the loss of a micro-batch. Shape: ()."""
+        prepared = self.prepare(micro_batch)
         return self._head.sum_of_losses(
             self.hidden_states(prepared),
             scored=prepared.scored,
@@ -72,16 +72,16 @@ class FusedEngine:
             divisor=divisor,
         )
 
-    def prepare(self, launch: Launch) -> PreparedLaunch:
-        """Lay a launch out on the device; waits for nothing that the device is busy with."""
-        return prepare(launch, device=self._device)
+    def prepare(self, micro_batch: MicroBatch) -> DeviceBatch:
+        """Lay a micro-batch out on the device; waits for nothing that the device is busy with."""
+        return prepare(micro_batch, device=self._device)
 
-    def hidden_states(self, launch: Launch) -> torch.Tensor:
+    def hidden_states(self, micro_batch: MicroBatch) -> torch.Tensor:
         """Return the residual stream after all layers, (tokens, hidden size)."""
-        prepared = self.prepare(launch)
+        prepared = self.prepare(micro_batch)
         self.stack.copy_adapter(with_adapter=self._with_adapter)
-        launching = Launching(
-            pieces=self._pieces,
+        context = LayerContext(
+            ops=self._ops,
             attention=self.attention,
             documents=Documents(prepared.ends, prepared.longest),
             rotations={
@@ -93,7 +93,7 @@ class FusedEngine:
         embedded = self._embedding.weight.data[prepared.input_ids]
         if self._embedding_scale != 1.0:
             embedded.mul_(self._embedding_scale)
-        return self.stack.run(embedded, launching)
+        return self.stack.run(embedded, context)
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
@@ -109,7 +109,7 @@ class FusedEngine:
         return measure_error(
             attention,
             self._architecture.heads,
-            sights=(each.sight for each in self._architecture.layers),
+            attention_windows=(each.attention_window for each in self._architecture.layers),
             device=self._device,
             dtype=self._embedding.weight.dtype,
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.attention import AutogradAttention, Documents, Sight
+from finetune_trainer.fused.attention import AttentionWindow, AutogradAttention, Documents
 
 CAPABILITIES = frozenset({9, 10})
 """Major compute capabilities that it has forward and backward kernels for, as torch's registry of
@@ -46,7 +46,7 @@ class FlashAttention4(AutogradAttention):
         v: torch.Tensor,
         *,
         documents: Documents,
-        sight: Sight,
+        attention_window: AttentionWindow,
     ) -> torch.Tensor:
         """Run the kernel, which takes fewer key heads than query heads."""
         ends, longest = documents.boundaries, documents.longest
@@ -60,8 +60,8 @@ class FlashAttention4(AutogradAttention):
             max_seqlen_q=longest,
             max_seqlen_k=longest,
             causal=True,
-            softmax_scale=sight.scale,
-            window_size=(sight.left_of(documents), None),
+            softmax_scale=attention_window.scale,
+            window_size=(attention_window.left_of(documents), None),
         )
         return out
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.ops import Pieces
+from finetune_trainer.fused.ops import Ops
 
 ROWS_AT_ONCE = 4096
 """Rows whose logits exist at a time: 1 GiB with a vocabulary of 128,256."""
@@ -23,7 +23,7 @@ ROW_STEP = 128
 class Head:
     """The frozen end of a model."""
 
-    pieces: Pieces
+    ops: Ops
     norm: torch.Tensor
     """Shape: (H,)."""
     eps: float
@@ -53,14 +53,14 @@ class Head:
 
     def _norm(self, stream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         normed = torch.empty_like(stream)
-        return normed, self.pieces.rms_norm(stream, self.norm, normed, eps=self.eps)
+        return normed, self.ops.rms_norm(stream, self.norm, normed, eps=self.eps)
 
     def _losses(
         self, rows: torch.Tensor, targets: torch.Tensor, *, divisor: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the rows' losses, and the logits, which became their gradient."""
         logits = torch.mm(rows, self.weight.t())
-        losses = self.pieces.cross_entropy(logits, targets, scale=1 / divisor)
+        losses = self.ops.cross_entropy(logits, targets, scale=1 / divisor)
         return losses.sum(), logits
 
     def loss_and_gradient(
@@ -77,7 +77,7 @@ class Head:
             # Else the next portion's logits would exist beside these.
             del d_logits
         gradient = torch.zeros_like(stream)
-        self.pieces.add_rms_norm_backward(gradient, d_normed, y=normed, weight=self.norm, rstd=rstd)
+        self.ops.add_rms_norm_backward(gradient, d_normed, y=normed, weight=self.norm, rstd=rstd)
         return total / divisor, gradient
 
 

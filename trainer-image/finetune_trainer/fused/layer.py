@@ -1,6 +1,6 @@
 """One decoder layer: attention and a gated MLP, each behind a norm, forward and backward by hand.
 
-Called by `stack` alone. T is the tokens of a launch, H the hidden size, F the MLP's width. The residual
+Called by `stack` alone. T is the tokens of a micro-batch, H the hidden size, F the MLP's width. The residual
 stream and its gradient are updated in place; of what forward computes, only what backward reads is
 kept, and nothing twice: an input's norm is kept by its output alone.
 
@@ -17,15 +17,15 @@ import torch
 from finetune_trainer.fused.architecture import Architecture
 from finetune_trainer.fused.attention import Attended, Attention, Documents
 from finetune_trainer.fused.dropout import Dropout, Mask
-from finetune_trainer.fused.ops import HeadNorm, Heads, Pieces, Rotation
+from finetune_trainer.fused.ops import HeadNorm, HeadShape, Ops, Rotation
 from finetune_trainer.fused.projection import PROJECTIONS, Projection, Workspace
 
 
 @dataclass(frozen=True)
-class Launching:
-    """What all layers share in one launch."""
+class LayerContext:
+    """What all layers share in one micro-batch."""
 
-    pieces: Pieces
+    ops: Ops
     attention: Attention
     documents: Documents
     rotations: Mapping[str | None, Rotation]
@@ -34,7 +34,7 @@ class Launching:
 
 
 @dataclass(frozen=True)
-class Left:
+class SavedOutput:
     """What stays of an output that went into the stream."""
 
     adapted: torch.Tensor
@@ -45,7 +45,7 @@ class Left:
 
 
 @dataclass
-class Kept:
+class SavedActivations:
     """What one layer's backward reads."""
 
     qkv_input: torch.Tensor
@@ -55,13 +55,13 @@ class Kept:
     """Rotated, (T, q + 2 k)."""
     head_rstd: torch.Tensor | None
     attended: Attended
-    output: Left
+    output: SavedOutput
     mlp_input: torch.Tensor
     """Shape: (T, H + ranks)."""
     mlp_rstd: torch.Tensor
     gate_up: torch.Tensor
     """Shape: (T, 2F + ranks)."""
-    down: Left
+    down: SavedOutput
 
 
 class Layer:
@@ -102,32 +102,34 @@ class Layer:
 
     # --- Forward ----------------------------------------------------------------------------------
 
-    def forward(self, stream: torch.Tensor, launching: Launching) -> Kept:
+    def forward(self, stream: torch.Tensor, context: LayerContext) -> SavedActivations:
         """Add the layer to the residual stream (T, H), in place."""
-        pieces, heads, qkv_of = launching.pieces, self.heads, self.qkv
-        qkv_input, qkv_rstd = self._enter(qkv_of, stream, self.input_norm, launching)
+        ops, heads, qkv_of = context.ops, self.heads, self.qkv
+        qkv_input, qkv_rstd = self._enter(qkv_of, stream, self.input_norm, context)
         qkv = qkv_of.forward(qkv_input, stream.new_empty(len(stream), qkv_of.outputs))
-        rotation = launching.rotations[self.kind.rotation]
-        head_rstd = pieces.rotate(qkv, rotation, heads=heads, norm=self.head_norm)
-        attended = launching.attention.forward(
-            *_divide(qkv, heads), documents=launching.documents, sight=self.kind.sight
+        rotation = context.rotations[self.kind.rotation]
+        head_rstd = ops.rotate(qkv, rotation, heads=heads, norm=self.head_norm)
+        attended = context.attention.forward(
+            *_divide(qkv, heads),
+            documents=context.documents,
+            attention_window=self.kind.attention_window,
         )
         self.output.load()
         extended = self.output.extended(stream)
         # Copied, because attention chooses where it writes.
         extended[:, : self.output.inputs].copy_(attended.out.flatten(1))
-        output = self._leave(self.output, self.output_norm, stream, extended, launching)
+        output = self._leave(self.output, self.output_norm, stream, extended, context)
         del extended
 
-        mlp_input, mlp_rstd = self._enter(self.gate_up, stream, self.mlp_norm, launching)
+        mlp_input, mlp_rstd = self._enter(self.gate_up, stream, self.mlp_norm, context)
         width = self.gate_up.outputs
         gate_up = stream.new_empty(len(stream), width + self.gate_up.ranks)
         self.gate_up.forward(mlp_input, gate_up[:, :width])
         self.down.load()
         extended = self.down.extended(stream)
-        pieces.glu(gate_up, extended[:, : self.down.inputs], gate=self.gate)
-        down = self._leave(self.down, self.down_norm, stream, extended, launching)
-        return Kept(
+        ops.glu(gate_up, extended[:, : self.down.inputs], gate=self.gate)
+        down = self._leave(self.down, self.down_norm, stream, extended, context)
+        return SavedActivations(
             qkv_input=qkv_input,
             qkv_rstd=qkv_rstd,
             qkv=qkv,
@@ -141,15 +143,19 @@ class Layer:
         )
 
     def _enter(
-        self, projection: Projection, stream: torch.Tensor, norm: torch.Tensor, launching: Launching
+        self,
+        projection: Projection,
+        stream: torch.Tensor,
+        norm: torch.Tensor,
+        context: LayerContext,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the normed stream with A·x beside it, (T, H + ranks), and 1/rms."""
         projection.load()
         extended = projection.extended(stream)
         x = extended[:, : projection.inputs]
-        rstd = launching.pieces.rms_norm(stream, norm, x, eps=self.eps)
+        rstd = context.ops.rms_norm(stream, norm, x, eps=self.eps)
         adapted = extended[:, projection.inputs :]
-        projection.adapt(launching.pieces, x, adapted, projection.mask(launching.dropout))
+        projection.adapt(context.ops, x, adapted, projection.mask(context.dropout))
         return extended, rstd
 
     def _leave(
@@ -158,50 +164,50 @@ class Layer:
         norm: torch.Tensor | None,
         stream: torch.Tensor,
         extended: torch.Tensor,
-        launching: Launching,
-    ) -> Left:
+        context: LayerContext,
+    ) -> SavedOutput:
         """Add a projection's output, normed where the model does so, to the stream.
 
         One product for both parts: a young adapter's alone would be smaller than half a step of the
         stream's 16 bits almost everywhere, and be rounded away.
         """
         x, adapted = extended[:, : projection.inputs], extended[:, projection.inputs :]
-        projection.adapt(launching.pieces, x, adapted, projection.mask(launching.dropout))
+        projection.adapt(context.ops, x, adapted, projection.mask(context.dropout))
         # A copy of its own: a view would keep the whole of `extended`.
         adapted = adapted.clone()
         if norm is None:
             stream.addmm_(extended, projection.matrix[: projection.outputs].t())
-            return Left(adapted)
+            return SavedOutput(adapted)
         product = projection.forward(extended, torch.empty_like(stream))
-        rstd = launching.pieces.add_rms_norm(stream, product, norm, eps=self.eps)
-        return Left(adapted, product, rstd)
+        rstd = context.ops.add_rms_norm(stream, product, norm, eps=self.eps)
+        return SavedOutput(adapted, product, rstd)
 
     # --- Backward ---------------------------------------------------------------------------------
 
     def backward(
-        self, gradient: torch.Tensor, kept: Kept, launching: Launching
+        self, gradient: torch.Tensor, kept: SavedActivations, context: LayerContext
     ) -> list[torch.Tensor]:
         """Take the gradient of the stream back through the layer, in place.
 
         Args:
             gradient: (T, H + at least the ranks of both o and down); the last columns are scratch.
             kept: What forward returned; it is overwritten.
-            launching: As in forward.
+            context: As in forward.
 
         Returns:
             The gradients of `parameters`.
         """
-        of_gate_up, of_down = self._backward_mlp(gradient, kept, launching)
-        of_qkv, of_output = self._backward_attention(gradient, kept, launching)
+        of_gate_up, of_down = self._backward_mlp(gradient, kept, context)
+        of_qkv, of_output = self._backward_attention(gradient, kept, context)
         return [*of_qkv, *of_output, *of_gate_up, *of_down]
 
     def _backward_mlp(
-        self, gradient: torch.Tensor, kept: Kept, launching: Launching
+        self, gradient: torch.Tensor, kept: SavedActivations, context: LayerContext
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        pieces, down, gate_up = launching.pieces, self.down, self.gate_up
-        mask = down.mask(launching.dropout)
+        ops, down, gate_up = context.ops, self.down, self.gate_up
+        mask = down.mask(context.dropout)
         down.load()
-        dy = _gradient_of_product(pieces, down, self.down_norm, gradient, kept.down)
+        dy = _gradient_of_product(ops, down, self.down_norm, gradient, kept.down)
         of_adapter = down.project(dy)
         dropped: tuple[torch.Tensor, torch.Tensor, Mask] | None = None
         if mask is None:
@@ -210,69 +216,67 @@ class Layer:
             # The adapter's part joins inside the gate, which draws the mask anyway.
             hidden = torch.mm(dy[:, : down.outputs], down.weight)
             dropped = (of_adapter[:, : mask.width], down.a[: mask.width], mask)
-        pieces.glu_backward(kept.gate_up, hidden, gate=self.gate, dropped=dropped)
+        ops.glu_backward(kept.gate_up, hidden, gate=self.gate, dropped=dropped)
         of_down = down.gradients(
-            pieces, dy, x=hidden, adapted=kept.down.adapted, mask=mask, x_is_masked=True
+            ops, dy, x=hidden, adapted=kept.down.adapted, mask=mask, x_is_masked=True
         )
         del hidden, dy, of_adapter, dropped
-        gate_mask = gate_up.mask(launching.dropout)
+        gate_mask = gate_up.mask(context.dropout)
         x = kept.mlp_input[:, : gate_up.inputs]
         adapted = kept.mlp_input[:, gate_up.inputs :]
         gate_up.load()
         gate_up.project(kept.gate_up)
-        dx = gate_up.backward_input(pieces, kept.gate_up, gate_mask)
-        of_gate_up = gate_up.gradients(pieces, kept.gate_up, x=x, adapted=adapted, mask=gate_mask)
+        dx = gate_up.backward_input(ops, kept.gate_up, gate_mask)
+        of_gate_up = gate_up.gradients(ops, kept.gate_up, x=x, adapted=adapted, mask=gate_mask)
         stream = gradient[:, : gate_up.inputs]
-        pieces.add_rms_norm_backward(stream, dx, y=x, weight=self.mlp_norm, rstd=kept.mlp_rstd)
+        ops.add_rms_norm_backward(stream, dx, y=x, weight=self.mlp_norm, rstd=kept.mlp_rstd)
         return of_gate_up, of_down
 
     def _backward_attention(
-        self, gradient: torch.Tensor, kept: Kept, launching: Launching
+        self, gradient: torch.Tensor, kept: SavedActivations, context: LayerContext
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        pieces, output, qkv = launching.pieces, self.output, self.qkv
-        mask = output.mask(launching.dropout)
+        ops, output, qkv = context.ops, self.output, self.qkv
+        mask = output.mask(context.dropout)
         output.load()
-        dy = _gradient_of_product(pieces, output, self.output_norm, gradient, kept.output)
+        dy = _gradient_of_product(ops, output, self.output_norm, gradient, kept.output)
         output.project(dy)
-        d_attended = output.backward_input(pieces, dy, mask)
+        d_attended = output.backward_input(ops, dy, mask)
         flat = kept.attended.out.flatten(1)
-        of_output = output.gradients(pieces, dy, x=flat, adapted=kept.output.adapted, mask=mask)
+        of_output = output.gradients(ops, dy, x=flat, adapted=kept.output.adapted, mask=mask)
         del dy
-        d_qkv = self._backward_heads(d_attended, kept, launching)
+        d_qkv = self._backward_heads(d_attended, kept, context)
         del d_attended
 
-        qkv_mask = qkv.mask(launching.dropout)
+        qkv_mask = qkv.mask(context.dropout)
         x, adapted = kept.qkv_input[:, : qkv.inputs], kept.qkv_input[:, qkv.inputs :]
         qkv.load()
         qkv.project(d_qkv)
-        of_qkv = qkv.gradients(pieces, d_qkv, x=x, adapted=adapted, mask=qkv_mask)
+        of_qkv = qkv.gradients(ops, d_qkv, x=x, adapted=adapted, mask=qkv_mask)
         if not self.is_first:
             # Below the first layer nothing is trained, so nothing needs a gradient.
-            dx = qkv.backward_input(pieces, d_qkv, qkv_mask)
+            dx = qkv.backward_input(ops, d_qkv, qkv_mask)
             stream = gradient[:, : qkv.inputs]
-            pieces.add_rms_norm_backward(
-                stream, dx, y=x, weight=self.input_norm, rstd=kept.qkv_rstd
-            )
+            ops.add_rms_norm_backward(stream, dx, y=x, weight=self.input_norm, rstd=kept.qkv_rstd)
         return of_qkv, of_output
 
     def _backward_heads(
-        self, d_attended: torch.Tensor, kept: Kept, launching: Launching
+        self, d_attended: torch.Tensor, kept: SavedActivations, context: LayerContext
     ) -> torch.Tensor:
         """Return the gradient of q, k and v before norm and rotation, (T, q + 2 k + ranks)."""
         heads = self.heads
-        gradients = launching.attention.backward(
+        gradients = context.attention.backward(
             d_attended.view(-1, heads.queries, heads.size),
             *_divide(kept.qkv, heads),
             attended=kept.attended,
-            documents=launching.documents,
-            sight=self.kind.sight,
+            documents=context.documents,
+            attention_window=self.kind.attention_window,
         )
         width = self.qkv.outputs
         d_qkv = d_attended.new_empty(len(d_attended), width + self.qkv.ranks)
-        launching.pieces.rotate_backward(
+        context.ops.rotate_backward(
             gradients,
             d_qkv[:, :width],
-            launching.rotations[self.kind.rotation],
+            context.rotations[self.kind.rotation],
             heads=heads,
             norm=self.head_norm,
             rotated=kept.qkv,
@@ -281,7 +285,7 @@ class Layer:
         return d_qkv
 
 
-def _divide(qkv: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _divide(qkv: torch.Tensor, heads: HeadShape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return views of q, k and v, each (T, heads, size)."""
     q, k, v = qkv.split([heads.query_width, heads.key_width, heads.key_width], 1)
     return (
@@ -292,18 +296,18 @@ def _divide(qkv: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _gradient_of_product(
-    pieces: Pieces,
+    ops: Ops,
     projection: Projection,
     norm: torch.Tensor | None,
     gradient: torch.Tensor,
-    left: Left,
+    left: SavedOutput,
 ) -> torch.Tensor:
     """Return the gradient of a projection's output, (T, H + ranks); the last columns are scratch."""
     if norm is None or left.product is None or left.rstd is None:
         # The stream's own: what comes out of the projection is added to it as it is.
         return gradient[:, : projection.outputs + projection.ranks]
     dy = gradient.new_empty(len(gradient), projection.outputs + projection.ranks)
-    pieces.rms_norm_backward(
+    ops.rms_norm_backward(
         gradient[:, : projection.outputs],
         dy[:, : projection.outputs],
         x=left.product,

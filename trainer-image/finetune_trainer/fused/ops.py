@@ -15,7 +15,7 @@ from finetune_trainer.fused.dropout import Mask
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadShape:
     """How a row of q, k and v is divided."""
 
     queries: int
@@ -69,8 +69,8 @@ class Rotation:
     """Shape: (tokens,); the place in its own document."""
 
 
-class Pieces(Protocol):
-    """What every implementation offers; T is the tokens of a launch."""
+class Ops(Protocol):
+    """What every implementation offers; T is the tokens of a micro-batch."""
 
     def rms_norm(
         self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, *, eps: float
@@ -108,7 +108,7 @@ class Pieces(Protocol):
         """Write to `out` (T, N) the gradient of the norm's input `x`, from its output's, `dy`."""
 
     def rotate(
-        self, qkv: torch.Tensor, rotation: Rotation, *, heads: Heads, norm: HeadNorm | None
+        self, qkv: torch.Tensor, rotation: Rotation, *, heads: HeadShape, norm: HeadNorm | None
     ) -> torch.Tensor | None:
         """Norm, where asked for, and rotate q and k in place; return 1/rms (T, q and k heads)."""
 
@@ -118,7 +118,7 @@ class Pieces(Protocol):
         out: torch.Tensor,
         rotation: Rotation,
         *,
-        heads: Heads,
+        heads: HeadShape,
         norm: HeadNorm | None,
         rotated: torch.Tensor,
         rstd: torch.Tensor | None,
@@ -174,12 +174,12 @@ class Pieces(Protocol):
         """Return a·b without rounding the sum to 16 bits."""
 
 
-def load_pieces(device: torch.device) -> Pieces:
+def load_ops(device: torch.device) -> Ops:
     """Return the implementation for a device; Triton is imported only where it runs."""
     name = "kernels.elementwise" if device.type == "cuda" else "reference_ops"
     module: Any = import_module(f"finetune_trainer.fused.{name}")
-    pieces: Pieces = module.PIECES
-    return pieces
+    ops: Ops = module.OPS
+    return ops
 
 
 def find_kernel_faults(device: torch.device) -> tuple[type[Exception], ...]:

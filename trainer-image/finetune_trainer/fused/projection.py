@@ -10,7 +10,7 @@
              └───────────────┴───────────────┘
 
 The modules' own weights become views of W, so nothing is held twice. A and B are 16-bit copies of the
-trained fp32 parameters, made anew for every launch: no optimizer step can be missed. Weights in 4 bits
+trained fp32 parameters, made anew for every micro-batch: no optimizer step can be missed. Weights in 4 bits
 stay so; all layers share one matrix, and each fills it when it is its turn.
 """
 
@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.adapter_sync import AdapterCopies
+from finetune_trainer.fused.adapter_sync import AdapterSync
 from finetune_trainer.fused.dropout import Dropout, Mask
 from finetune_trainer.fused.kernels.copy_spec import Copy
-from finetune_trainer.fused.ops import Pieces
+from finetune_trainer.fused.ops import Ops
 
 ADAPTER = "default"
 """PEFT's name of the only adapter."""
@@ -59,7 +59,7 @@ class Workspace:
     matrices: dict[tuple[int, int, int], torch.Tensor] = field(default_factory=dict)
     """Of quantized weights, by place in the layer and size."""
     with_adapter: bool = True
-    """Whether the next launch computes with the adapter."""
+    """Whether the next micro-batch computes with the adapter."""
 
 
 class Projection:
@@ -84,7 +84,7 @@ class Projection:
         self._fill(modules)
         biases = [base.bias for base in self._bases]
         self.bias = None if biases[0] is None else torch.cat([bias.data for bias in biases])
-        self._own_copies = AdapterCopies(self.copies())
+        self._own_copies = AdapterSync(self.copies())
 
     def _find_matrix(self) -> torch.Tensor:
         weight = self._bases[0].weight
@@ -145,7 +145,7 @@ class Projection:
         return [parameter for slot in self.slots for parameter in (slot.a, slot.b)]
 
     def copies(self) -> list[Copy]:
-        """Return what a launch copies: each A, scaled, and each B."""
+        """Return what a micro-batch copies: each A, scaled, and each B."""
         return [
             copy
             for slot in self.slots
@@ -167,7 +167,7 @@ class Projection:
         """Return an empty input, (tokens, inputs + ranks): its last columns are `adapt`'s to fill."""
         return like.new_empty(like.shape[0], self.inputs + self.ranks)
 
-    def adapt(self, pieces: Pieces, x: torch.Tensor, out: torch.Tensor, mask: Mask | None) -> None:
+    def adapt(self, ops: Ops, x: torch.Tensor, out: torch.Tensor, mask: Mask | None) -> None:
         """Write s·A·x, of what dropout leaves of `x`, to `out` (tokens, ranks)."""
         if not self.ranks:
             return
@@ -175,7 +175,7 @@ class Projection:
             torch.mm(x, self.a.t(), out=out)
             return
         out[:, mask.slots * mask.width :].zero_()
-        pieces.dropped_product(x, self.a, out, mask=mask)
+        ops.dropped_product(x, self.a, out, mask=mask)
 
     def forward(self, extended: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Write the product of base and adapter with an extended input to `out`; return it."""
@@ -184,12 +184,12 @@ class Projection:
             return torch.mm(extended, right, out=out)
         return torch.addmm(self.bias, extended, right, out=out)
 
-    def backward_input(self, pieces: Pieces, dy: torch.Tensor, mask: Mask | None) -> torch.Tensor:
+    def backward_input(self, ops: Ops, dy: torch.Tensor, mask: Mask | None) -> torch.Tensor:
         """Return the gradient of the input, from (tokens, outputs + ranks) that `project` completed."""
         if mask is None:
             return torch.mm(dy, self.matrix[:, : self.inputs])
         dx = torch.mm(dy[:, : self.outputs], self.weight)
-        pieces.add_dropped_product(dx, dy[:, self.outputs :], self.a, mask=mask)
+        ops.add_dropped_product(dx, dy[:, self.outputs :], self.a, mask=mask)
         return dx
 
     def project(self, dy: torch.Tensor) -> torch.Tensor:
@@ -201,7 +201,7 @@ class Projection:
 
     def gradients(
         self,
-        pieces: Pieces,
+        ops: Ops,
         dy: torch.Tensor,
         *,
         x: torch.Tensor,
@@ -212,7 +212,7 @@ class Projection:
         """Return the gradients in the order of `parameters`, in fp32 where those are.
 
         Args:
-            pieces: The small operations.
+            ops: The small operations.
             dy: (tokens, outputs + ranks), completed by `project`.
             x: The input, (tokens, inputs).
             adapted: What `adapt` wrote, (tokens, ranks).
@@ -224,10 +224,10 @@ class Projection:
         used = len(self.slots) * self.width
         of_adapter = dy[:, self.outputs : self.outputs + used]
         if mask is None or x_is_masked:
-            to_a = pieces.wide_product(of_adapter.t(), x)
+            to_a = ops.wide_product(of_adapter.t(), x)
         else:
-            to_a = pieces.dropped_outer(of_adapter, x, mask=mask)
-        to_b = pieces.wide_product(dy[:, : self.outputs].t(), adapted[:, :used])
+            to_a = ops.dropped_outer(of_adapter, x, mask=mask)
+        to_b = ops.wide_product(dy[:, : self.outputs].t(), adapted[:, :used])
         scale = self.slots[0].scale
         if scale != 1.0:
             # The stacked A holds the scale, the trained one does not.
@@ -243,7 +243,7 @@ class Projection:
         if not self.is_quantized:
             for base in self._bases:
                 base.weight.data = base.weight.data.contiguous()
-        self._own_copies = AdapterCopies([])
+        self._own_copies = AdapterSync([])
         self.matrix = self.matrix.new_empty(0, 0)
 
 

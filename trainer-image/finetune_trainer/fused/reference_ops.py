@@ -1,12 +1,12 @@
 """The small operations in plain torch: what `kernels` means, and what runs without a GPU.
 
-Nothing here is fast. Each function does what `pieces.Pieces` says of it.
+Nothing here is fast. Each function does what `ops.Ops` says of it.
 """
 
 import torch
 
 from finetune_trainer.fused.dropout import Mask, build_factors
-from finetune_trainer.fused.ops import Gate, HeadNorm, Heads, Pieces, Rotation
+from finetune_trainer.fused.ops import Gate, HeadNorm, HeadShape, Ops, Rotation
 
 
 class Reference:
@@ -53,7 +53,7 @@ class Reference:
         dx.add_(_norm_backward(dy, _before_weight(y, weight), weight, rstd[:, None]))
 
     def rotate(
-        self, qkv: torch.Tensor, rotation: Rotation, *, heads: Heads, norm: HeadNorm | None
+        self, qkv: torch.Tensor, rotation: Rotation, *, heads: HeadShape, norm: HeadNorm | None
     ) -> torch.Tensor | None:
         """Norm and rotate q and k where they stand."""
         rotated, every_rstd = [], []
@@ -74,7 +74,7 @@ class Reference:
         out: torch.Tensor,
         rotation: Rotation,
         *,
-        heads: Heads,
+        heads: HeadShape,
         norm: HeadNorm | None,
         rotated: torch.Tensor,
         rstd: torch.Tensor | None,
@@ -173,7 +173,7 @@ def _before_weight(y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch.where(weight == 0, 0.0, y / weight)
 
 
-def _query_and_key(qkv: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor]:
+def _query_and_key(qkv: torch.Tensor, heads: HeadShape) -> tuple[torch.Tensor, torch.Tensor]:
     tokens, middle = qkv.shape[0], heads.query_width
     query, key = qkv[:, :middle], qkv[:, middle : middle + heads.key_width]
     return (
@@ -205,4 +205,4 @@ def _factors(like: torch.Tensor, mask: Mask, *, slot: int) -> torch.Tensor:
     return factors.to(like.device)
 
 
-PIECES: Pieces = Reference()
+OPS: Ops = Reference()

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.adapter_sync import AdapterCopies
+from finetune_trainer.fused.adapter_sync import AdapterSync
 from finetune_trainer.fused.architecture import Architecture
-from finetune_trainer.fused.layer import Kept, Launching, Layer
+from finetune_trainer.fused.layer import Layer, LayerContext, SavedActivations
 from finetune_trainer.fused.projection import Workspace
 
 
@@ -27,7 +27,7 @@ class Stack:
         self._projections = [each for layer in self.layers for each in layer.projections]
         self._scratch = max(max(each.output.ranks, each.down.ranks) for each in self.layers)
         dense = [each for each in self._projections if not each.is_quantized]
-        self._copies = AdapterCopies([copy for each in dense for copy in each.copies()])
+        self._copies = AdapterSync([copy for each in dense for copy in each.copies()])
         self._kept = frozenset(range(len(self.layers)))
 
     def keep(self, count: int) -> None:
@@ -40,30 +40,35 @@ class Stack:
         self._workspace.with_adapter = with_adapter
         self._copies.make(with_adapter=with_adapter)
 
-    def run(self, embedded: torch.Tensor, launching: Launching) -> torch.Tensor:
+    def run(self, embedded: torch.Tensor, context: LayerContext) -> torch.Tensor:
         """Return the residual stream (T, H) after all layers."""
         if torch.is_grad_enabled():
-            passing = _Passing(self, launching)
+            passing = _Passing(self, context)
             hidden: torch.Tensor = _AllLayers.apply(passing, embedded, *self.parameters)
             return hidden
         stream = embedded.clone()
         for layer in self.layers:
-            layer.forward(stream, launching)
+            layer.forward(stream, context)
         return stream
 
-    def forward(self, stream: torch.Tensor, launching: Launching) -> list[Kept | torch.Tensor]:
+    def forward(
+        self, stream: torch.Tensor, context: LayerContext
+    ) -> list[SavedActivations | torch.Tensor]:
         """Pass the stream through all layers in place; return, for each, what backward starts from."""
-        saved: list[Kept | torch.Tensor] = []
+        saved: list[SavedActivations | torch.Tensor] = []
         for number, layer in enumerate(self.layers):
             if number in self._kept:
-                saved.append(layer.forward(stream, launching))
+                saved.append(layer.forward(stream, context))
                 continue
             saved.append(stream.clone())
-            layer.forward(stream, launching)
+            layer.forward(stream, context)
         return saved
 
     def backward(
-        self, gradient: torch.Tensor, saved: list[Kept | torch.Tensor], launching: Launching
+        self,
+        gradient: torch.Tensor,
+        saved: list[SavedActivations | torch.Tensor],
+        context: LayerContext,
     ) -> list[torch.Tensor]:
         """Return the gradients of `parameters`; empties `saved` as it goes."""
         stream = gradient.new_empty(len(gradient), gradient.shape[1] + self._scratch)
@@ -72,15 +77,15 @@ class Stack:
         for layer in reversed(self.layers):
             kept = saved.pop()
             if isinstance(kept, torch.Tensor):
-                kept = layer.forward(kept, launching)
-            every.append(layer.backward(stream, kept, launching))
+                kept = layer.forward(kept, context)
+            every.append(layer.backward(stream, kept, context))
             del kept
         return [gradient for gradients in reversed(every) for gradient in gradients]
 
     def release(self) -> None:
         """Give each module a weight of its own again, for whoever saves or merges the model."""
         # What is copied lies in the matrices, and would keep them all until the last is released.
-        self._copies = AdapterCopies([])
+        self._copies = AdapterSync([])
         for projection in self._projections:
             projection.release()
         self._workspace.matrices.clear()
@@ -88,10 +93,10 @@ class Stack:
 
 @dataclass(frozen=True)
 class _Passing:
-    """One launch on its way through the layers; autograd must not look inside."""
+    """One micro-batch on its way through the layers; autograd must not look inside."""
 
     stack: Stack
-    launching: Launching
+    context: LayerContext
 
 
 class _AllLayers(torch.autograd.Function):
@@ -104,11 +109,11 @@ class _AllLayers(torch.autograd.Function):
         del parameters
         stream = embedded.clone()
         ctx.passing = passing
-        ctx.saved = passing.stack.forward(stream, passing.launching)
+        ctx.saved = passing.stack.forward(stream, passing.context)
         return stream
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         passing: _Passing = ctx.passing
-        gradients = passing.stack.backward(gradient, ctx.saved, passing.launching)
+        gradients = passing.stack.backward(gradient, ctx.saved, passing.context)
         return (None, None, *gradients)

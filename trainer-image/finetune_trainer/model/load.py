@@ -161,7 +161,7 @@ def _add_adapter(plan: TrainingPlan, base: Any, *, targets: Sequence[str]) -> An
 
 
 def _checkpointing(plan: TrainingPlan) -> str | bool:
-    """Return whether layers are recomputed: on a CPU launches are small enough to keep all of them."""
+    """Return whether layers are recomputed: on a CPU micro-batches are small enough to keep all of them."""
     return "unsloth" if plan.training.gradient_checkpointing and plan.resources.gpus else False
 
 

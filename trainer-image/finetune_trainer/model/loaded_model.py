@@ -13,11 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from finetune_trainer.model.host_copies import Copy, copy_fresh
-from finetune_trainer.steps.micro_batches import Launch, Layout, build_packed, build_padded
+from finetune_trainer.steps.micro_batches import Layout, MicroBatch, build_packed, build_padded
 
 
 class Engine(Protocol):
-    """Runs a model on launches of one layout."""
+    """Runs a model on micro-batches of one layout."""
 
     @property
     def name(self) -> str:
@@ -25,9 +25,9 @@ class Engine(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """How its launches lie in memory."""
+        """How its micro-batches lie in memory."""
 
-    def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
+    def sum_of_losses(self, micro_batch: MicroBatch, *, divisor: int) -> torch.Tensor:
         """Return the sum over supervised tokens of their loss in nats, divided by `divisor`."""
 
     def base_only(self) -> AbstractContextManager[None]:
@@ -50,10 +50,10 @@ class StatefulEngine(Protocol):
 
 @runtime_checkable
 class PreparingEngine(Protocol):
-    """An engine that can lay a launch out before its turn, while the device is busy with another."""
+    """An engine that can lay a micro-batch out before its turn, while the device is busy with another."""
 
-    def prepare(self, launch: Launch) -> Launch:
-        """Return the launch with all that `sum_of_losses` would else make of it first.
+    def prepare(self, micro_batch: MicroBatch) -> MicroBatch:
+        """Return the micro-batch with all that `sum_of_losses` would else make of it first.
 
         Nothing that changes with a step goes into it: neither weights nor random numbers.
         """
@@ -70,11 +70,13 @@ class PlainEngine:
     """Packed rows need the forward that Unsloth patches on a GPU."""
     name: str = "unsloth"
 
-    def sum_of_losses(self, launch: Launch, *, divisor: int) -> torch.Tensor:
-        """Return the loss of a launch. Shape: ()."""
-        rows = build_packed(launch) if self.layout is Layout.PACKED else build_padded(launch)
+    def sum_of_losses(self, micro_batch: MicroBatch, *, divisor: int) -> torch.Tensor:
+        """Return the loss of a micro-batch. Shape: ()."""
+        rows = (
+            build_packed(micro_batch) if self.layout is Layout.PACKED else build_padded(micro_batch)
+        )
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            # `num_items_in_batch` replaces the launch's own mean by a sum over a given count.
+            # `num_items_in_batch` replaces the micro-batch's own mean by a sum over a given count.
             output = self.network(
                 **rows.arguments(self.device), num_items_in_batch=divisor, use_cache=False
             )

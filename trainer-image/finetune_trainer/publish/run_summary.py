@@ -38,7 +38,7 @@ def build_summary(
         result: What the loop did.
         loaded: The model.
         training: What the plan asked for.
-        budget: What a launch held.
+        budget: What a micro-batch held.
         costs: What checkpoints took.
         predicted_peak_bytes: What the runtime expected of the GPU.
         world_size: Ranks that trained together.
@@ -68,9 +68,9 @@ def build_summary(
         world_size=world_size,
         sequences_per_step=fmean(report.sequences for report in history),
         tokens_per_step=fmean(report.tokens for report in history),
-        launches_per_step=fmean(report.launches for report in history),
-        launch_tokens=budget.tokens,
-        launch_halvings=result.launch_halvings,
+        micro_batches_per_step=fmean(report.micro_batches for report in history),
+        micro_batch_tokens=budget.tokens,
+        micro_batch_halvings=result.micro_batch_halvings,
         evaluations=len(evaluated),
         eval_steps=evaluated[0] if evaluated else None,
         checkpoints=costs.saved,

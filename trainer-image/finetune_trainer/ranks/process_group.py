@@ -40,7 +40,7 @@ class ProcessGroup(Protocol):
     def sync_budget(self, budget: TokenBudget) -> None:
         """Take the smallest budget of all: where memory ran out on one rank, all remember it.
 
-        Returns when every rank has queued its launches, so the all-reduce that follows waits for no
+        Returns when every rank has queued its micro-batches, so the all-reduce that follows waits for no
         replay.
         """
 

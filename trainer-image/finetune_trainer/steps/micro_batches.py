@@ -1,8 +1,8 @@
-"""How the sequences of one step reach the model: a few launches, none over the token budget.
+"""How the sequences of one step reach the model: a few micro-batches, none over the token budget.
 
 Between `train`, `evaluate` and the engine. The loss of a step is a sum over its supervised tokens
 divided by their count, so how the sequences are split never changes the gradient: only memory and
-speed. A launch is packed, its sequences end to end without padding, or padded, one a row. Where
+speed. A micro-batch is packed, its sequences end to end without padding, or padded, one a row. Where
 memory runs out the budget is halved and the work is done again.
 """
 
@@ -26,7 +26,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Tokens(Protocol):
-    """A tokenised sequence: what a launch needs of it."""
+    """A tokenised sequence: what a micro-batch needs of it."""
 
     @property
     def input_ids(self) -> Sequence[int]:
@@ -38,14 +38,14 @@ class Tokens(Protocol):
 
 
 class Work(Protocol[Result_co]):
-    """Something done in launches of at most so many tokens, that can be done again."""
+    """Something done in micro-batches of at most so many tokens, that can be done again."""
 
     def __call__(self, *, token_budget: int) -> Result_co:
         """Do it."""
 
 
 class Layout(StrEnum):
-    """How the sequences of a launch lie in memory."""
+    """How the sequences of a micro-batch lie in memory."""
 
     PADDED = "padded"
     """One a row, the shorter ones filled up."""
@@ -54,12 +54,12 @@ class Layout(StrEnum):
 
 
 @dataclass(frozen=True)
-class Launch:
+class MicroBatch:
     """The sequences of one call of the model."""
 
     sequences: tuple[Tokens, ...]
     first_token: int = 0
-    """Tokens of the same step that other launches take before this one."""
+    """Tokens of the same step that other micro-batches take before this one."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class PaddedRows:
-    """A launch as most models take it, on the CPU."""
+    """A micro-batch as most models take it, on the CPU."""
 
     input_ids: torch.Tensor
     """Shape: (sequences, longest)."""
@@ -89,7 +89,7 @@ class PaddedRows:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """A launch end to end, on the CPU."""
+    """A micro-batch end to end, on the CPU."""
 
     input_ids: torch.Tensor
     """Shape: (tokens,)."""
@@ -111,7 +111,7 @@ class PackedRow:
 
 
 class TokenBudget:
-    """Tokens that one launch may hold, padding included; shrinks where memory runs out."""
+    """Tokens that one micro-batch may hold, padding included; shrinks where memory runs out."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
@@ -129,9 +129,9 @@ def count_supervised(sequence: Tokens) -> int:
 
 
 def split(sequences: Sequence[Tokens], *, token_budget: int, layout: Layout) -> list[list[Tokens]]:
-    """Split a step's sequences into launches of at most `token_budget` tokens, padding included.
+    """Split a step's sequences into micro-batches of at most `token_budget` tokens, padding included.
 
-    One longer than the budget gets a launch of its own.
+    One longer than the budget gets a micro-batch of its own.
     """
     if layout is Layout.PACKED:
         return _split_packed(sequences, token_budget=token_budget)
@@ -151,13 +151,13 @@ def _split_padded(sequences: Sequence[Tokens], *, token_budget: int) -> list[lis
 
 
 def _split_packed(sequences: Sequence[Tokens], *, token_budget: int) -> list[list[Tokens]]:
-    """Cut the step's one order of sequences into as few launches as possible, of like size.
+    """Cut the step's one order of sequences into as few micro-batches as possible, of like size.
 
     NB: the order is the same for every budget, so a token keeps its place in the step and with it its
     dropout, however often memory runs out.
     """
     total = sum(len(sequence.input_ids) for sequence in sequences)
-    # Launches of like size: a small rest would not fill the device.
+    # Micro-batches of like size: a small rest would not fill the device.
     share = total / max(1, -(-total // token_budget))
     groups: list[list[Tokens]] = []
     held = 0
@@ -172,13 +172,13 @@ def _split_packed(sequences: Sequence[Tokens], *, token_budget: int) -> list[lis
     return groups
 
 
-def build_padded(launch: Launch) -> PaddedRows:
-    """Return one padded launch. The padding id is never seen: the mask hides it."""
-    shape = (len(launch.sequences), max(launch.lengths))
+def build_padded(micro_batch: MicroBatch) -> PaddedRows:
+    """Return one padded micro-batch. The padding id is never seen: the mask hides it."""
+    shape = (len(micro_batch.sequences), max(micro_batch.lengths))
     input_ids = torch.zeros(shape, dtype=torch.long)
     attention_mask = torch.zeros(shape, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
-    for row, sequence in enumerate(launch.sequences):
+    for row, sequence in enumerate(micro_batch.sequences):
         length = len(sequence.input_ids)
         input_ids[row, :length] = torch.as_tensor(sequence.input_ids, dtype=torch.long)
         attention_mask[row, :length] = 1
@@ -186,16 +186,16 @@ def build_padded(launch: Launch) -> PaddedRows:
     return PaddedRows(input_ids, attention_mask, labels)
 
 
-def build_packed(launch: Launch) -> PackedRow:
-    """Return one packed launch.
+def build_packed(micro_batch: MicroBatch) -> PackedRow:
+    """Return one packed micro-batch.
 
     NB: no operation of torch's. For a row of 32,000 tokens it wakes a thread on every core, and the
     device has nothing to do meanwhile: 4 ms of a step of 350 where numpy takes 0.3 (measured, 16 cores).
     """
-    lengths = np.array(launch.lengths, dtype=np.int32)
+    lengths = np.array(micro_batch.lengths, dtype=np.int32)
     starts = lengths.cumsum() - lengths
-    input_ids = _join([sequence.input_ids for sequence in launch.sequences])
-    labels = _join([sequence.labels for sequence in launch.sequences])
+    input_ids = _join([sequence.input_ids for sequence in micro_batch.sequences])
+    labels = _join([sequence.labels for sequence in micro_batch.sequences])
     labels[starts] = IGNORED
     positions = np.arange(len(input_ids), dtype=np.int32) - np.repeat(starts, lengths)
     arrays = (input_ids, labels, positions.astype(np.int32), lengths)
@@ -207,13 +207,15 @@ def _join(parts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     return np.concatenate([np.asarray(part, dtype=np.int64) for part in parts])
 
 
-def launches(sequences: Sequence[Tokens], *, token_budget: int, layout: Layout) -> Iterator[Launch]:
-    """Yield the launches of a step."""
+def split_micro_batches(
+    sequences: Sequence[Tokens], *, token_budget: int, layout: Layout
+) -> Iterator[MicroBatch]:
+    """Yield the micro-batches of a step."""
     first_token = 0
     for group in split(sequences, token_budget=token_budget, layout=layout):
-        launch = Launch(tuple(group), first_token)
-        yield launch
-        first_token += sum(launch.lengths)
+        micro_batch = MicroBatch(tuple(group), first_token)
+        yield micro_batch
+        first_token += sum(micro_batch.lengths)
 
 
 def retry_smaller(
@@ -227,14 +229,14 @@ def retry_smaller(
     """Do the work, again with half the budget each time that GPU memory runs out.
 
     Raises:
-        OutOfGpuMemory: Memory runs out with one sequence a launch.
+        OutOfGpuMemory: Memory runs out with one sequence a micro-batch.
     """
     while True:
         try:
             return work(token_budget=budget.tokens)
         except torch.OutOfMemoryError:
             pass
-        # Outside the handler: the exception's traceback holds the tensors of the failed launch.
+        # Outside the handler: the exception's traceback holds the tensors of the failed micro-batch.
         longest = max(len(sequence.input_ids) for sequence in sequences)
         if len(split(sequences, token_budget=budget.tokens, layout=layout)) == len(sequences):
             raise OutOfGpuMemory(
@@ -246,6 +248,6 @@ def retry_smaller(
         gc.collect()
         torch.cuda.empty_cache()
         log.warning(
-            "GPU memory ran out; the launches are halved and the work is done again",
+            "GPU memory ran out; the micro-batches are halved and the work is done again",
             extra={"work": what, "token_budget": budget.tokens},
         )

@@ -1,7 +1,9 @@
 """What one optimizer step did: made by `train`, told by `report`, written to metrics.jsonl."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 METRICS_FILE = "metrics.jsonl"
 """One line a step."""
@@ -24,7 +26,8 @@ class StepReport:
     tokens: int
     """Without padding."""
     supervised_tokens: int
-    launches: int
+    micro_batches: int
+    """Calls of the model that made the step."""
     seconds: float
     """Of the step itself, evaluation excluded."""
     eval_loss: float | None = None
@@ -34,9 +37,21 @@ class StepReport:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "StepReport":
+        """Return the step that `to_fields` described.
+
+        Args:
+            fields: By name. Checkpoints of version 0.1.0 call `micro_batches` `launches`.
+        """
+        known = dict(fields)
+        if "launches" in known:
+            known["micro_batches"] = known.pop("launches")
+        return cls(**known)
+
+    @classmethod
     def from_line(cls, line: str) -> "StepReport":
         """Return the step of a line of metrics.jsonl; a number reads as exactly what was written."""
-        return cls(**json.loads(line))
+        return cls.from_fields(json.loads(line))
 
     def to_line(self) -> str:
         """Return the line of metrics.jsonl, its end included."""

@@ -328,7 +328,7 @@ def build_account(
         training=prepared.plan.whole_training,
         budget=chosen.budget,
         costs=trained.checkpoints.costs,
-        predicted_peak_bytes=chosen.runtime.launching.predicted_peak_bytes,
+        predicted_peak_bytes=chosen.runtime.micro_batch.predicted_peak_bytes,
         deadline_s=deadline_s,
         world_size=trained.group.world_size,
     )

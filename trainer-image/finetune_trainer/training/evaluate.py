@@ -18,12 +18,12 @@ from finetune_trainer.steps.micro_batches import (
     TokenBudget,
     Tokens,
     count_supervised,
-    launches,
     retry_smaller,
+    split_micro_batches,
 )
 
 SEQUENCES_AT_ONCE = 64
-"""Held-out sequences sorted and launched together: enough for little padding."""
+"""Held-out sequences that are sorted and split together: enough for little padding."""
 
 
 class HeldOut(Tokens, Protocol):
@@ -42,10 +42,10 @@ def evaluate(
     group: ProcessGroup = SINGLE,
     check: Callable[[], None] = lambda: None,
 ) -> HeldOutLoss:
-    """Return the loss of the model as it is now; `check` is called before each launch.
+    """Return the loss of the model as it is now; `check` is called before each micro-batch.
 
     Raises:
-        OutOfGpuMemory: Memory runs out with one sequence a launch.
+        OutOfGpuMemory: Memory runs out with one sequence a micro-batch.
     """
     group.command(Evaluate(base=False))
     return _evaluate(loaded, examples, budget=budget, group=group, check=check)
@@ -105,7 +105,9 @@ def _sum_nats(
 ) -> float:
     total = 0.0
     with torch.no_grad():
-        for launch in launches(examples, token_budget=token_budget, layout=loaded.engine.layout):
+        for micro_batch in split_micro_batches(
+            examples, token_budget=token_budget, layout=loaded.engine.layout
+        ):
             check()
-            total += loaded.engine.sum_of_losses(launch, divisor=1).item()
+            total += loaded.engine.sum_of_losses(micro_batch, divisor=1).item()
     return total

@@ -57,7 +57,8 @@ class Course:
     ) -> None:
         """Go on from a checkpoint."""
         self.history = list(history)
-        self.pending = None if state["pending"] is None else StepReport(**state["pending"])
+        pending = state["pending"]
+        self.pending = None if pending is None else StepReport.from_fields(pending)
         self.evaluations = {
             int(step): HeldOutLoss(**one) for step, one in state["evaluations"].items()
         }

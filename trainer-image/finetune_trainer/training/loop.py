@@ -61,8 +61,8 @@ class TrainResult:
     cut_short: bool
     """Whether steps are left that nobody does any more."""
     train_seconds: float
-    launch_halvings: int
-    """How often GPU memory ran out and the launches were halved."""
+    micro_batch_halvings: int
+    """How often GPU memory ran out and the micro-batches were halved."""
     peak_gpu_memory_bytes: int | None
     published_evaluation: HeldOutLoss | None
     """What the held-out part showed of the state to be published; None where it was not evaluated."""
@@ -101,7 +101,7 @@ class Hooks:
     is_stopping: Callable[[], bool]
     """Whether the pod was asked to go."""
     check: Callable[[], None] = _do_nothing
-    """Called before each launch of a step; raises BrokenOff where there is no time to finish it."""
+    """Called before each micro-batch of a step; raises BrokenOff where there is no time to finish it."""
     offer: Callable[[int, Capture], None] = _save_nothing
     """Hears of every step that is over and may take a snapshot of it."""
     keep_last: Callable[[int, Capture], int | None] = _keep_nothing
@@ -221,7 +221,7 @@ class Loop:
             stopped_early=course.stopping.is_over and last < course.schedule.total_steps,
             cut_short=not course.is_over,
             train_seconds=seconds,
-            launch_halvings=self._state.budget.halvings,
+            micro_batch_halvings=self._state.budget.halvings,
             peak_gpu_memory_bytes=_measure_peak(loaded.device),
             published_evaluation=course.evaluations.get(published),
             # NB: the weights may be those of an earlier step now. No step follows, so what is
@@ -276,7 +276,7 @@ class Loop:
         batch = self._batches.of(step)
         rate = self._training.learning_rate * schedule.learning_rate_factor(step)
         try:
-            loss, norm, launched = self._state.stepper.do(
+            loss, norm, micro_batches = self._state.stepper.do(
                 batch.rows,
                 step=step,
                 supervised=batch.supervised,
@@ -295,7 +295,7 @@ class Loop:
             sequences=len(batch.rows),
             tokens=sum(len(row.input_ids) for row in batch.rows),
             supervised_tokens=batch.supervised,
-            launches=launched,
+            micro_batches=micro_batches,
             seconds=time.monotonic() - started,
         )
 

@@ -1,4 +1,4 @@
-"""One optimizer step: gradients over all launches, guard, clip, update.
+"""One optimizer step: gradients over all micro-batches, guard, clip, update.
 
 Used by `train` alone. The loss of a step is normalised by the supervised tokens of the whole step,
 and dropout is drawn from the seed and the step, so that a step done again, after memory ran out or
@@ -95,7 +95,7 @@ class Stepper:
         self._group = group
         """Each rank does its shard of the step, then all do the same update."""
         self._check = check
-        """Called before each launch; what it raises leaves weights and optimizer as they were."""
+        """Called before each micro-batch; what it raises leaves weights and optimizer as they were."""
         self._loss_scale = FIRST_LOSS_SCALE if loaded.dtype == torch.float16 else 1.0
         self._guards_on_device = loaded.device.type == "cuda" and isinstance(
             self._optimizer, torch.optim.AdamW
@@ -116,7 +116,7 @@ class Stepper:
         all of this step is queued: what the host can do for the next one costs nothing then.
 
         Returns:
-            Loss in nats per supervised token, gradient norm before clipping, count of launches.
+            Loss in nats per supervised token, gradient norm before clipping, count of micro-batches.
 
         Raises:
             NotFinite: Loss or gradient is NaN or infinite; the weights are those before the step.
@@ -126,7 +126,7 @@ class Stepper:
         self._group.command(DoStep(step=step, learning_rate=learning_rate))
         mine = self._group.shard(batch)
         while True:
-            loss, launched = retry_smaller(
+            loss, count = retry_smaller(
                 partial(self._accumulate, mine, step=step, supervised=supervised),
                 budget=self._budget,
                 sequences=mine,
@@ -148,7 +148,7 @@ class Stepper:
             self._loss_scale /= 2
         _check_finite(found)
         self._optimizer.zero_grad(set_to_none=True)
-        return found.loss, found.norm, launched
+        return found.loss, found.norm, count
 
     def to_state(self, copy: Copy = copy_fresh) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return what a checkpoint keeps: copies on the CPU, and the rest as JSON.
@@ -181,17 +181,17 @@ class Stepper:
     def _accumulate(
         self, batch: Sequence[Tokens], *, step: int, supervised: int, token_budget: int
     ) -> tuple[torch.Tensor, int]:
-        """Leave the gradient of these sequences in the parameters; return loss and launches."""
+        """Leave the gradient of these sequences in the parameters; return loss and micro-batches."""
         self._optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(mix_seed(self._seed, step, rank=self._group.rank))
-        total, launched = torch.zeros((), device=self._device), 0
-        for launch in self._upcoming.take(batch, token_budget=token_budget):
+        total, count = torch.zeros((), device=self._device), 0
+        for micro_batch in self._upcoming.take(batch, token_budget=token_budget):
             self._check()
-            loss = self._engine.sum_of_losses(launch, divisor=supervised)
+            loss = self._engine.sum_of_losses(micro_batch, divisor=supervised)
             (loss * self._loss_scale).backward()
             total += loss.detach().float()
-            launched += 1
-        return total, launched
+            count += 1
+        return total, count
 
     def _clip(self) -> torch.Tensor:
         """Undo the loss scale, clip, and return the norm before clipping. Shape: ()."""
@@ -253,7 +253,7 @@ def _check_finite(found: Found) -> None:
 
 @contextmanager
 def _told_when_full() -> Iterator[None]:
-    """Turn a full GPU into our error where smaller launches would not help.
+    """Turn a full GPU into our error where smaller micro-batches would not help.
 
     Clipping and the update hold no activations, only the adapter, its gradient and its moments.
     """

@@ -96,7 +96,7 @@ class TrainingState:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return what decides how many tokens a launch holds: kind and memory."""
+    """Return what decides how many tokens a micro-batch holds: kind and memory."""
     if device.type != "cuda":
         return str(device.type)
     card = torch.cuda.get_device_properties(device)

@@ -54,8 +54,8 @@ def _memory(
     least = resolution.predicted_memory
     if least is None:
         return None
-    launch = estimate_expected_micro_batch(spec, resolution=resolution, measured=measured)
-    predicted = least if launch is None else launch.peak
+    micro_batch = estimate_expected_micro_batch(spec, resolution=resolution, measured=measured)
+    predicted = least if micro_batch is None else micro_batch.peak
     return GpuMemoryStatus(
         least=format_gib(least.total_bytes), predicted=format_gib(predicted.total_bytes)
     )

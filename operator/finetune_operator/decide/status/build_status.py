@@ -322,7 +322,7 @@ def _with_outcome(status: LanguageFinetuneStatus, *, outcome: Outcome) -> Langua
 
 
 def _observed(before: GpuMemoryStatus | None, *, summary: RunSummary) -> GpuMemoryStatus:
-    """Return both peaks of a run. The trainer's own prediction knows the launches, the plan's does not."""
+    """Return both peaks of a run. The trainer's own prediction knows the micro-batches, the plan's does not."""
     expected, peak = summary.predicted_gpu_memory_bytes, summary.peak_gpu_memory_bytes
     planned = before.predicted if before else None
     return GpuMemoryStatus(

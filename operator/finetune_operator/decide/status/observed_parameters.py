@@ -117,22 +117,22 @@ def _batch(shown: Shown) -> str:
 
 def _per_device(shown: Shown) -> str:
     summary = shown.summary
-    if summary is None or not summary.launches_per_step:
+    if summary is None or not summary.micro_batches_per_step:
         return ""
     where = "the device" if summary.world_size == 1 else f"each of {summary.world_size} GPUs"
-    said = f"The sequences of a step reached {where} in {_launches(summary)}{_peak(summary)}"
-    if not summary.launch_halvings:
+    said = f"The sequences of a step reached {where} in {_micro_batches(summary)}{_peak(summary)}"
+    if not summary.micro_batch_halvings:
         return f"{said}."
-    times = _times(summary.launch_halvings)
-    return f"{said}; GPU memory ran out {times}, and launches were halved each time."
+    times = _times(summary.micro_batch_halvings)
+    return f"{said}; GPU memory ran out {times}, and micro-batches were halved each time."
 
 
 def _accumulation(shown: Shown) -> str:
     summary = shown.summary
-    if summary is None or not summary.launches_per_step:
+    if summary is None or not summary.micro_batches_per_step:
         return ""
     return (
-        f"The gradients of {_launches(summary)} made one optimizer step of "
+        f"The gradients of {_micro_batches(summary)} made one optimizer step of "
         f"{summary.sequences_per_step:.1f} sequences; the split changes memory and speed, not the "
         "gradient."
     )
@@ -154,10 +154,12 @@ def _attention(shown: Shown) -> str:
     return f"{summary.attention} ran{_speed(summary)}."
 
 
-def _launches(summary: RunSummary) -> str:
-    each = f"{summary.launches_per_step:.1f}"
-    budget = f" of at most {summary.launch_tokens:,} tokens" if summary.launch_tokens else ""
-    return f"{each} {'launch' if each == '1.0' else 'launches'}{budget}"
+def _micro_batches(summary: RunSummary) -> str:
+    each = f"{summary.micro_batches_per_step:.1f}"
+    budget = (
+        f" of at most {summary.micro_batch_tokens:,} tokens" if summary.micro_batch_tokens else ""
+    )
+    return f"{each} {'micro-batch' if each == '1.0' else 'micro-batches'}{budget}"
 
 
 def _peak(summary: RunSummary) -> str:

@@ -69,8 +69,8 @@ SUMMARY = {
     "clipped_share": 0.016,
     "sequences_per_step": 4,
     "tokens_per_step": 5540.5,
-    "launches_per_step": 1.25,
-    "launch_tokens": 8192,
+    "micro_batches_per_step": 1.25,
+    "micro_batch_tokens": 8192,
     "evaluations": 7,
     "eval_steps": 100,
 }
@@ -121,10 +121,10 @@ EVERY_ROW = {
         "longest texts would be 16,384 tokens."
     ),
     "per_device_train_batch_size": (
-        "The sequences of a step reached the device in 1.2 launches of at most 8,192 tokens."
+        "The sequences of a step reached the device in 1.2 micro-batches of at most 8,192 tokens."
     ),
     "gradient_accumulation_steps": (
-        "The gradients of 1.2 launches of at most 8,192 tokens made one optimizer step of 4.0 "
+        "The gradients of 1.2 micro-batches of at most 8,192 tokens made one optimizer step of 4.0 "
         "sequences; the split changes memory and speed, not the gradient."
     ),
     "learning_rate": (
@@ -196,11 +196,13 @@ CASES = {
     "a GPU whose memory ran out": (
         observe(
             "per_device_train_batch_size",
-            summary=summary(launch_halvings=1, launches_per_step=1, peak_gpu_memory_bytes=2**33),
+            summary=summary(
+                micro_batch_halvings=1, micro_batches_per_step=1, peak_gpu_memory_bytes=2**33
+            ),
         ),
         (
-            "The sequences of a step reached the device in 1.0 launch of at most 8,192 tokens, with "
-            "a peak of 8.0 GiB of GPU memory; GPU memory ran out once, and launches were halved "
+            "The sequences of a step reached the device in 1.0 micro-batch of at most 8,192 tokens, with "
+            "a peak of 8.0 GiB of GPU memory; GPU memory ran out once, and micro-batches were halved "
             "each time."
         ),
     ),

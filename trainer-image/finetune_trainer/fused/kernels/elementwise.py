@@ -1,7 +1,7 @@
 """The small operations as Triton kernels: each reads and writes its tensors once.
 
 The launchers of the kernels in `norm_kernels`, `rotary_kernels`, `dropout_kernels` and below; what each operation means
-stands in `pieces`, and in torch in `reference`. Sums are in fp32 whatever the tensors hold. Tile
+stands in `ops`, and in torch in `reference`. Sums are in fp32 whatever the tensors hold. Tile
 sizes were measured on one H100 at the shapes of an 8B and a 1B.
 """
 
@@ -12,7 +12,7 @@ import triton.language as tl
 from finetune_trainer.fused.dropout import STEPS, Mask
 from finetune_trainer.fused.kernels import dropout, rotary
 from finetune_trainer.fused.kernels import norm as norm_kernels
-from finetune_trainer.fused.ops import Gate, HeadNorm, Heads, Pieces, Rotation
+from finetune_trainer.fused.ops import Gate, HeadNorm, HeadShape, Ops, Rotation
 
 GATE_BLOCK = 2048
 """Columns of one program of the forward gate."""
@@ -196,7 +196,7 @@ class Kernels:
         norm_kernels.rms_norm_backward(dy, out, x=x, weight=weight, rstd=rstd)
 
     def rotate(
-        self, qkv: torch.Tensor, rotation: Rotation, *, heads: Heads, norm: HeadNorm | None
+        self, qkv: torch.Tensor, rotation: Rotation, *, heads: HeadShape, norm: HeadNorm | None
     ) -> torch.Tensor | None:
         """Norm and rotate q and k where they stand."""
         return rotary.rotate(qkv, rotation, heads=heads, norm=norm)
@@ -207,7 +207,7 @@ class Kernels:
         out: torch.Tensor,
         rotation: Rotation,
         *,
-        heads: Heads,
+        heads: HeadShape,
         norm: HeadNorm | None,
         rotated: torch.Tensor,
         rstd: torch.Tensor | None,
@@ -309,4 +309,4 @@ class Kernels:
         return torch.mm(a, b, out_dtype=torch.float32)
 
 
-PIECES: Pieces = Kernels()
+OPS: Ops = Kernels()

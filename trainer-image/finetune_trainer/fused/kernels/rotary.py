@@ -8,10 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
-from finetune_trainer.fused.ops import HeadNorm, Heads, Rotation
+from finetune_trainer.fused.ops import HeadNorm, HeadShape, Rotation
 
 HEADS_AT_ONCE = 8
-"""Heads that a program holds."""
+"""HeadShape that a program holds."""
 
 
 @triton.jit
@@ -183,7 +183,7 @@ def _rotate_backward(
 
 
 def rotate(
-    qkv: torch.Tensor, rotation: Rotation, *, heads: Heads, norm: HeadNorm | None
+    qkv: torch.Tensor, rotation: Rotation, *, heads: HeadShape, norm: HeadNorm | None
 ) -> torch.Tensor | None:
     """Norm and rotate q and k where they stand; return 1/rms of each head."""
     tokens, total, half = qkv.shape[0], heads.queries + heads.keys, heads.size // 2
@@ -214,7 +214,7 @@ def rotate_backward(
     out: torch.Tensor,
     rotation: Rotation,
     *,
-    heads: Heads,
+    heads: HeadShape,
     norm: HeadNorm | None,
     rotated: torch.Tensor,
     rstd: torch.Tensor | None,
