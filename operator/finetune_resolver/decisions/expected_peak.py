@@ -1,21 +1,23 @@
 """The micro-batches that the trainer will choose on a GPU, and the peak that follows from them.
 
 The least that a run needs (`memory_fit`) says whether it fits; what it will hold is more, because the
-trainer keeps layers' activations and fills micro-batches while there is room. It looks at its GPU and decides
-by `finetune_trainer.engine.tuning`; operator and CLI foretell the same here, from the GPU's size and the text's
-lengths, and a test holds the two to each other. Pure.
+trainer keeps layers' activations and fills micro-batches while there is room. It plans with the memory that
+its GPU has free; operator and CLI predict the same here by the same `plan_micro_batch`, from the GPU's size
+and the text's lengths. Pure.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from finetune_api.micro_batch import FUSED_MODEL_TYPES, MicroBatchLimits, plan_micro_batch
 from finetune_api.quantity import parse_quantity
 from finetune_api.resource import LanguageFinetuneSpec
 from finetune_resolver.memory.estimate import (
     MemoryEstimate,
     TrainingEngine,
     Workload,
+    estimate_activation_cost,
     estimate_memory,
 )
 from finetune_resolver.memory.model_shape import ModelShape
@@ -24,14 +26,6 @@ from finetune_resolver.resolution import Resolution
 from finetune_resolver.steps import Values, count
 from finetune_resolver.traits.measurement import LanguageMeasurement, Measurements
 
-ENOUGH_TOKENS = 4096
-"""Of a micro-batch; below it layers are recomputed to make room (the trainer's measurement)."""
-MOST_TOKENS = 32_768
-"""Of a micro-batch; above it nothing is gained (the trainer's measurement)."""
-SPARE_BYTES = 3 * 2**30
-"""Of the GPU; the trainer leaves them free."""
-FUSED_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types for which the trainer takes its fused stack by itself; the others run on Unsloth's own path."""
 DEVIATIONS_OF_LARGEST_STEP = 3.0
 """How far the largest of some thousand steps lies above the mean one, in standard deviations of a step
 (normal distribution; assumption: lengths are independent)."""
@@ -65,7 +59,7 @@ def estimate_expected_micro_batch(
     )
     if shape is None or memory is None or step is None or values["packing"] or not resources.gpus:
         return None
-    fused = shape.model_type in FUSED_TYPES
+    fused = shape.model_type in FUSED_MODEL_TYPES
     workload = replace(
         build_workload(values, method=resolution.method.value),
         engine=TrainingEngine.FUSED if fused else TrainingEngine.UNSLOTH,
@@ -115,35 +109,26 @@ def estimate_micro_batch(
     gpu_memory_bytes: int,
     can_recompute: bool,
 ) -> ExpectedMicroBatch:
-    """Return tokens of a micro-batch and layers kept: all layers, unless fewer than enough tokens fit."""
-    needed = min(max(ENOUGH_TOKENS, step.longest), step.tokens)
+    """Return what the trainer plans on a GPU of this memory.
+
+    Raises:
+        UnsupportedModelError: the workload names a module that the model lacks.
+    """
     base = estimate_memory(shape, workload, tokens_per_micro_batch=0).total_bytes
-    spare = gpu_memory_bytes - SPARE_BYTES - base
-    kept = shape.layers
-    if can_recompute and spare < needed * _bytes_a_token(shape, workload, layers_kept=kept):
-        kept = _layers_that_fit(shape, workload, spare_a_token=spare / needed)
-    fits = int(max(0, spare) / _bytes_a_token(shape, workload, layers_kept=kept))
-    tokens = min(MOST_TOKENS, step.tokens, max(fits, step.longest))
-    peak = estimate_memory(shape, workload, tokens_per_micro_batch=tokens, layers_kept=kept)
-    return ExpectedMicroBatch(tokens=tokens, layers_kept=kept, peak=peak)
-
-
-def _layers_that_fit(shape: ModelShape, workload: Workload, *, spare_a_token: float) -> int:
-    """Return how many layers can keep their activations, where not all can."""
-    # Unsloth's path keeps all layers or none.
-    if workload.engine is not TrainingEngine.FUSED:
-        return 0
-    none, one = (_bytes_a_token(shape, workload, layers_kept=kept) for kept in (0, 1))
-    return min(shape.layers - 1, max(0, int((spare_a_token - none) / (one - none))))
-
-
-def _bytes_a_token(shape: ModelShape, workload: Workload, *, layers_kept: int) -> float:
-    """Return what a token more of a micro-batch takes."""
-    none, many = (
-        estimate_memory(shape, workload, tokens_per_micro_batch=tokens, layers_kept=layers_kept)
-        for tokens in (0, MOST_TOKENS)
+    limits = MicroBatchLimits(
+        free_bytes=gpu_memory_bytes - base,
+        longest=step.longest,
+        step_tokens=step.tokens,
+        layers=shape.layers,
+        can_recompute=can_recompute,
+        # Unsloth's path keeps all layers or none.
+        keeps_some_layers=workload.engine is TrainingEngine.FUSED,
     )
-    return (many.total_bytes - none.total_bytes) / MOST_TOKENS
+    plan = plan_micro_batch(estimate_activation_cost(shape, workload), limits)
+    peak = estimate_memory(
+        shape, workload, tokens_per_micro_batch=plan.tokens, layers_kept=plan.layers_kept
+    )
+    return ExpectedMicroBatch(tokens=plan.tokens, layers_kept=plan.layers_kept, peak=peak)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
+from finetune_api.micro_batch import LOGIT_ROWS, ActivationCost, compute_padded_ranks
 from finetune_api.resource import Method, Optimizer
 from finetune_resolver.memory.model_shape import ALL_LINEAR, ModelShape
 
@@ -54,10 +55,6 @@ FUSED_INPUTS: tuple[tuple[str, ...], ...] = (
 )
 """Modules of a layer that the fused stack multiplies at once, because they read the same input; a model
 has those of one spelling."""
-SMALLEST_SLOT, SLOTS_ALIGNED_TO = 16, 64
-"""Columns that the fused stack pads one adapter, and all adapters of one input, to."""
-FUSED_LOGIT_ROWS = 4096
-"""Rows of logits that the fused stack's loss holds at a time, in 16 bits."""
 
 MLP_MODULES = frozenset({"gate_proj", "up_proj", "gate_up_proj", "down_proj"})
 """Modules whose adapters Unsloth computes in one fused MLP."""
@@ -145,7 +142,9 @@ def estimate_memory(
     Raises:
         UnsupportedModelError: the workload names a module that the model lacks.
     """
-    activations, logits = _bytes_a_token(shape, workload, layers_kept=layers_kept)
+    cost = estimate_activation_cost(shape, workload, keeps_layers=layers_kept > 0)
+    logits = _logit_bytes(shape, workload)
+    activations = cost.bytes_per_token(layers_kept=layers_kept, layers=shape.layers) - logits
     trained = _trained_parameters(shape, workload)
     held = _held_logits(shape, workload)
     return MemoryEstimate(
@@ -187,20 +186,38 @@ def _trained_parameters(shape: ModelShape, workload: Workload) -> int:
     return shape.lora_parameters(rank=workload.rank, modules=workload.modules)
 
 
-def _bytes_a_token(
-    shape: ModelShape, workload: Workload, *, layers_kept: int = 0
-) -> tuple[float, float]:
-    """Return what one token costs in activations and in logits, in bytes."""
+def estimate_activation_cost(
+    shape: ModelShape, workload: Workload, *, keeps_layers: bool = True
+) -> ActivationCost:
+    """Return what one token costs in activations and logits, in bytes; nothing of it is fixed.
+
+    Args:
+        shape: the base model.
+        workload: what is trained, and how.
+        keeps_layers: False where every layer is recomputed; `kept` is not computed then, which makes
+            a resolution a tenth faster.
+
+    Raises:
+        UnsupportedModelError: the workload names a module that the model lacks.
+    """
     if workload.engine is TrainingEngine.FUSED:
-        return _fused_bytes_a_token(shape, workload, layers_kept=layers_kept), 0.0
+        return _estimate_fused_cost(shape, workload)
     projected = shape.query_size + 2 * shape.key_size + 2 * shape.intermediate_size
-    activations = RECOMPUTE_FACTOR * projected
-    if layers_kept:
-        activations += layers_kept * _kept_layer_bytes(shape, workload)
-    if workload.keeps_inputs:
-        activations += LAYER_INPUT_BYTES * (shape.layers - layers_kept) * shape.hidden_size
-    fused_loss = workload.engine is TrainingEngine.UNSLOTH
-    return activations, 0.0 if fused_loss else LOGIT_BYTES * shape.vocabulary_size
+    return ActivationCost(
+        kept=_kept_layer_bytes(shape, workload) if keeps_layers else 0.0,
+        recomputed=LAYER_INPUT_BYTES * shape.hidden_size if workload.keeps_inputs else 0.0,
+        # The fitted factor holds the live layer already.
+        live=0.0,
+        always=RECOMPUTE_FACTOR * projected + _logit_bytes(shape, workload),
+        fixed=0.0,
+    )
+
+
+def _logit_bytes(shape: ModelShape, workload: Workload) -> float:
+    """Return what the logits of one token take where the loss is not fused."""
+    if workload.engine is not TrainingEngine.HUGGING_FACE:
+        return 0.0
+    return LOGIT_BYTES * shape.vocabulary_size
 
 
 def _kept_layer_bytes(shape: ModelShape, workload: Workload) -> float:
@@ -224,16 +241,18 @@ def _kept_layer_bytes(shape: ModelShape, workload: Workload) -> float:
 # --- The fused stack, counted tensor by tensor (the trainer's runtime counts the same) -----------
 
 
-def _fused_bytes_a_token(shape: ModelShape, workload: Workload, *, layers_kept: int) -> float:
+def _estimate_fused_cost(shape: ModelShape, workload: Workload) -> ActivationCost:
     """Return what one token costs in the fused stack: layers, and the head at its widest."""
-    recomputed = shape.layers - layers_kept
     kept = _fused_layer_bytes(shape, workload)
-    # A recomputed layer leaves its input, and one of them exists as a whole.
-    layers = kept * (layers_kept + (1 if recomputed else 0))
-    layers += LAYER_INPUT_BYTES * recomputed * shape.hidden_size
     # Four streams and a gradient of the MLP in 16 bits, attention's sum in fp32.
     head = BYTES_16_BIT * (4 * shape.hidden_size + shape.intermediate_size)
-    return layers + head + FP32_BYTES * shape.query_size
+    return ActivationCost(
+        kept=kept,
+        recomputed=LAYER_INPUT_BYTES * shape.hidden_size,
+        live=kept,
+        always=head + FP32_BYTES * shape.query_size,
+        fixed=0.0,
+    )
 
 
 def _fused_layer_bytes(shape: ModelShape, workload: Workload) -> float:
@@ -253,9 +272,8 @@ def _fused_layer_bytes(shape: ModelShape, workload: Workload) -> float:
 def _padded_ranks(shape: ModelShape, workload: Workload) -> tuple[int, ...]:
     """Return the adapter's columns beside each input of a layer."""
     adapted = shape.adapted(workload.modules)
-    slot = max(SMALLEST_SLOT, 1 << (workload.rank - 1).bit_length())
     counts = (sum(name in adapted for name in names) for names in FUSED_INPUTS)
-    return tuple(-(-slot * count // SLOTS_ALIGNED_TO) * SLOTS_ALIGNED_TO for count in counts)
+    return tuple(compute_padded_ranks(workload.rank, adapters=count) for count in counts)
 
 
 def _fused_weights_bytes(shape: ModelShape, workload: Workload) -> float:
@@ -284,7 +302,7 @@ def _held_logits(shape: ModelShape, workload: Workload) -> int:
     """Return the bytes of logits that are held whatever the tokens of a micro-batch."""
     if workload.engine is not TrainingEngine.FUSED:
         return 0
-    return BYTES_16_BIT * FUSED_LOGIT_ROWS * shape.vocabulary_size
+    return BYTES_16_BIT * LOGIT_ROWS * shape.vocabulary_size
 
 
 def estimate_largest_micro_batch(
@@ -294,5 +312,6 @@ def estimate_largest_micro_batch(
     trained = TRAINED_BYTES[workload.optimizer] * _trained_parameters(shape, workload)
     base = round(_weights_bytes(shape, workload)) + trained + round(FIXED_BYTES)
     base += _held_logits(shape, workload)
+    cost = estimate_activation_cost(shape, workload, keeps_layers=False)
     spare = MEMORY_CEILING * gpu_memory_bytes - base
-    return max(0, int(spare / sum(_bytes_a_token(shape, workload))))
+    return cost.count_tokens(spare, layers_kept=0, layers=shape.layers)

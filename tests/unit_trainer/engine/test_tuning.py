@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from finetune_api.micro_batch import MicroBatchLimits
+
 pytestmark = pytest.mark.torch
 pytest.importorskip("torch")
 
@@ -36,21 +38,18 @@ def fused_cost(name: str) -> Any:
 def decide(
     free_gib: float, *, name: str = "8B", step: int = 60_000, longest: int = 2048, **changes: Any
 ) -> Any:
-    from finetune_trainer.engine.tuning import Forced, Room, decide_micro_batch
+    from finetune_trainer.engine.tuning import Forced, decide_micro_batch
 
-    room = Room(
+    limits = MicroBatchLimits(
         free_bytes=int(free_gib * GIB),
-        used_bytes=16 * GIB,
         longest=longest,
         step_tokens=step,
+        layers=widths(name).layers,
         can_recompute=changes.get("can_recompute", True),
+        keeps_some_layers=changes.get("partial", True),
     )
     return decide_micro_batch(
-        fused_cost(name),
-        room,
-        layers=widths(name).layers,
-        partial=changes.get("partial", True),
-        forced=changes.get("forced", Forced()),
+        fused_cost(name), limits, used_bytes=16 * GIB, forced=changes.get("forced", Forced())
     )
 
 
@@ -212,6 +211,6 @@ def test_several_ranks_are_told_and_one_is_not() -> None:
 
 def test_what_lies_beside_a_micro_batch_leaves_room_for_fewer_tokens() -> None:
     cost = fused_cost("8B")
-    beside = cost.beside(4 * 41_943_040)
-    fits = [each.most_tokens(60 * GIB, layers_kept=32, layers=32) for each in (cost, beside)]
+    beside = cost.add_fixed(4 * 41_943_040)
+    fits = [each.count_tokens(60 * GIB, layers_kept=32, layers=32) for each in (cost, beside)]
     assert fits[0] > fits[1] > 0.99 * fits[0]

@@ -81,10 +81,11 @@ def test_masks_keep_what_they_should_and_differ_between_slots() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1, 128, 4096, 4097, 12_799])
 def test_every_scored_row_is_in_one_portion_of_the_head(rows: int) -> None:
-    from finetune_trainer.fused.head import ROWS_AT_ONCE, _portions
+    from finetune_api.micro_batch import LOGIT_ROWS
+    from finetune_trainer.fused.head import _portions
 
     scored = torch.arange(rows)
     portions = _portions(scored)
     assert torch.equal(torch.cat([part for part, _ in portions] or [scored]), scored)
-    assert all(len(part) <= ROWS_AT_ONCE for part, _ in portions)
+    assert all(len(part) <= LOGIT_ROWS for part, _ in portions)
     assert all(place.start % 128 == 0 for _, place in portions)

@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 
+from finetune_api.micro_batch import ActivationCost, MicroBatchLimits
 from finetune_api.plan import TrainingParameters, TrainingPlan
 from finetune_trainer.engine.attention import LARGEST_ERROR, choose_attention
 from finetune_trainer.engine.gradient_check import Comparison, compare, exercise
 from finetune_trainer.engine.tuning import (
-    ActivationCost,
     AttentionName,
     Choice,
     EngineName,
     Forced,
     MicroBatchChoice,
-    Room,
     Runtime,
     Widths,
     decide_cpu_micro_batch,
@@ -270,20 +269,20 @@ def _decide_micro_batch(
     lengths = [len(row.input_ids) for row in rows]
     gc.collect()
     torch.cuda.empty_cache()
-    room = Room(
+    limits = MicroBatchLimits(
         free_bytes=group.all_reduce_min(torch.cuda.mem_get_info(loaded.device)[0]),
-        used_bytes=torch.cuda.memory_allocated(loaded.device),
         longest=max(lengths),
         step_tokens=count_largest_step(plan.whole_training, lengths, world_size=group.world_size),
+        layers=widths.layers,
         can_recompute=training.gradient_checkpointing,
+        keeps_some_layers=isinstance(engine, FusedEngine),
     )
     return decide_micro_batch(
-        _estimate_cost(plan, loaded, widths, engine=engine).beside(
+        _estimate_cost(plan, loaded, widths, engine=engine).add_fixed(
             SUMMED_BYTES * loaded.trainable_parameters if group.world_size > 1 else 0
         ),
-        room,
-        layers=widths.layers,
-        partial=isinstance(engine, FusedEngine),
+        limits,
+        used_bytes=torch.cuda.memory_allocated(loaded.device),
         forced=forced,
     )
 

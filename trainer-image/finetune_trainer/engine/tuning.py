@@ -6,9 +6,17 @@ the same under every decision: a step holds the plan's sequences and divides by 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
+from finetune_api.micro_batch import (
+    LOGIT_ROWS,
+    MOST_TOKENS,
+    ActivationCost,
+    MicroBatchLimits,
+    MicroBatchPlan,
+    plan_micro_batch,
+)
 from finetune_trainer.steps.micro_batches import Layout
 
 GIB = 2**30
@@ -24,16 +32,6 @@ FORCED_LAYERS = "FINETUNE_LAYERS_KEPT"
 CPU_TOKENS = 512
 """Tokens of one micro-batch on a CPU. A 135M model with dropout needs 2.6, 3.6 and 4.5 GiB with 256, 512
 and 1024; on two cores more tokens were no faster (measured)."""
-ENOUGH_TOKENS = 4096
-"""Below it a micro-batch does not fill the GPU, and recomputing layers to make room pays: on one H100 4,096
-tokens with all layers kept beat 16,384 with none (16,429 against 12,131 tokens/s, measured)."""
-MOST_TOKENS = 32_768
-"""Above it nothing is gained and memory is lost: a 1B's steps of 24,000 to 37,000 tokens run at 90,000 tokens/s
-in one micro-batch, and one of 36,864 in two micro-batches too; an 8B gains nothing above 8,192 (measured on an H100)."""
-SPARE_BYTES = 3 * GIB
-"""Kept free: the allocator's fragments, attention's workspace, what the estimate leaves out."""
-LOGIT_ROWS = 4096
-"""Rows of logits that exist at a time, in 16 bits."""
 
 
 class EngineName(StrEnum):
@@ -75,52 +73,6 @@ class Widths:
     """Columns of k, and of v."""
     heads: int
     vocabulary: int
-
-
-@dataclass(frozen=True)
-class ActivationCost:
-    """Bytes that training needs beside the weights."""
-
-    kept: float
-    """A token in a layer that keeps its activations."""
-    recomputed: float
-    """A token in a layer that is computed again."""
-    always: float
-    """A token, however many layers are kept."""
-    fixed: float
-    """However many tokens: optimizer, gradients, logits."""
-
-    def beside(self, more_bytes: int) -> "ActivationCost":
-        """Return the cost with something else that is there all the time."""
-        return replace(self, fixed=self.fixed + more_bytes)
-
-    def estimate(self, *, tokens: int, layers_kept: int, layers: int) -> float:
-        """Return the bytes of a micro-batch."""
-        recomputed = layers - layers_kept
-        a_token = self.kept * layers_kept + self.recomputed * recomputed + self.always
-        # One recomputed layer exists as a whole while it is differentiated.
-        return self.fixed + tokens * (a_token + (self.kept if recomputed else 0))
-
-    def most_tokens(self, free_bytes: float, *, layers_kept: int, layers: int) -> int:
-        """Return the tokens of a micro-batch that fits."""
-        a_token = self.estimate(tokens=1, layers_kept=layers_kept, layers=layers) - self.fixed
-        return max(0, int((free_bytes - self.fixed) / a_token))
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a micro-batch has to fit into, and what it may hold."""
-
-    free_bytes: int
-    """Of the GPU, with the model loaded."""
-    used_bytes: int
-    """What the model takes already."""
-    longest: int
-    """Tokens of the longest sequence."""
-    step_tokens: int
-    """Tokens of the largest step of the run."""
-    can_recompute: bool
-    """Whether the plan allows it."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +163,7 @@ def decide_engine(*, obstacles: tuple[str, ...], on_gpu: bool, forced: EngineNam
 def estimate_fused_cost(
     widths: Widths, *, ranks: int, trainable: int, head_norms: bool, output_norms: bool
 ) -> ActivationCost:
-    """Return what the fused stack keeps: every tensor of `fused.layer.Kept`, counted.
+    """Return what the fused stack keeps: every tensor of `fused.layer.SavedActivations`, counted.
 
     Args:
         widths: Of the model.
@@ -226,8 +178,10 @@ def estimate_fused_cost(
     if output_norms:
         columns += 2 * w.hidden
         fp32 += 2
+    kept = 2 * columns + 4 * fp32
     return ActivationCost(
-        kept=2 * columns + 4 * fp32,
+        kept=kept,
+        live=kept,
         recomputed=2 * w.hidden,
         # Four streams in the head; then two, the MLP's gradient and attention's own fp32 sum.
         always=2 * (4 * w.hidden + w.intermediate) + 4 * w.query,
@@ -249,8 +203,10 @@ def estimate_unsloth_cost(
     projected = w.query + 2 * w.key + 2 * w.intermediate
     # 98,880 (8B) and 52,534 bytes (1B) a token and layer; dropout keeps 1.06 bytes an element.
     columns = 2.5 * w.hidden + 2 * w.query + 2 * w.key + 2 * w.intermediate
+    kept = 2 * columns + 1.06 * dropped_columns
     return ActivationCost(
-        kept=2 * columns + 1.06 * dropped_columns,
+        kept=kept,
+        live=kept,
         recomputed=2 * w.hidden,
         # 366 kB (8B) and 127 kB (1B) a token.
         always=10.5 * projected,
@@ -267,41 +223,29 @@ def _fixed_bytes(trainable: int) -> float:
 
 
 def decide_micro_batch(
-    cost: ActivationCost, room: Room, *, layers: int, partial: bool, forced: Forced
+    cost: ActivationCost, limits: MicroBatchLimits, *, used_bytes: int, forced: Forced
 ) -> MicroBatchChoice:
-    """Return tokens of a micro-batch and layers kept: all layers, unless fewer than enough tokens fit.
+    """Return tokens of a micro-batch and layers kept, with a reason for each.
 
     Args:
         cost: Of the engine.
-        room: What there is.
-        layers: Of the model.
-        partial: Whether the engine can keep some of the layers; else it keeps all or none.
+        limits: Of GPU, plan and text.
+        used_bytes: What the loaded model takes of the GPU already.
         forced: What a measurement fixes.
     """
-    usable = room.free_bytes - SPARE_BYTES
-    needed = min(max(ENOUGH_TOKENS, room.longest), max(room.step_tokens, room.longest))
-    kept = layers
-    if cost.most_tokens(usable, layers_kept=layers, layers=layers) < needed and room.can_recompute:
-        counts = range(layers - 1, -1, -1) if partial else (0,)
-        fitting = (
-            count
-            for count in counts
-            if cost.most_tokens(usable, layers_kept=count, layers=layers) >= needed
-        )
-        kept = next(fitting, 0)
-    if forced.layers_kept is not None:
-        kept = min(layers, forced.layers_kept)
-    fits = cost.most_tokens(usable, layers_kept=kept, layers=layers)
-    tokens = forced.tokens or min(MOST_TOKENS, room.step_tokens, max(fits, room.longest))
-    predicted = cost.estimate(tokens=min(tokens, room.step_tokens), layers_kept=kept, layers=layers)
-    free = f"{room.free_bytes / GIB:.1f} GiB of the GPU are free"
+    plan = plan_micro_batch(cost, limits, layers_kept=forced.layers_kept, tokens=forced.tokens)
+    predicted = cost.estimate(
+        tokens=min(plan.tokens, limits.step_tokens),
+        layers_kept=plan.layers_kept,
+        layers=limits.layers,
+    )
     return MicroBatchChoice(
-        tokens=tokens,
-        layers_kept=kept,
-        predicted_peak_bytes=room.used_bytes + round(predicted),
+        tokens=plan.tokens,
+        layers_kept=plan.layers_kept,
+        predicted_peak_bytes=used_bytes + round(predicted),
         choices=(
-            Choice("tokensPerMicroBatch", tokens, _explain_tokens(tokens, fits, room, free)),
-            Choice("layersKept", kept, _explain_layers(kept, layers, needed, free)),
+            Choice("tokensPerMicroBatch", plan.tokens, _explain_tokens(plan, limits)),
+            Choice("layersKept", plan.layers_kept, _explain_layers(plan, limits)),
         ),
     )
 
@@ -334,18 +278,24 @@ def decide_unmodelled_micro_batch(*, micro_batch_tokens: int, forced: Forced) ->
     return MicroBatchChoice(tokens, 0, None, (Choice("tokensPerMicroBatch", tokens, reason),))
 
 
-def _explain_tokens(tokens: int, fits: int, room: Room, free: str) -> str:
-    if tokens >= room.step_tokens:
-        return f"Every step fits one micro-batch: {free}, which hold {fits:,} tokens."
-    if tokens >= MOST_TOKENS:
-        return f"More tokens a micro-batch gain no speed: {free}, which hold {fits:,} tokens."
-    return f"{free}, which hold {fits:,} tokens; larger steps are split."
+def _explain_tokens(plan: MicroBatchPlan, limits: MicroBatchLimits) -> str:
+    holds = f"{_describe_free(limits)}, which hold {plan.fitting_tokens:,} tokens"
+    if plan.tokens >= limits.step_tokens:
+        return f"Every step fits one micro-batch: {holds}."
+    if plan.tokens >= MOST_TOKENS:
+        return f"More tokens a micro-batch gain no speed: {holds}."
+    return f"{holds}; larger steps are split."
 
 
-def _explain_layers(kept: int, layers: int, needed: int, free: str) -> str:
-    if kept == layers:
+def _explain_layers(plan: MicroBatchPlan, limits: MicroBatchLimits) -> str:
+    free, layers = _describe_free(limits), limits.layers
+    if plan.layers_kept == layers:
         return f"No layer is computed twice: {free}."
     return (
-        f"{layers - kept} of {layers} layers are computed twice, so that a micro-batch of {needed:,} tokens"
-        f" fits: {free}."
+        f"{layers - plan.layers_kept} of {layers} layers are computed twice, so that a micro-batch of"
+        f" {limits.needed_tokens:,} tokens fits: {free}."
     )
+
+
+def _describe_free(limits: MicroBatchLimits) -> str:
+    return f"{limits.free_bytes / GIB:.1f} GiB of the GPU are free"

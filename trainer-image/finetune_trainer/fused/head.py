@@ -10,10 +10,8 @@ from typing import Any
 
 import torch
 
+from finetune_api.micro_batch import LOGIT_ROWS
 from finetune_trainer.fused.ops import Ops
-
-ROWS_AT_ONCE = 4096
-"""Rows whose logits exist at a time: 1 GiB with a vocabulary of 128,256."""
 
 ROW_STEP = 128
 """Rows of a tile of the tensor cores."""
@@ -86,7 +84,7 @@ def _portions(scored: torch.Tensor) -> list[tuple[torch.Tensor, slice]]:
 
     All but the last hold a multiple of `ROW_STEP`: at odd addresses Triton compiles its kernel anew.
     """
-    count = max(1, -(-len(scored) // ROWS_AT_ONCE))
+    count = max(1, -(-len(scored) // LOGIT_ROWS))
     size = max(1, -(-len(scored) // (count * ROW_STEP))) * ROW_STEP
     places = [slice(first, first + size) for first in range(0, len(scored), size)]
     return [(scored[place], place) for place in places]

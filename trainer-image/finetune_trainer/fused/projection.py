@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from finetune_api.micro_batch import compute_padded_ranks, compute_slot_width
 from finetune_trainer.fused.adapter_sync import AdapterSync
 from finetune_trainer.fused.dropout import Dropout, Mask
 from finetune_trainer.fused.kernels.copy_spec import Copy
@@ -28,12 +29,8 @@ from finetune_trainer.fused.ops import Ops
 
 ADAPTER = "default"
 """PEFT's name of the only adapter."""
-ALIGNMENT = 64
-"""Ranks are padded to a multiple of it: products of odd widths leave tensor cores idle."""
 PROJECTIONS = 4
 """Inputs with dropout masks of their own in a layer."""
-SMALLEST_SLOT = 16
-"""Columns of an adapter at least: the tensor cores' smallest matrix."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,9 @@ class Projection:
         self.outputs = sum(base.out_features for base in self._bases)
         rank = max(rank_of(module) for module in modules)
         adapted = sum(is_adapted(module) for module in modules)
-        self.width = max(SMALLEST_SLOT, 1 << (rank - 1).bit_length()) if rank else 0
+        self.width = compute_slot_width(rank)
         """Columns of one slot."""
-        self.ranks = -(-self.width * adapted // ALIGNMENT) * ALIGNMENT
+        self.ranks = compute_padded_ranks(rank, adapters=adapted)
         """Columns of all slots, padded."""
         self.place = place
         """Number of this input in the stack; seeds its dropout."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from finetune_api.micro_batch import FUSED_MODEL_TYPES
 from finetune_trainer.fused.architecture import (
     FAMILIES,
     GATES,
@@ -21,9 +22,9 @@ MODEL_TYPES = frozenset(FAMILIES)
 """Decoders of rotated heads and a gated MLP a layer. Gemma 2 caps the scores of its attention, which no
 flash kernel inside torch does, and Gemma 3 with pictures holds its decoder inside another model; both run
 elsewhere, and so do mixtures of experts."""
-UNMEASURED = frozenset({"gemma3_text"})
+UNMEASURED = MODEL_TYPES - FUSED_MODEL_TYPES
 """Those of them that no GPU has run to its end yet: right on CPUs, their kernels interpreted and compiled, but
-a kernel that breaks a GPU's memory ends the run. There they are taken only where somebody asks for it."""
+a kernel that breaks a GPU's memory ends the run. On a GPU they run only if FINETUNE_ENGINE asks for it."""
 ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotations whose frequencies do not depend on the length of the text."""
 PROJECTIONS = frozenset(
