@@ -15,7 +15,7 @@ from finetune_cli.errors import FAILED, USAGE, CliError, InvalidError
 from finetune_cli.languages import find_languages, list_languages
 from finetune_cli.local_run.command import RunOptions, run_on_this_machine
 from finetune_cli.local_run.run_screen import RunScreen
-from finetune_cli.manifests import Manifest, load_manifests
+from finetune_cli.manifests import ResourceFile, load_manifests
 from finetune_cli.model_files import find_model
 from finetune_cli.preview import Inputs, compare_models, find_refusals, preview
 from finetune_cli.tables import as_json, as_yaml
@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
+class PrintFormat(StrEnum):
     """How a result is written."""
 
     TABLE = "table"
@@ -40,7 +40,7 @@ class Output(StrEnum):
     MARKDOWN = "markdown"
 
 
-OutputForm = Annotated[Output, typer.Option("-o", "--output", help="Form of the result.")]
+OutputForm = Annotated[PrintFormat, typer.Option("-o", "--output", help="Form of the result.")]
 File = Annotated[
     str,
     typer.Option("-f", "--filename", metavar="FILE", help="File with the resource; - reads stdin."),
@@ -77,11 +77,11 @@ def finetune() -> None:
 
 
 @app.command()
-def explain(filename: File, output: OutputForm = Output.TABLE) -> None:
+def explain(filename: File, output: OutputForm = PrintFormat.TABLE) -> None:
     """Show every parameter that a resource resolves to, and why."""
     with _problems_on_stderr():
         resolutions = _of_each(filename, explain_manifest)
-        if output is Output.TABLE:
+        if output is PrintFormat.TABLE:
             rendering.render_table(resolutions, console=_console())
             return
         _show(
@@ -109,7 +109,7 @@ def plan(
     validation: HeldOut = None,
     gpu_memory: GpuMemory = "",
     tokens_per_second: Speed = None,
-    output: OutputForm = Output.TABLE,
+    output: OutputForm = PrintFormat.TABLE,
 ) -> None:
     """Show what a run would be: text, steps, memory, time and every parameter, without a cluster."""
     with _problems_on_stderr():
@@ -126,7 +126,7 @@ def plan(
             plans = _of_each(
                 filename, lambda manifest: preview(manifest, model=model, inputs=inputs)
             )
-        if output is Output.TABLE:
+        if output is PrintFormat.TABLE:
             plan_rendering.render_plan(plans, console=_console())
         else:
             _show(
@@ -166,19 +166,21 @@ def run(
             "--output-dir", metavar="FOLDER", help="Folder of the adapter instead of output.uri."
         ),
     ] = "",
-    output: OutputForm = Output.TABLE,
+    output: OutputForm = PrintFormat.TABLE,
 ) -> None:
     """Train on this machine, without a cluster: measure, resolve, train, evaluate, publish."""
     with _problems_on_stderr():
         # JSON and YAML are for programs: what people read goes to the other stream.
-        console = _console() if output is Output.TABLE else Console(highlight=False, stderr=True)
+        console = (
+            _console() if output is PrintFormat.TABLE else Console(highlight=False, stderr=True)
+        )
         options = RunOptions(
             data=data or (), validation=validation or (), model=model, output_dir=output_dir
         )
         result = run_on_this_machine(
             _only(filename, option="run"), options=options, screen=RunScreen(console)
         )
-        if output is not Output.TABLE:
+        if output is not PrintFormat.TABLE:
             _show(output, lambda: dict(result.body), markdown=lambda: as_yaml(dict(result.body)))
         raise typer.Exit(int(result.end))
 
@@ -202,7 +204,7 @@ def compare(
     validation: HeldOut = None,
     gpu_memory: GpuMemory = "",
     tokens_per_second: Speed = None,
-    output: OutputForm = Output.TABLE,
+    output: OutputForm = PrintFormat.TABLE,
 ) -> None:
     """Show the same text under several base models side by side: tokens, steps, memory, parameters."""
     with _problems_on_stderr():
@@ -217,7 +219,7 @@ def compare(
         with _working(f"Measuring the text under {len(models)} models"):
             candidates = compare_models(manifest, models=models, inputs=inputs)
         name = manifest.name
-        if output is Output.TABLE:
+        if output is PrintFormat.TABLE:
             compare_rendering.render_comparison(candidates, name=name, console=_console())
             return
         _show(
@@ -232,12 +234,12 @@ def languages(
     language: Annotated[
         str, typer.Argument(metavar="[TAG]", help="Tag or name; leave it out to list all.")
     ] = "",
-    output: OutputForm = Output.TABLE,
+    output: OutputForm = PrintFormat.TABLE,
 ) -> None:
     """List the languages of the catalogue, or tell all that is known of one."""
     with _problems_on_stderr():
         views = find_languages(language) if language else list_languages()
-        if output is Output.TABLE:
+        if output is PrintFormat.TABLE:
             language_rendering.render_languages(views, console=_console())
             return
         _show(
@@ -257,7 +259,7 @@ def validate(filename: File) -> None:
             typer.echo(f"{wire.KIND} {name} is valid{told}")
 
 
-def _of_each(filename: str, action: Callable[[Manifest], T]) -> dict[str, T]:
+def _of_each(filename: str, action: Callable[[ResourceFile], T]) -> dict[str, T]:
     """Return what an action makes of every LanguageFinetune of a file, by name; all problems at once."""
     results: dict[str, T] = {}
     problems: list[str] = []
@@ -277,7 +279,7 @@ def _of_each(filename: str, action: Callable[[Manifest], T]) -> dict[str, T]:
     return results
 
 
-def _only(filename: str, *, option: str) -> Manifest:
+def _only(filename: str, *, option: str) -> ResourceFile:
     """Return the one resource of a file that an option is about."""
     manifests = load_manifests(filename)
     if len(manifests) > 1:
@@ -286,12 +288,12 @@ def _only(filename: str, *, option: str) -> Manifest:
     return manifests[0]
 
 
-def _show(output: Output, document: Callable[[], Any], *, markdown: Callable[[], str]) -> None:
+def _show(output: PrintFormat, document: Callable[[], Any], *, markdown: Callable[[], str]) -> None:
     """Write a document as JSON or YAML, or what is Markdown of it."""
-    if output is Output.MARKDOWN:
+    if output is PrintFormat.MARKDOWN:
         typer.echo(markdown())
     else:
-        typer.echo(as_json(document()) if output is Output.JSON else as_yaml(document()))
+        typer.echo(as_json(document()) if output is PrintFormat.JSON else as_yaml(document()))
 
 
 def _console() -> Console:

@@ -17,7 +17,7 @@ from finetune_api.validation import ALL_RULES, RULES, check_spec
 from finetune_api.validation_rule import ValidationRule
 from finetune_cli.errors import InvalidError
 from finetune_cli.field_names import remedy_for
-from finetune_cli.manifests import LARGEST_BYTES, Manifest
+from finetune_cli.manifests import LARGEST_BYTES, ResourceFile
 from finetune_cli.wording import sentence, show, word_problem
 from finetune_resolver import Advice, Measurements, Resolution, ResolverError, resolve
 from finetune_resolver.resolution import Severity
@@ -34,7 +34,7 @@ NO_JSON = (
 )
 
 
-def resolve_manifest(manifest: Manifest) -> Resolution:
+def resolve_manifest(manifest: ResourceFile) -> Resolution:
     """Return every parameter of a manifest.
 
     Raises:
@@ -43,7 +43,7 @@ def resolve_manifest(manifest: Manifest) -> Resolution:
     return resolve_spec(manifest, spec=check_manifest(manifest, rules=ALL_RULES))
 
 
-def explain_manifest(manifest: Manifest) -> Resolution:
+def explain_manifest(manifest: ResourceFile) -> Resolution:
     """Return every parameter of a manifest, also of one that asks for what comes later.
 
     What this version does not do yet stands among the warnings; `validate` and the API server
@@ -57,7 +57,7 @@ def explain_manifest(manifest: Manifest) -> Resolution:
 
 
 def check_manifest(
-    manifest: Manifest, *, rules: tuple[ValidationRule, ...] = RULES
+    manifest: ResourceFile, *, rules: tuple[ValidationRule, ...] = RULES
 ) -> LanguageFinetuneSpec:
     """Return the typed spec of a manifest that keeps the rules.
 
@@ -72,7 +72,7 @@ def check_manifest(
 
 
 def resolve_spec(
-    manifest: Manifest, *, spec: LanguageFinetuneSpec, measured: Measurements | None = None
+    manifest: ResourceFile, *, spec: LanguageFinetuneSpec, measured: Measurements | None = None
 ) -> Resolution:
     """Return every parameter of a checked spec, which may differ from the manifest's.
 
@@ -99,7 +99,7 @@ def with_later_warnings(resolution: Resolution, *, spec: LanguageFinetuneSpec) -
     return replace(resolution, warnings=(*later, *resolution.warnings))
 
 
-def parse_spec(manifest: Manifest) -> LanguageFinetuneSpec:
+def parse_spec(manifest: ResourceFile) -> LanguageFinetuneSpec:
     """Return the typed spec of a manifest.
 
     Raises:
@@ -194,7 +194,7 @@ def _is_name(name: Any) -> bool:
     return fits and NAME.fullmatch(name) is not None
 
 
-def invalid(manifest: Manifest, problems: list[str]) -> InvalidError:
+def invalid(manifest: ResourceFile, problems: list[str]) -> InvalidError:
     """Return the error that tells each problem of a manifest in a line of its own."""
     whose = f"{manifest.source}: {wire.KIND} {manifest.name}"
     return InvalidError([f"{whose}: {problem}" for problem in problems])

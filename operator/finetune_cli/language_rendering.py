@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from finetune_cli.languages import LanguageView, TokenCost, TraitView
-from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
+from finetune_cli.tables import TableLayout, markdown_table, spaced, stacked, terminal_table
 from finetune_resolver import Trait
 from finetune_resolver.traits.trait import TraitSource
 
@@ -112,15 +112,15 @@ def render_languages(views: Sequence[LanguageView], *, console: Console) -> None
     console.print(
         _language_page(views[0])
         if len(views) == 1
-        else _list_page(views, layout=Layout.of(console.width))
+        else _list_page(views, layout=TableLayout.of(console.width))
     )
 
 
-def _list_page(views: Sequence[LanguageView], *, layout: Layout) -> RenderableType:
+def _list_page(views: Sequence[LanguageView], *, layout: TableLayout) -> RenderableType:
     title = f"{len(views)} languages"
-    wide = layout is Layout.WIDE
+    wide = layout is TableLayout.WIDE
     legend = f"{LEGEND} {PREMIUM_LEGEND if wide else ''}".rstrip()
-    if layout is Layout.STACKED:
+    if layout is TableLayout.STACKED:
         part = stacked(title, (_list_entry(view) for view in views))
     else:
         part = _list_table(views, title=title, families=_families(views) if wide else None)

@@ -70,7 +70,7 @@ class LocalTexts:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredCorpus:
     """What was measured of a resource's text with one model."""
 
     profile: Profile
@@ -116,7 +116,9 @@ def _refuse_unnamed_validation(language: Language, *, named: bool) -> None:
     )
 
 
-def measure_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: LocalModel) -> Measured:
+def measure_texts(
+    spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: LocalModel
+) -> MeasuredCorpus:
     """Return what the texts are with a model's tokenizer.
 
     Raises:
@@ -153,7 +155,7 @@ def measure_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts, model: Local
         model=config,
         languages=build_profiles(reports, lengths=(unusual_length(spec), find_context(config))),
     )
-    return Measured(profile, reports)
+    return MeasuredCorpus(profile, reports)
 
 
 def _language_texts(spec: LanguageFinetuneSpec, *, texts: LocalTexts) -> Iterator[LanguageText]:

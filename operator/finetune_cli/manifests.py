@@ -52,7 +52,7 @@ SCALARS: tuple[tuple[str, re.Pattern[str], str], ...] = (
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ResourceFile:
     """One LanguageFinetune as it was written."""
 
     source: str
@@ -138,7 +138,7 @@ KubectlLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 KubectlLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
-def load_manifests(path: str) -> list[Manifest]:
+def load_manifests(path: str) -> list[ResourceFile]:
     """Read a file, or stdin for `-`, and return every LanguageFinetune in it.
 
     Raises:
@@ -154,7 +154,7 @@ def load_manifests(path: str) -> list[Manifest]:
     ours = [item for item in objects if item.get("kind") == wire.KIND]
     if not ours:
         raise ManifestError(_nothing_found(source, objects=objects))
-    return [Manifest(source, _name(item), item) for item in ours]
+    return [ResourceFile(source, _name(item), item) for item in ours]
 
 
 def _read(path: str, *, source: str) -> str:

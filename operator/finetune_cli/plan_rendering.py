@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from finetune_api.status import CorpusStatus
-from finetune_cli.planning import Course, Plan, values_of
+from finetune_cli.planning import Plan, RunLength, values_of
 from finetune_cli.rendering import (
     build_document,
     headline,
@@ -19,7 +19,7 @@ from finetune_cli.rendering import (
     markdown_warnings,
     resolution_tables,
 )
-from finetune_cli.tables import Layout, markdown_table, spaced, stacked, terminal_table
+from finetune_cli.tables import TableLayout, markdown_table, spaced, stacked, terminal_table
 from finetune_resolver.decisions.expected_peak import ExpectedMicroBatch
 from finetune_resolver.memory.estimate import GB, MEMORY_CEILING, MemoryEstimate
 from finetune_resolver.steps import count
@@ -71,7 +71,7 @@ def build_plans_document(plans: dict[str, Plan]) -> dict[str, Any]:
     return {"items": [{"name": name} | build_plan_document(plan) for name, plan in plans.items()]}
 
 
-def _course_document(course: Course) -> dict[str, Any]:
+def _course_document(course: RunLength) -> dict[str, Any]:
     return {
         "effectiveBatch": course.effective_batch,
         "epochs": course.epochs,
@@ -132,7 +132,7 @@ def render_plan(plans: dict[str, Plan], *, console: Console) -> None:
 
 
 def _page(name: str, plan: Plan, *, width: int) -> RenderableType:
-    layout = Layout.of(width)
+    layout = TableLayout.of(width)
     parts: list[RenderableType] = [
         Text.assemble((name, "bold"), "  ", headline(plan.resolution)),
         Text(plan.resolution.method.message, style="dim"),
@@ -146,12 +146,12 @@ def _page(name: str, plan: Plan, *, width: int) -> RenderableType:
     return Group(*parts, *resolution_tables(plan.resolution, layout=layout))
 
 
-def _run_part(plan: Plan, *, layout: Layout) -> RenderableType:
+def _run_part(plan: Plan, *, layout: TableLayout) -> RenderableType:
     rows = [
         (Text(what), Text(value, style="dim" if value == UNKNOWN else "bold"), Text(behind, "dim"))
         for what, value, behind in run_lines(plan)
     ]
-    if layout is Layout.STACKED:
+    if layout is TableLayout.STACKED:
         return stacked(
             "Run", ((Text("  ").join((what, value)), told) for what, value, told in rows)
         )
@@ -181,13 +181,13 @@ def _corpus_tables(plan: Plan, *, width: int) -> Iterator[RenderableType]:
         yield from (Text(f"{corpus.tag}: {told}", style="yellow") for told in corpus.warnings)
 
 
-def _defects_part(reports: Sequence[LanguageReport], *, layout: Layout) -> RenderableType:
+def _defects_part(reports: Sequence[LanguageReport], *, layout: TableLayout) -> RenderableType:
     rows = [
         (Text(finding.kind.value, style="yellow"), f"{finding.count:,}", Text(_places(finding)))
         for report in reports
         for finding in report.findings
     ]
-    if layout is Layout.STACKED:
+    if layout is TableLayout.STACKED:
         return stacked(DEFECTS, ((kind.append(f"  {count}"), told) for kind, count, told in rows))
     table = terminal_table(DEFECTS)
     table.add_column("kind", no_wrap=True)
@@ -198,12 +198,12 @@ def _defects_part(reports: Sequence[LanguageReport], *, layout: Layout) -> Rende
     return table
 
 
-def _needs_part(plan: Plan, *, layout: Layout) -> RenderableType:
+def _needs_part(plan: Plan, *, layout: TableLayout) -> RenderableType:
     rows = [
         (Text(f"{need.name} of {need.tag}" if need.tag else need.name), Text(need.why))
         for need in plan.needs
     ]
-    if layout is Layout.STACKED:
+    if layout is TableLayout.STACKED:
         return stacked(NEEDS, rows)
     table = terminal_table(NEEDS)
     table.add_column("what", no_wrap=True)
@@ -234,7 +234,7 @@ def run_lines(plan: Plan) -> list[Line]:
     ]
 
 
-def _steps_line(course: Course) -> Line:
+def _steps_line(course: RunLength) -> Line:
     batch = f"{course.effective_batch:,} sequences a step"
     passes = f"{course.epochs:g} epochs, " if course.epochs else ""
     if course.steps is None:
@@ -243,7 +243,7 @@ def _steps_line(course: Course) -> Line:
     return "optimizer steps", f"{about}{course.steps:,}", f"{passes}{batch}"
 
 
-def _tokens_line(course: Course) -> Line:
+def _tokens_line(course: RunLength) -> Line:
     if course.tokens is None:
         return "tokens", UNKNOWN, WITHOUT_TEXT
     return "tokens", f"{course.tokens:,}", "read over the whole run, chat template included"
@@ -292,7 +292,7 @@ def _micro_batch_line(plan: Plan) -> Line:
     return "expected peak", f"{micro_batch.peak.total_bytes / GB:.1f} GB", behind
 
 
-def _time_line(course: Course) -> Line:
+def _time_line(course: RunLength) -> Line:
     if course.tokens_per_second is None:
         return "training time", UNKNOWN, "pass --tokens-per-second of an earlier run"
     if course.seconds is None:

@@ -34,7 +34,7 @@ GPU_MEMORY = "gpuMemory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class RunLength:
     """How long a run is; None is unknown."""
 
     effective_batch: int
@@ -63,7 +63,7 @@ class Plan:
     """A run before it runs."""
 
     resolution: Resolution
-    course: Course
+    course: RunLength
     profile: Profile | None
     """What was measured of the text."""
     corpus: tuple[CorpusStatus, ...]
@@ -175,7 +175,7 @@ def _build_course(
     resolution: Resolution,
     profile: Profile | None,
     speed: float | None,
-) -> Course:
+) -> RunLength:
     by_steps = count(values, "max_steps") > 0
     epochs = None if by_steps else number(values, "num_train_epochs")
     batch = effective_batch(values, world=workers(spec.resources))
@@ -191,7 +191,7 @@ def _build_course(
     elif steps and examples:
         a_sequence = count(values, "max_seq_length") if values["packing"] else tokens / examples
         read = round(steps * batch * a_sequence)
-    return Course(
+    return RunLength(
         effective_batch=batch,
         epochs=epochs,
         steps=steps,

@@ -13,14 +13,14 @@ from finetune_api.resource import LanguageFinetuneSpec
 from finetune_cli.checking import check_manifest, invalid, resolve_spec, with_later_warnings
 from finetune_cli.comparing import Candidate
 from finetune_cli.errors import CliError
-from finetune_cli.manifests import Manifest
+from finetune_cli.manifests import ResourceFile
 from finetune_cli.model_files import LocalModel
 from finetune_cli.planning import Plan, build_plan, gather_measurements, with_gpu_memory
 from finetune_resolver import UnsupportedModelError
 from finetune_text.language_report import BREAKING, LanguageReport
 
 if TYPE_CHECKING:
-    from finetune_cli.local_text import Measured
+    from finetune_cli.local_text import MeasuredCorpus
 
 INSTALL = "pip install 'language-finetune[text]'"
 """The extra of this package that holds what `finetune_text` stands on."""
@@ -36,7 +36,7 @@ class Inputs:
     tokens_per_second: float | None = None
 
 
-def preview(manifest: Manifest, *, model: LocalModel, inputs: Inputs) -> Plan:
+def preview(manifest: ResourceFile, *, model: LocalModel, inputs: Inputs) -> Plan:
     """Return the plan of a resource with the text and the model that are here.
 
     Raises:
@@ -61,7 +61,7 @@ def preview(manifest: Manifest, *, model: LocalModel, inputs: Inputs) -> Plan:
     )
 
 
-def measure(spec: LanguageFinetuneSpec, *, model: LocalModel, inputs: Inputs) -> "Measured":
+def measure(spec: LanguageFinetuneSpec, *, model: LocalModel, inputs: Inputs) -> "MeasuredCorpus":
     """Return what the texts on the command line are with a model's tokenizer.
 
     Raises:
@@ -100,7 +100,7 @@ def _refusals_of(report: LanguageReport) -> Iterator[str]:
 
 
 def compare_models(
-    manifest: Manifest, *, models: Mapping[str, LocalModel], inputs: Inputs
+    manifest: ResourceFile, *, models: Mapping[str, LocalModel], inputs: Inputs
 ) -> tuple[Candidate, ...]:
     """Return the plan with each model, by the path that named it.
 
@@ -122,7 +122,7 @@ def compare_models(
     return tuple(candidates)
 
 
-def _renamed(manifest: Manifest, model: LocalModel) -> Manifest:
+def _renamed(manifest: ResourceFile, model: LocalModel) -> ResourceFile:
     """Return the manifest with this model's name: where config.json is absent the name tells a size."""
     spec = manifest.body.get("spec")
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):

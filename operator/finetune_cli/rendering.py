@@ -12,7 +12,7 @@ from rich.text import Text
 
 from finetune_cli.tables import (
     AUTOMATIC,
-    Layout,
+    TableLayout,
     markdown_table,
     spaced,
     stacked,
@@ -140,10 +140,10 @@ def markdown_warnings(warnings: tuple[Advice, ...]) -> list[str]:
 def render_table(resolutions: dict[str, Resolution], *, console: Console) -> None:
     """Print each resolution as tables that fit the console."""
     for name, resolution in resolutions.items():
-        console.print(_page(name, resolution, layout=Layout.of(console.width)))
+        console.print(_page(name, resolution, layout=TableLayout.of(console.width)))
 
 
-def _page(name: str, resolution: Resolution, *, layout: Layout) -> RenderableType:
+def _page(name: str, resolution: Resolution, *, layout: TableLayout) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((name, "bold"), "  ", headline(resolution)),
         Text(resolution.method.message, style="dim"),
@@ -152,7 +152,7 @@ def _page(name: str, resolution: Resolution, *, layout: Layout) -> RenderableTyp
     return Group(*parts)
 
 
-def resolution_tables(resolution: Resolution, *, layout: Layout) -> list[RenderableType]:
+def resolution_tables(resolution: Resolution, *, layout: TableLayout) -> list[RenderableType]:
     """Return the tables of traits, of parameters in three groups, and of warnings."""
     in_guide = [d for d in resolution.decisions if _is_in_guide(d)]
     groups = {
@@ -162,12 +162,12 @@ def resolution_tables(resolution: Resolution, *, layout: Layout) -> list[Rendera
     }
     traits = [_trait_cells(trait) for trait in resolution.traits]
     warnings = [_warning_cells(advice) for advice in resolution.warnings]
-    if layout is Layout.STACKED:
+    if layout is TableLayout.STACKED:
         parts = [stacked("Traits", ((_beside(*head), detail) for *head, detail in traits))]
         parts += [stacked(title, map(_entry, decisions)) for title, decisions in groups.items()]
         parts += [stacked("Warnings", warnings)] if warnings else []
         return [spaced(part) for part in parts]
-    wide = layout is Layout.WIDE
+    wide = layout is TableLayout.WIDE
     others = wide and any(decision.alternative for decision in resolution.decisions)
     parts = [_traits_table(traits)]
     parts += [

@@ -54,7 +54,7 @@ def terminal_table(title: str, *, expand: bool = True) -> Table:
     )
 
 
-class Layout(Enum):
+class TableLayout(Enum):
     """How a page is laid out, by the width of the terminal."""
 
     WIDE = "wide"
@@ -63,7 +63,7 @@ class Layout(Enum):
     """One thing below the other: a column of sentences would be too narrow to read."""
 
     @classmethod
-    def of(cls, width: int) -> "Layout":
+    def of(cls, width: int) -> "TableLayout":
         """Return the layout for a number of columns."""
         if width < NARROW:
             return cls.STACKED

@@ -175,7 +175,7 @@ REFUSED = {
     "text of Parquet that is no UTF-8": (
         "a.parquet",
         to_parquet(pyarrow.table({"text": BAD_TEXT})),
-        "a.parquet is not UTF-8; text must be UTF-8; write the file anew",
+        "a.parquet is not UTF-8; text must be UTF-8; write the file again",
     ),
     "a date of Parquet that no calendar has": (
         "a.parquet",

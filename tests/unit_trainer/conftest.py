@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.credentials import Credentials
 from finetune_trainer.storage.s3 import S3Store, connect
 from finetune_trainer.storage.s3_location import S3Location
@@ -18,9 +18,9 @@ from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS
 _numbers = itertools.count(1)
 
 
-def quick_waits(total_s: float = 100.0) -> Waits:
+def quick_backoff(total_s: float = 100.0) -> Backoff:
     """Return waits that are planned and never slept."""
-    return Waits(total_s=total_s, sleep=lambda _: None, chance=lambda: 0.5)
+    return Backoff(total_s=total_s, sleep=lambda _: None, chance=lambda: 0.5)
 
 
 def build_credentials(endpoint: str) -> Credentials:
@@ -72,13 +72,15 @@ def proxy(seaweed: SeaweedFS) -> Iterator[S3Proxy]:
 @pytest.fixture
 def proxied(bucket: Bucket, proxy: S3Proxy) -> Bucket:
     """Return the bucket as it is seen through the proxy."""
-    store = connect(build_credentials(proxy.endpoint), subject="the output", waits=quick_waits())
+    store = connect(
+        build_credentials(proxy.endpoint), subject="the output", backoff=quick_backoff()
+    )
     return Bucket(name=bucket.name, endpoint=proxy.endpoint, store=store)
 
 
 def make_bucket(endpoint: str) -> Bucket:
     name = f"bucket-{next(_numbers)}"
-    store = connect(build_credentials(endpoint), subject="the output", waits=quick_waits())
+    store = connect(build_credentials(endpoint), subject="the output", backoff=quick_backoff())
     store._client.create_bucket(Bucket=name)
     return Bucket(name=name, endpoint=endpoint, store=store)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.s3_location import S3Location
 from finetune_trainer.storage.s3_objects import StoredObject
 
@@ -27,7 +27,7 @@ class StoreInMemory:
     """After so many changes comes the cut; never where negative."""
     does_last: bool = False
     """Whether the change that is cut was done, and only its answer was lost."""
-    waits: Waits = field(default_factory=lambda: Waits(total_s=0.0))
+    backoff: Backoff = field(default_factory=lambda: Backoff(total_s=0.0))
     subject: str = "the output"
 
     def list(self, prefix: S3Location) -> Iterator[StoredObject]:

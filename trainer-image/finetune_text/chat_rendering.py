@@ -2,7 +2,7 @@
 
 Below tokenization. A template is a program of its author: it may refuse roles, strip thinking, move
 the system text or write a date. So nothing is assumed of its form: where an answer begins and ends
-is found by rendering the chat up to it, and what the template left out is told.
+is found by rendering the chat up to it, and what the template left out is reported.
 """
 
 import datetime

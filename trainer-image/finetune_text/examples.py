@@ -58,7 +58,7 @@ class Example:
         return all(m.is_empty for m in self.messages if m.role == "assistant")
 
     def parts(self) -> list[str]:
-        """Return the texts in it, whoever says them, in order."""
+        """Return the texts in it, of every role, in order."""
         parts = (self.text, self.prompt, self.completion, *(m.content for m in self.messages))
         return [part for part in parts if part is not None]
 

@@ -38,7 +38,7 @@ class FindingKind(StrEnum):
     TEMPLATE_REFUSED = "TemplateRefused"
     """The model's chat template does not take the chat: training refuses the file."""
     EMPTY_ROW = "EmptyRow"
-    """Nothing to learn; told and not trained."""
+    """Nothing to learn; reported and not trained."""
     UNSUPERVISED = "Unsupervised"
     """No token to learn, though there is text."""
     TEMPLATE_LEAVES_OUT = "TemplateLeavesOut"
@@ -232,8 +232,8 @@ def _short_source(source: str) -> str:
 
 def _printable(text: str) -> str:
     # Names of files and columns may hold half a character, which no JSON does.
-    told = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return told if len(told) <= MOST_PLACE_CHARACTERS else f"{told[:MOST_PLACE_CHARACTERS]}…"
+    shown = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return shown if len(shown) <= MOST_PLACE_CHARACTERS else f"{shown[:MOST_PLACE_CHARACTERS]}…"
 
 
 def _rename(text: str, names: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
 """Lines: a file's bytes, decompressed, line by line, and never more of it at once than fits.
 
-Below `records`. A line that is too long is told and passed over, whatever the file's size. zstandard
+Below `records`. A line that is too long is reported and skipped, whatever the file's size. zstandard
 is imported here and nowhere else.
 """
 
@@ -122,8 +122,8 @@ def _decode_piece(
         begin = chunk.rfind(b"\n", 0, at)
         place = at - begin if begin >= 0 else before + fault.start - pending + 1
         wrong = fault.object[fault.start]
-        told = _describe_byte(line + chunk.count(b"\n", 0, at), wrong, at=place)
-        raise BrokenFileError(told) from fault
+        message = _describe_byte(line + chunk.count(b"\n", 0, at), wrong, at=place)
+        raise BrokenFileError(message) from fault
 
 
 def _check_encoding(file: io.BufferedReader) -> None:

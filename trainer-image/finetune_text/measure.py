@@ -202,8 +202,8 @@ class _Reading:
             self._notes.note(FindingKind.EXACT_DUPLICATE, self._source(int(row)), what)
         near = self._find_near(~held.rows & ~repeats)
         for what, (count, where) in self._tally.dropped.items():
-            told = f"is the first of {count} rows of which the chat template leaves out {what}"
-            self._notes.note(FindingKind.TEMPLATE_LEAVES_OUT, where, told)
+            what_left = f"is the first of {count} rows of which the chat template leaves out {what}"
+            self._notes.note(FindingKind.TEMPLATE_LEAVES_OUT, where, what_left)
         for column in self._columns.unread():
             self._notes.note(FindingKind.UNREAD_COLUMN, column.source, column.describe())
         if has_too_many(self._notes.count(FindingKind.SKIPPED_ROW), rows=self._read_rows):

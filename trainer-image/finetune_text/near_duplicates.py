@@ -28,7 +28,7 @@ LOOK_BACK = 4
 CHUNK = 4096
 """Shingles at once: their hashes under all permutations fill 4 MiB."""
 MOST_TEXTS = 2_000_000
-"""Texts whose signatures are kept, in 512 MB. Later ones are not compared, which is told."""
+"""Texts whose signatures are kept, in 512 MB. Later ones are not compared, and the report says so."""
 
 _draw = np.random.default_rng(20260101)
 _FACTORS = _draw.integers(1, 2**63, PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)

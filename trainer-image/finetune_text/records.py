@@ -250,7 +250,7 @@ def _read_parquet(path: Path) -> Iterator[Row | Fault]:
         raise BrokenFileError(_describe_parquet(fault, after=line)) from fault
     except UnicodeDecodeError as fault:
         problem = "is the last row before text that is not UTF-8" if line else "is not UTF-8"
-        rule = "text must be UTF-8; write the file anew"
+        rule = "text must be UTF-8; write the file again"
         raise BrokenFileError(Fault(line=line, problem=problem, rule=rule)) from fault
 
 

@@ -26,7 +26,7 @@ def _column(code: str = "I") -> "array[int]":
 
 @dataclass
 class RowPlaces:
-    """Where rows stand, and what they are told apart by, in order."""
+    """Where rows stand, and what distinguishes them, in order."""
 
     file: "array[int]" = field(default_factory=_column)
     line: "array[int]" = field(default_factory=_column)

@@ -29,7 +29,7 @@ IGNORED = -100
 BATCH = 256
 """Examples tokenised at once: enough for the tokenizer's threads."""
 MAX_REFUSALS = 5
-"""Rows told at once that the template does not take."""
+"""Rows named in one message that the template does not take."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from finetune_text.words import (
 )
 
 OTHER_SCRIPT_BELOW = 0.5
-"""Share of a row's letters in the tag's script below which the row is told (assumption)."""
+"""Share of a row's letters in the tag's script below which the row is reported (assumption)."""
 OTHER_SCRIPT_LETTERS = 20
 """Letters that a row must have for that: a name or a formula is no defect (assumption)."""
 _UNSPACED = frozenset(class_of(code) for code in WITHOUT_SPACES)

@@ -1,6 +1,6 @@
 """A model's tokenizer without transformers: tokenizer.json with the chat template beside it.
 
-For whoever only counts tokens; the trainer trains with transformers' own. Importing that loads torch,
+For callers that only count tokens; the trainer trains with transformers' own. Importing that loads torch,
 twelve seconds on a small machine, and a laptop may have neither. What is here does what transformers
 does for a tokenizer.json, and a test compares the two token by token on the families in use.
 """

@@ -6,7 +6,7 @@ rank 0 starts it.
 
 Sets up the log, the signal and the progress, runs the pipeline and writes the outcome to the
 termination message. The only place that catches everything: what escapes here is a bug of ours, and
-even then the operator must be told in words.
+even then the operator must get a message.
 """
 
 import errno
@@ -26,7 +26,7 @@ from finetune_api.plan import TrainingPlan
 from finetune_trainer.pod import logs
 from finetune_trainer.errors import PlanInvalid, TrainerError
 from finetune_trainer.ranks.launcher import WORKER_COMMAND
-from finetune_trainer.pod.graceful_shutdown import Goodbye, read_grace
+from finetune_trainer.pod.graceful_shutdown import GracefulShutdown, read_grace
 from finetune_trainer.tasks.pipeline import run
 from finetune_trainer.inputs.plan import load_measure_plan, load_plan
 from finetune_trainer.pod.pod import Pod
@@ -61,28 +61,28 @@ def main() -> int:
         )
         os._exit(asked.exit_code)
 
-    goodbye = Goodbye(lambda: progress.stage, leave=leave, grace_s=read_grace(environ))
-    signal.signal(signal.SIGTERM, goodbye.hear)
+    shutdown = GracefulShutdown(lambda: progress.stage, leave=leave, grace_s=read_grace(environ))
+    signal.signal(signal.SIGTERM, shutdown.on_sigterm)
 
     def work() -> Outcome:
         nonlocal plan_hash
-        pod = Pod(environ, Path(environ.get(wire.ENV_WORK_DIR, wire.WORK_DIR)), goodbye)
+        pod = Pod(environ, Path(environ.get(wire.ENV_WORK_DIR, wire.WORK_DIR)), shutdown)
         task = decide_task(sys.argv[1:], environ=environ)
         plan_hash = task.plan.hash
         return task.run(pod, progress)
 
     outcome = conclude(work, stage=lambda: progress.stage, plan_hash=lambda: plan_hash)
-    told = {
+    fields = {
         "checkpoint": progress.checkpoint,
         "grace_seconds_needed": progress.grace_seconds_needed,
     }
-    outcome = outcome.model_copy(update=told)
+    outcome = outcome.model_copy(update=fields)
     # The outcome stands: a signal from here on must not replace it by another.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if outcome.exit_code == wire.ExitCode.DONE:
         progress.finish()
     write_outcome(outcome, environ)
-    progress.close(is_hurried=goodbye.is_asked())
+    progress.close(is_hurried=shutdown.is_stopping())
     return outcome.exit_code
 
 
@@ -106,7 +106,9 @@ def decide_task(arguments: Sequence[str], *, environ: Mapping[str, str]) -> Task
         from finetune_trainer.tasks.measure import measure
 
         to_measure = load_measure_plan(Path(named or wire.MEASURE_PATH), expected_sha256=expected)
-        return Task(to_measure, lambda pod, told: measure(to_measure, pod=pod, progress=told))
+        return Task(
+            to_measure, lambda pod, progress: measure(to_measure, pod=pod, progress=progress)
+        )
     if arguments and tuple(arguments) not in TRAINING_COMMANDS:
         raise PlanInvalid(
             f"The trainer knows no command {' '.join(arguments)!r}: expected none, to train,"
@@ -131,7 +133,7 @@ def decide_task(arguments: Sequence[str], *, environ: Mapping[str, str]) -> Task
         )
     return Task(
         to_train,
-        lambda pod, told: run(to_train, pod=pod, progress=told, is_past_deadline=is_past),
+        lambda pod, progress: run(to_train, pod=pod, progress=progress, is_past_deadline=is_past),
     )
 
 

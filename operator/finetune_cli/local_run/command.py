@@ -36,7 +36,7 @@ from finetune_cli.local_run.trainer_process import (
     describe_version,
     start_trainer,
 )
-from finetune_cli.manifests import Manifest
+from finetune_cli.manifests import ResourceFile
 from finetune_cli.model_files import CONFIG_FILE
 from finetune_operator.decide.values.operator_config import DecisionContext
 
@@ -64,7 +64,9 @@ class RunResult:
     """The resource with its status."""
 
 
-def run_on_this_machine(manifest: Manifest, *, options: RunOptions, screen: RunScreen) -> RunResult:
+def run_on_this_machine(
+    manifest: ResourceFile, *, options: RunOptions, screen: RunScreen
+) -> RunResult:
     """Run a resource here until it is complete, has failed, or a signal stops it.
 
     Raises:

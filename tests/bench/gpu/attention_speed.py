@@ -41,7 +41,7 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
     """Return microseconds of forward and backward, seconds of the first of both, and the relative error."""
     import torch
 
-    from finetune_trainer.fused.attention import AttentionWindow, Documents, measure_error
+    from finetune_trainer.fused.attention import AttentionWindow, DocumentBounds, measure_error
     from finetune_trainer.fused.ops import HeadShape
 
     shape = row.shape
@@ -51,7 +51,7 @@ def measure(attention: Any, row: Row, *, device: str) -> dict[str, float]:
     lengths = [len(each.input_ids) for each in documents]
     ends = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
     packed, attention_window = (
-        Documents(ends, max(lengths)),
+        DocumentBounds(ends, max(lengths)),
         AttentionWindow(size**-0.5, window=shape.sliding_window),
     )
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

@@ -161,7 +161,7 @@ def measure_attention(
     """Return relative errors of the attention op and its gradients against fp32."""
     import torch
 
-    from finetune_trainer.fused.attention import AttentionWindow, Documents
+    from finetune_trainer.fused.attention import AttentionWindow, DocumentBounds
     from tests.bench.gpu.numerics_case import relative_error
 
     lengths = [1200, 700, 500, 400, 300, 300, 250, 200, 150, 96] if device == "cuda" else [40, 9, 3]
@@ -173,7 +173,7 @@ def measure_attention(
         for count in (heads, key_heads, key_heads, heads)
     )
     ends = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32, device=device)
-    documents = Documents(ends, max(lengths))
+    documents = DocumentBounds(ends, max(lengths))
     attention_window = AttentionWindow(size**-0.5)
     attended = attention.forward(q, k, v, documents=documents, attention_window=attention_window)
     found = attention.backward(

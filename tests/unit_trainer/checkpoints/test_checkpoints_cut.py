@@ -69,11 +69,11 @@ def snapshot_of(step: int) -> Any:
 
     groups = ("adapter", "optimizer", "random")
     tensors = {group: {"x": torch.tensor([float(step)])} for group in groups}
-    return Snapshot(step=step, tensors=tensors, state={}, history=(), told={})
+    return Snapshot(step=step, tensors=tensors, state={}, history=(), notes={})
 
 
 def save(places: Any, step: int) -> None:
-    """Do what `Checkpoints` does in its thread."""
+    """Do what `CheckpointSaver` does in its thread."""
     places.local.mkdir(parents=True, exist_ok=True)
     manifest = checkpoint_files.write_snapshot(
         snapshot_of(step), places.local, origin=places.origin, image="", now=datetime.now(UTC)

@@ -13,7 +13,7 @@ import pytest
 
 from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.plan import PlannedCheckpoints
-from tests.unit_trainer.conftest import Bucket, quick_waits
+from tests.unit_trainer.conftest import Bucket, quick_backoff
 from tests.unit_trainer.resuming import ORIGIN
 from tests.unit_trainer.s3_proxy import S3Proxy
 from tests.unit_trainer.seaweed import SeaweedFS
@@ -36,7 +36,7 @@ def snapshot_of(step: int, *, value: float = 0.0) -> Any:
         tensors={group: {"x": tensor.clone()} for group in groups},
         state={"rows": 1},
         history=(),
-        told={},
+        notes={},
     )
 
 
@@ -53,14 +53,14 @@ def places_in(bucket: Bucket, folder: Path, **changes: Any) -> Any:
 
 
 class Saver:
-    """Checkpoints whose tellings are kept."""
+    """A CheckpointSaver that keeps what it reports."""
 
     def __init__(self, places: Any, **plan: Any) -> None:
-        from finetune_trainer.checkpoints.saver import Checkpoints
+        from finetune_trainer.checkpoints.saver import CheckpointSaver
 
         self.now = 0.0
         self.told: list[SavedCheckpoint] = []
-        self.checkpoints = Checkpoints(
+        self.checkpoints = CheckpointSaver(
             places,
             plan=PlannedCheckpoints(**{"every_steps": 1, "every_seconds": None} | plan),
             tell=lambda saved, _: self.told.append(saved),
@@ -281,7 +281,7 @@ def test_a_store_that_is_killed_in_an_upload_is_waited_for(
             server.start()
             back.set()
 
-    store = bucket.store.with_waits(replace(quick_waits(), sleep=sleep))
+    store = bucket.store.with_backoff(replace(quick_backoff(), sleep=sleep))
     places = replace(places_in(bucket, tmp_path), store=store)
     saver = Saver(places)
     saver.save(1)
@@ -324,7 +324,7 @@ def test_training_does_not_wait_for_an_upload_and_the_next_checkpoint_does(
             may_go.wait(WHOLE)
             return str(super().put(*args, **options))
 
-    slow = Slow(bucket.store._client, subject="the output", waits=quick_waits())
+    slow = Slow(bucket.store._client, subject="the output", backoff=quick_backoff())
     saver = Saver(replace(places_in(bucket, tmp_path), store=slow))
     for step in (1, 2, 3):
         saver.checkpoints.offer(step, taking(step))

@@ -107,7 +107,7 @@ def test_the_environment_can_keep_torchs_own() -> None:
 def test_flash_attention_4_is_called_for_packed_documents_and_differentiated() -> None:
     from finetune_trainer.fused.attention import (
         AttentionWindow,
-        Documents,
+        DocumentBounds,
         PlainAttention,
         measure_error,
     )
@@ -119,7 +119,7 @@ def test_flash_attention_4_is_called_for_packed_documents_and_differentiated() -
     def compute(q: Any, k: Any, v: Any, **named: Any) -> tuple[Any, None]:
         asked.append({name: each for name, each in named.items() if not torch.is_tensor(each)})
         assert named["cu_seqlens_q"] is named["cu_seqlens_k"]
-        documents = Documents(named["cu_seqlens_q"], named["max_seqlen_q"])
+        documents = DocumentBounds(named["cu_seqlens_q"], named["max_seqlen_q"])
         left = named["window_size"][0]
         attention_window = AttentionWindow(
             named["softmax_scale"], window=None if left is None else left + 1

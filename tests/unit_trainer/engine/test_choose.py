@@ -109,7 +109,7 @@ def test_a_model_whose_forward_takes_no_packed_rows_is_compared_on_padded_ones(
 ) -> None:
     from finetune_trainer.engine.choose import compare_with_model
     from finetune_trainer.model import load
-    from finetune_trainer.steps.micro_batches import Layout
+    from finetune_trainer.steps.micro_batches import BatchLayout
 
     loaded = load.load(build_plan(), folder=folder)
 
@@ -130,7 +130,7 @@ def test_a_model_whose_forward_takes_no_packed_rows_is_compared_on_padded_ones(
             strict,
             loaded.engine,
             rows=build_rows(4),
-            layouts=(Layout.PACKED, Layout.PADDED),
+            layouts=(BatchLayout.PACKED, BatchLayout.PADDED),
         )
     assert comparison.gradient_error < 1e-6
     assert "On packed rows the model's own path fails: " in caplog.text

@@ -19,7 +19,12 @@ from finetune_trainer.errors import NotFinite
 from finetune_trainer.model.loaded_model import LoadedModel
 from finetune_trainer.ranks.process_group import SINGLE, ProcessGroup
 from finetune_trainer.ranks.torch_process_group import DistributedGroup, join
-from finetune_trainer.steps.micro_batches import Layout, MicroBatch, TokenBudget, count_supervised
+from finetune_trainer.steps.micro_batches import (
+    BatchLayout,
+    MicroBatch,
+    TokenBudget,
+    count_supervised,
+)
 from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.optimizer_step import Stepper
 from tests.unit_trainer.tiny import build_plan, build_rows
@@ -44,7 +49,7 @@ class OneMatrixEngine:
 
     network: OneMatrix
     name: str = "one-matrix"
-    layout: Layout = Layout.PACKED
+    layout: BatchLayout = BatchLayout.PACKED
     base_only: Callable[[], Any] = nullcontext
     factor: float = 1.0
     memory: int = 1_000_000

@@ -34,8 +34,8 @@ from finetune_trainer.inputs.fetch import (
     fetch_model,
 )
 from finetune_trainer.inputs.model_files import decide_model_files
-from finetune_trainer.storage.backoff import Waits
-from tests.unit_trainer.conftest import Bucket, quick_waits
+from finetune_trainer.storage.backoff import Backoff
+from tests.unit_trainer.conftest import Bucket, quick_backoff
 from tests.unit_trainer.fake_hub import FakeHub, Faults, Repository
 from tests.unit_trainer.s3_proxy import Behaviour, S3Proxy
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY
@@ -63,7 +63,7 @@ CHOSEN = sorted(MODEL)
 
 
 def surround(environ: dict[str, str] | None = None, claims: Path = Path("/claims")) -> Surroundings:
-    return Surroundings(environ=environ or {}, claims=claims, waits=quick_waits())
+    return Surroundings(environ=environ or {}, claims=claims, backoff=quick_backoff())
 
 
 def s3_environ(endpoint: str, use: str = "MODEL") -> dict[str, str]:
@@ -458,9 +458,9 @@ def hub() -> Iterator[FakeHub]:
     running.stop()
 
 
-def hub_surroundings(hub: FakeHub, token: str = "", waits: Waits | None = None) -> Surroundings:
+def hub_surroundings(hub: FakeHub, token: str = "", backoff: Backoff | None = None) -> Surroundings:
     environ = {"HF_ENDPOINT": hub.endpoint, "FINETUNE_MODEL_HF_TOKEN": token}
-    return Surroundings(environ=environ, waits=waits or quick_waits())
+    return Surroundings(environ=environ, backoff=backoff or quick_backoff())
 
 
 def fetch_hub_model(
@@ -571,7 +571,7 @@ def test_a_busy_hub_is_asked_again(hub: FakeHub, tmp_path: Path) -> None:
 
 def test_a_hub_that_nobody_answers_for_is_unavailable(tmp_path: Path) -> None:
     surroundings = Surroundings(
-        environ={"HF_ENDPOINT": "http://127.0.0.1:9"}, waits=quick_waits(total_s=1)
+        environ={"HF_ENDPOINT": "http://127.0.0.1:9"}, backoff=quick_backoff(total_s=1)
     )
     with pytest.raises(ServiceUnavailable) as error:
         fetch_model(model_of("hf://org/base"), tmp_path, surroundings=surroundings)

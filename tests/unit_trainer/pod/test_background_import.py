@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.pod.background_import import imported_meanwhile
+from finetune_trainer.pod.background_import import import_in_background
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_the_module_is_there_when_the_block_is_over(module: str) -> None:
-    with imported_meanwhile(module):
+    with import_in_background(module):
         pass
     assert sys.modules[module].DONE
 
 
 def test_a_block_that_fails_is_told_and_the_import_is_over(module: str) -> None:
-    with pytest.raises(LookupError, match="no such bucket"), imported_meanwhile(module):
+    with pytest.raises(LookupError, match="no such bucket"), import_in_background(module):
         raise LookupError("no such bucket")
     assert sys.modules[module].DONE
 
@@ -32,7 +32,7 @@ def test_a_module_that_cannot_be_imported_is_told_after_the_block() -> None:
     done = []
     with (
         pytest.raises(ModuleNotFoundError, match="No module named 'nobody_wrote_this'"),
-        imported_meanwhile("nobody_wrote_this"),
+        import_in_background("nobody_wrote_this"),
     ):
         done.append(True)
     assert done == [True]

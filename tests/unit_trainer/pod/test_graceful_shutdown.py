@@ -7,7 +7,7 @@ import pytest
 from finetune_api.outcome import Stage
 from finetune_trainer.checkpoints.save_costs import Costs
 from finetune_trainer.errors import Interrupted, ServiceUnavailable
-from finetune_trainer.pod.graceful_shutdown import Goodbye, read_grace
+from finetune_trainer.pod.graceful_shutdown import GracefulShutdown, read_grace
 
 
 class Clock:
@@ -19,24 +19,26 @@ class Clock:
         return self.now
 
 
-def asked(grace_s: float | None = 60.0) -> tuple[Goodbye, Clock]:
+def asked(grace_s: float | None = 60.0) -> tuple[GracefulShutdown, Clock]:
     clock = Clock()
-    goodbye = Goodbye(lambda: Stage.TRAIN, leave=lambda _: None, grace_s=grace_s, clock=clock)
-    goodbye.hear(15, None)
-    return goodbye, clock
+    shutdown = GracefulShutdown(
+        lambda: Stage.TRAIN, leave=lambda _: None, grace_s=grace_s, clock=clock
+    )
+    shutdown.on_sigterm(15, None)
+    return shutdown, clock
 
 
 def test_the_grace_period_runs_from_the_signal_with_a_reserve_for_the_last_word() -> None:
-    goodbye, clock = asked()
-    assert goodbye.seconds_left() == 55.0
+    shutdown, clock = asked()
+    assert shutdown.seconds_left() == 55.0
     clock.now += 50
-    assert goodbye.seconds_left() == 5.0
+    assert shutdown.seconds_left() == 5.0
     clock.now += 50
-    assert goodbye.seconds_left() == 0.0
+    assert shutdown.seconds_left() == 0.0
 
 
 def test_nobody_counts_before_the_signal_or_where_nobody_kills() -> None:
-    calm = Goodbye(lambda: Stage.TRAIN, leave=lambda _: None, grace_s=60.0)
+    calm = GracefulShutdown(lambda: Stage.TRAIN, leave=lambda _: None, grace_s=60.0)
     assert calm.seconds_left() is None
     assert asked(grace_s=None)[0].seconds_left() is None
 
@@ -53,9 +55,9 @@ def test_nobody_counts_before_the_signal_or_where_nobody_kills() -> None:
 def test_a_step_goes_on_while_there_is_time_to_save_after_it(
     passed_s: float, saving_s: float | None, has_time: bool
 ) -> None:
-    goodbye, clock = asked()
+    shutdown, clock = asked()
     clock.now += passed_s
-    assert goodbye.has_time_beside(saving_s) is has_time
+    assert shutdown.has_time_besides(saving_s) is has_time
 
 
 def test_a_wait_for_a_service_ends_when_the_pod_is_asked_to_go() -> None:
@@ -64,42 +66,42 @@ def test_a_wait_for_a_service_ends_when_the_pod_is_asked_to_go() -> None:
     def nap(seconds: float) -> None:
         clock.now += seconds
         if clock.now > 110:
-            goodbye.hear(15, None)
+            shutdown.on_sigterm(15, None)
 
-    goodbye = Goodbye(lambda: Stage.PUBLISH, leave=lambda _: None, clock=clock, nap=nap)
-    goodbye.sleep(5)
+    shutdown = GracefulShutdown(lambda: Stage.PUBLISH, leave=lambda _: None, clock=clock, nap=nap)
+    shutdown.sleep(5)
     assert clock.now == 105
     with pytest.raises(Interrupted) as caught:
-        goodbye.sleep(3600)
+        shutdown.sleep(3600)
     assert caught.value.message == (
         "The pod was asked to go in the stage Publish while it waited for a service that did not"
         " answer."
     )
 
 
-def in_publishing(clock: Clock) -> Goodbye:
-    return Goodbye(lambda: Stage.PUBLISH, leave=lambda _: None, grace_s=60.0, clock=clock)
+def in_publishing(clock: Clock) -> GracefulShutdown:
+    return GracefulShutdown(lambda: Stage.PUBLISH, leave=lambda _: None, grace_s=60.0, clock=clock)
 
 
 def test_work_that_asks_nobody_for_the_time_is_finished_where_there_is_time() -> None:
     clock = Clock()
-    goodbye = in_publishing(clock)
-    goodbye.hear(15, None)
+    shutdown = in_publishing(clock)
+    shutdown.on_sigterm(15, None)
     clock.now += 30
-    assert goodbye.finish_in_time(lambda: "published", reserve_s=20.0) == "published"
+    assert shutdown.finish_in_time(lambda: "published", reserve_s=20.0) == "published"
 
 
 def test_work_that_would_leave_no_time_to_save_is_left_behind() -> None:
     clock, hangs = Clock(), threading.Event()
-    goodbye = in_publishing(clock)
+    shutdown = in_publishing(clock)
 
     def hang() -> None:
-        goodbye.hear(15, None)
+        shutdown.on_sigterm(15, None)
         clock.now += 36
         hangs.wait()
 
     with pytest.raises(Interrupted) as caught:
-        goodbye.finish_in_time(hang, reserve_s=20.0)
+        shutdown.finish_in_time(hang, reserve_s=20.0)
     hangs.set()
     assert caught.value.message == (
         "The pod was asked to go, and the stage Publish was not over in its grace period."
@@ -115,9 +117,9 @@ def test_what_work_raises_is_raised() -> None:
 
 
 def test_a_grace_period_that_is_too_short_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    goodbye, _ = asked()
+    shutdown, _ = asked()
     for needed in (60, 61, 90):
-        goodbye.compare_needed(needed)
+        shutdown.warn_if_short(needed)
     told = [each for each in caplog.records if each.message.startswith("The pod's grace period")]
     assert [each.__dict__["needed_s"] for each in told] == [61]
 

@@ -16,7 +16,7 @@ from finetune_api.checkpoint import SavedCheckpoint
 from finetune_api.outcome import Stage
 from finetune_api.progress import ProgressReport, TrainerStatus
 from finetune_operator.progress.x509 import renew
-from finetune_trainer.pod.progress import Progress, Pusher, StatusServer, find_server
+from finetune_trainer.pod.progress import Progress, Pusher, StatusServerClient, find_server
 from finetune_trainer.steps.step_report import StepReport
 
 
@@ -66,7 +66,7 @@ def test_percent_covers_the_whole_run_and_never_falls(told: Any) -> None:
     for stage in of_training[1:6]:
         progress.enter(stage)
     for number in range(1, 11):
-        progress.tell_step(step(number))
+        progress.report_step(step(number))
     for stage in of_training[6:]:
         progress.enter(stage)
     progress.finish()
@@ -81,17 +81,17 @@ def test_the_remaining_time_follows_the_smoothed_step(told: Any) -> None:
     progress.enter(Stage.TRAIN)
     for number in (1, 2):
         now[0] += 2.0
-        progress.tell_step(step(number))
+        progress.report_step(step(number))
     assert recorder.sent[-1][0].estimated_remaining_seconds == 16
     now[0] += 12.0
-    progress.tell_step(step(3))
+    progress.report_step(step(3))
     assert recorder.sent[-1][0].estimated_remaining_seconds == 28
 
 
 def test_metrics_are_those_that_the_status_understands(told: Any) -> None:
     progress, recorder, _ = told
     progress.enter(Stage.TRAIN)
-    progress.tell_step(step(4, eval_loss=1.5))
+    progress.report_step(step(4, eval_loss=1.5))
     status = recorder.sent[-1][0]
     assert {metric.name: metric.value for metric in status.metrics} == {
         "stage": "Train",
@@ -108,8 +108,8 @@ def test_a_checkpoint_is_told_with_the_next_report(told: Any) -> None:
     progress, recorder, _ = told
     saved = SavedCheckpoint(step=3, uri="s3://adapters/c/step-3/", time="2026-11-25T07:30:00Z")
     progress.enter(Stage.TRAIN)
-    progress.tell_checkpoint(saved, 42)
-    progress.tell_step(step(4))
+    progress.report_checkpoint(saved, 42)
+    progress.report_step(step(4))
     status = recorder.sent[-1][0]
     assert (status.checkpoint, status.grace_seconds_needed) == (saved, 42)
     body = json.loads(
@@ -196,7 +196,7 @@ def test_a_report_is_kubeflows_json_with_a_token_read_each_time(
 ) -> None:
     url, received = server
     token = tmp_path / "token"
-    target = StatusServer(url, token_path=token)
+    target = StatusServerClient(url, token_path=token)
     token.write_text("first\n")
     target.send(report_of(7))
     token.write_text("second\n")
@@ -228,9 +228,9 @@ def test_the_token_goes_only_to_a_server_of_the_authority_that_the_plan_brings(
     url = f"https://127.0.0.1:{running.server_port}/progress"
     for name, material in (("ours", ours), ("another", another)):
         (tmp_path / name).write_bytes(material.ca_crt)
-    StatusServer(url, tmp_path / "ours").send(report_of(1))
+    StatusServerClient(url, tmp_path / "ours").send(report_of(1))
     with pytest.raises(requests.exceptions.SSLError):
-        StatusServer(url, tmp_path / "another").send(report_of(2))
+        StatusServerClient(url, tmp_path / "another").send(report_of(2))
     running.shutdown()
     running.server_close()
     assert len(OneTest.received) == 1
@@ -239,7 +239,7 @@ def test_the_token_goes_only_to_a_server_of_the_authority_that_the_plan_brings(
 def test_a_server_that_is_not_there_is_told_once_and_harms_nothing(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    dead = StatusServer("http://127.0.0.1:9/progress", token_path=tmp_path / "absent")
+    dead = StatusServerClient("http://127.0.0.1:9/progress", token_path=tmp_path / "absent")
     tried = threading.Semaphore(0)
 
     def send(report: ProgressReport) -> None:
@@ -283,7 +283,7 @@ def test_the_server_is_found_by_kubeflows_names() -> None:
         "KUBEFLOW_TRAINER_SERVER_CA_CERT": "/etc/ca.crt",
         "KUBEFLOW_TRAINER_SERVER_TOKEN": "/var/token",
     }
-    assert find_server(environ) == StatusServer(
+    assert find_server(environ) == StatusServerClient(
         "https://status/x", Path("/etc/ca.crt"), Path("/var/token")
     )
     assert find_server({}) is None

@@ -13,7 +13,7 @@ from finetune_text.stop_token import Stop, Token
 from finetune_trainer.errors import DataInvalid, NotFinite, OutputUnwritable
 from finetune_trainer.inputs.tokenizer_files import load_context_length, names_folder
 from finetune_trainer.publish.model_card import build_card, build_curve, build_report
-from finetune_trainer.publish.run_record import DatasetIdentity, RunAccount
+from finetune_trainer.publish.run_record import DatasetIdentity, RunRecord
 from finetune_trainer.steps.step_report import StepReport
 from tests.unit_trainer.tiny import build_plan, build_rows, write_model
 
@@ -27,7 +27,7 @@ DECISION = {
 }
 
 
-def build_account(**changes: Any) -> RunAccount:
+def build_record(**changes: Any) -> RunRecord:
     history = tuple(
         StepReport(
             step=step,
@@ -45,7 +45,7 @@ def build_account(**changes: Any) -> RunAccount:
         )
         for step in range(1, 5)
     )
-    account = RunAccount(
+    account = RunRecord(
         plan=build_plan(decisions=[DECISION]),
         base_name="org/tiny",
         model_revision=COMMIT,
@@ -81,7 +81,7 @@ def build_account(**changes: Any) -> RunAccount:
 
 
 def test_the_card_says_what_it_is_how_good_it_is_and_how_it_is_loaded() -> None:
-    card = build_card(build_account())
+    card = build_card(build_record())
     assert card.startswith(
         '---\nlibrary_name: peft\nbase_model: org/tiny\nlanguage:\n- "sw"\ntags:\n- lora\n---\n'
     )
@@ -92,7 +92,7 @@ def test_the_card_says_what_it_is_how_good_it_is_and_how_it_is_loaded() -> None:
 
 
 def test_the_card_of_a_model_from_s3_names_no_hub() -> None:
-    card = build_card(build_account(base_name="s3://models/tiny"))
+    card = build_card(build_record(base_name="s3://models/tiny"))
     assert "base_model" not in card
     assert "fetch s3://models/tiny first" in card
     assert f"adapter for s3://models/tiny with the content SHA-256 {COMMIT}, trained on sw" in card
@@ -100,7 +100,7 @@ def test_the_card_of_a_model_from_s3_names_no_hub() -> None:
 
 
 def test_the_report_is_one_file_that_needs_nothing_else() -> None:
-    report = build_report(build_account())
+    report = build_report(build_record())
     assert "<svg" in report
     assert report.count("<polyline") == 2
     assert "src=" not in report
@@ -120,7 +120,7 @@ def test_the_card_says_which_text_was_read_and_which_state_is_published() -> Non
         trainable_parameters=1234,
         attention="sdpa",
     )
-    card = build_card(build_account(summary=summary))
+    card = build_card(build_record(summary=summary))
     assert f"| no | s3://corpora/no/ (SHA-256 {'0' * 64}) | 80 | 4 |" in card
     assert (
         "4 of 4 steps, 1.00 passes, 400 tokens in 2 s with sdpa attention; 1,234 parameters were"
@@ -132,29 +132,29 @@ def test_values_stand_as_people_write_them_and_an_override_is_named_once() -> No
     modules = DECISION | {"name": "target_modules", "value": ["q_proj", "v_proj"]}
     override = DECISION | {"name": "optimizer", "value": "AdamW", "rule": "OVERRIDE"}
     plan = build_plan(decisions=[modules, override | {"source": "Override"}])
-    card = build_card(replace(build_account(), plan=plan))
+    card = build_card(replace(build_record(), plan=plan))
     assert "| target_modules | q_proj, v_proj | Rule LR-1 |" in card
     assert "| optimizer | AdamW | Override |" in card
 
 
 def test_a_run_of_one_step_and_one_evaluation_still_shows_its_points() -> None:
-    account = build_account()
+    account = build_record()
     curve = build_curve(replace(account, history=account.history[-1:]))
     # The step, the base model and the evaluation after it.
     assert curve.count("<circle") == 3
 
 
 def test_the_report_says_how_good_it_is_and_what_to_know() -> None:
-    report = build_report(build_account())
+    report = build_report(build_record())
     assert "<td>loss, nats per supervised token</td><td>5.5000</td><td>2.5000</td>" in report
     assert "<li>2 of 80 rows of no repeat an earlier row.</li>" in report
-    nothing = build_report(build_account(evaluation=None, warnings=()))
+    nothing = build_report(build_record(evaluation=None, warnings=()))
     assert "<p>Nothing was held out, so nothing was evaluated.</p>" in nothing
 
 
 def test_the_report_escapes_what_users_write() -> None:
     plan = build_plan(decisions=[DECISION | {"message": "<script>x</script>"}])
-    assert "<script>" not in build_report(build_account(plan=plan))
+    assert "<script>" not in build_report(build_record(plan=plan))
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def loaded(model_folder: Path) -> Any:
     return load.load(build_plan(), folder=model_folder)
 
 
-def export_to(folder: Path, loaded: Any, account: RunAccount, *, model_folder: Path) -> Any:
+def export_to(folder: Path, loaded: Any, account: RunRecord, *, model_folder: Path) -> Any:
     from finetune_trainer.publish.export import export
 
     (folder / "metrics.jsonl").write_text("{}\n")
@@ -194,7 +194,7 @@ def test_the_adapter_gives_the_same_logits_in_plain_peft(
     with torch.no_grad():
         for parameter in loaded.trainable():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    files = export_to(tmp_path, loaded, build_account(), model_folder=model_folder)
+    files = export_to(tmp_path, loaded, build_record(), model_folder=model_folder)
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     plain = PeftModel.from_pretrained(base, str(tmp_path)).eval()
     ids = torch.tensor([build_rows(1)[0].input_ids])
@@ -212,7 +212,7 @@ def test_the_adapter_gives_the_same_logits_in_plain_peft(
 def test_a_base_from_s3_has_no_revision_that_a_loader_would_look_for(
     loaded: Any, model_folder: Path, tmp_path: Path
 ) -> None:
-    account = build_account(base_name="s3://models/tiny", model_revision="f" * 64)
+    account = build_record(base_name="s3://models/tiny", model_revision="f" * 64)
     export_to(tmp_path, loaded, account, model_folder=model_folder)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("s3://models/tiny", None)
@@ -227,7 +227,7 @@ def test_a_weight_that_is_not_finite_is_never_exported(
     with torch.no_grad():
         loaded.trainable()[0].fill_(float("nan"))
     with pytest.raises(NotFinite) as caught:
-        export_to(tmp_path, loaded, build_account(), model_folder=model_folder)
+        export_to(tmp_path, loaded, build_record(), model_folder=model_folder)
     assert caught.value.reason == "WeightsNotFinite"
 
 
@@ -261,7 +261,7 @@ def test_no_local_path_is_ever_published(loaded: Any, careless: Path, tmp_path: 
     target = tmp_path / "adapter"
     target.mkdir()
     with pytest.raises(OutputUnwritable) as caught:
-        export_to(target, loaded, build_account(), model_folder=careless)
+        export_to(target, loaded, build_record(), model_folder=careless)
     assert caught.value.message == (
         f"tokenizer_config.json names the local folder {careless}, which nobody else has; remove it"
         " from the base model's file of that name."

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import NotFound, OutputUnwritable, PlanInvalid, TrainerError
-from finetune_trainer.publish.publish import Manifest, OutputPlace, find_finished, publish
-from finetune_trainer.publish.run_record import RunAccount
+from finetune_trainer.publish.publish import AdapterManifest, OutputPlace, find_finished, publish
+from finetune_trainer.publish.run_record import RunRecord
 from finetune_trainer.storage.s3 import connect
 from finetune_trainer.storage.s3_location import parse_s3_uri
-from tests.unit_trainer.conftest import Bucket, build_credentials, quick_waits
-from tests.unit_trainer.publish.test_export_folder import build_account
+from tests.unit_trainer.conftest import Bucket, build_credentials, quick_backoff
+from tests.unit_trainer.publish.test_export_folder import build_record
 from tests.unit_trainer.s3_proxy import S3Proxy
 from tests.unit_trainer.tiny import build_plan
 
@@ -51,7 +51,7 @@ def read_json(bucket: Bucket, key: str) -> Any:
 def test_the_manifest_lists_what_is_there_and_the_pointer_names_it(
     bucket: Bucket, files: list[Path]
 ) -> None:
-    account = build_account()
+    account = build_record()
     published = publish(bucket.store, place_in(bucket), account, files=files)
     folder = f"adapters/ml/tiny/runs/1-{account.plan.hash[:8]}"
     assert published.uri == f"s3://{bucket.name}/{folder}/"
@@ -80,7 +80,7 @@ def test_the_manifest_lists_what_is_there_and_the_pointer_names_it(
 def test_a_finished_run_is_found_by_its_plan_whatever_its_number(
     bucket: Bucket, files: list[Path]
 ) -> None:
-    account = build_account()
+    account = build_record()
     published = publish(bucket.store, place_in(bucket), account, files=files)
     restored = build_plan(identity__run=7, identity__uid="another", decisions=[])
     found = find_finished(bucket.store, place_in(bucket, restored), restored)
@@ -89,9 +89,9 @@ def test_a_finished_run_is_found_by_its_plan_whatever_its_number(
     assert found.manifest.evaluation == account.evaluation
 
 
-def cut_at(step: int, *, deadline_s: int) -> RunAccount:
+def cut_at(step: int, *, deadline_s: int) -> RunRecord:
     """Return the account of a run that its deadline ended after a step."""
-    account = build_account()
+    account = build_record()
     changes = {"steps": step, "published_step": step, "deadline_seconds": deadline_s}
     return replace(account, summary=account.summary.model_copy(update=changes))
 
@@ -114,7 +114,7 @@ def test_what_a_deadline_ended_counts_for_a_run_of_no_longer_a_deadline(
 def test_a_whole_run_comes_before_what_a_deadline_ended(bucket: Bucket, files: list[Path]) -> None:
     cut = cut_at(20, deadline_s=100)
     publish(bucket.store, place_in(bucket).cut_short(20), cut, files=files)
-    whole = publish(bucket.store, place_in(bucket), build_account(), files=files)
+    whole = publish(bucket.store, place_in(bucket), build_record(), files=files)
     found = find_finished(bucket.store, place_in(bucket), build_plan(), deadline_s=100)
     assert found is not None
     assert (found.published.uri, found.manifest.reason) == (whole.uri, "Done")
@@ -142,7 +142,7 @@ def test_a_finished_run_is_found_without_reading_its_files_again(
     bucket: Bucket, proxied: Bucket, proxy: S3Proxy, files: list[Path]
 ) -> None:
     place = place_in(proxied)
-    publish(bucket.store, place, build_account(), files=files)
+    publish(bucket.store, place, build_record(), files=files)
     assert find_finished(proxied.store, place, build_plan()) is not None
     # The list, the manifest, the pointer.
     assert count_reads(proxy) == 3
@@ -155,7 +155,7 @@ def test_a_finished_run_is_found_without_reading_its_files_again(
 
 
 def test_another_plan_does_not_find_it(bucket: Bucket, files: list[Path]) -> None:
-    publish(bucket.store, place_in(bucket), build_account(), files=files)
+    publish(bucket.store, place_in(bucket), build_record(), files=files)
     other = build_plan(training__seed=43)
     assert find_finished(bucket.store, place_in(bucket, other), other) is None
 
@@ -203,7 +203,7 @@ def test_a_run_that_is_not_whole_does_not_count(
     bucket: Bucket, files: list[Path], damage: Callable[[Bucket, OutputPlace], object]
 ) -> None:
     plan, place = build_plan(), place_in(bucket)
-    publish(bucket.store, place, build_account(), files=files)
+    publish(bucket.store, place, build_record(), files=files)
     damage(bucket, place)
     assert find_finished(bucket.store, place, plan) is None
 
@@ -219,7 +219,7 @@ def test_an_address_that_no_key_can_hold_is_refused_before_the_training() -> Non
 
 def test_a_pointer_that_was_lost_is_written_again(bucket: Bucket, files: list[Path]) -> None:
     plan, place = build_plan(), place_in(bucket)
-    publish(bucket.store, place, build_account(), files=files)
+    publish(bucket.store, place, build_record(), files=files)
     pointer = read_json(bucket, "adapters/ml/tiny/latest.json")
     bucket.store.delete([place.root.join("latest.json")])
     find_finished(bucket.store, place, plan)
@@ -227,7 +227,7 @@ def test_a_pointer_that_was_lost_is_written_again(bucket: Bucket, files: list[Pa
 
 
 def test_the_pointer_moves_to_what_the_resource_says_now(bucket: Bucket, files: list[Path]) -> None:
-    first, second = build_account(), build_account(plan=build_plan(training__seed=43))
+    first, second = build_record(), build_record(plan=build_plan(training__seed=43))
     for account in (first, second):
         publish(bucket.store, place_in(bucket, account.plan), account, files=files)
     assert read_json(bucket, "adapters/ml/tiny/latest.json")["planHash"] == second.plan.hash
@@ -239,19 +239,19 @@ def test_a_store_that_is_busy_is_waited_for(
     bucket: Bucket, proxied: Bucket, proxy: S3Proxy, files: list[Path]
 ) -> None:
     proxy.behaviour.busy, proxy.behaviour.busy_method = 6, "PUT"
-    publish(proxied.store, place_in(proxied), build_account(), files=files)
+    publish(proxied.store, place_in(proxied), build_record(), files=files)
     assert find_finished(bucket.store, place_in(bucket), build_plan()) is not None
 
 
 def test_nothing_counts_when_the_store_keeps_nothing(
     bucket: Bucket, proxied: Bucket, proxy: S3Proxy, files: list[Path]
 ) -> None:
-    publish(bucket.store, place_in(bucket), build_account(), files=files)
+    publish(bucket.store, place_in(bucket), build_record(), files=files)
     proxy.behaviour.forget_uploads = 100
     for path in files:
         path.write_bytes(path.read_bytes() + b"another run")
     with pytest.raises(OutputUnwritable) as caught:
-        publish(proxied.store, place_in(proxied), build_account(), files=files)
+        publish(proxied.store, place_in(proxied), build_record(), files=files)
     assert caught.value.reason == "UploadCorrupted"
     # The old manifest went before its files were touched, and no new one was written.
     assert find_finished(bucket.store, place_in(bucket), build_plan()) is None
@@ -261,7 +261,7 @@ def test_a_store_without_conditional_writes_gets_its_pointer_too(
     bucket: Bucket, proxied: Bucket, proxy: S3Proxy, files: list[Path]
 ) -> None:
     proxy.behaviour.no_conditions = True
-    publish(proxied.store, place_in(proxied), build_account(), files=files)
+    publish(proxied.store, place_in(proxied), build_record(), files=files)
     assert read_json(bucket, "adapters/ml/tiny/latest.json")["run"] == 1
 
 
@@ -269,12 +269,14 @@ def test_an_answer_that_was_lost_is_no_failure(
     bucket: Bucket, proxied: Bucket, proxy: S3Proxy, files: list[Path]
 ) -> None:
     proxy.behaviour.lose_answer = 3
-    publish(proxied.store, place_in(proxied), build_account(), files=files)
+    publish(proxied.store, place_in(proxied), build_record(), files=files)
     assert find_finished(bucket.store, place_in(bucket), build_plan()) is not None
 
 
 def test_an_output_without_a_bucket_is_told_before_anything_is_fetched(seaweed: Any) -> None:
-    store = connect(build_credentials(seaweed.endpoint), subject="the output", waits=quick_waits())
+    store = connect(
+        build_credentials(seaweed.endpoint), subject="the output", backoff=quick_backoff()
+    )
     place = OutputPlace.of(build_plan(), parse_s3_uri("s3://nowhere-at-all/x"))
     with pytest.raises(TrainerError) as caught:
         find_finished(store, place, build_plan())
@@ -306,4 +308,4 @@ def test_a_manifest_of_a_later_release_is_still_read() -> None:
         "createdAt": "2026-11-25T00:00:00+00:00",
         "newField": 1,
     }
-    assert Manifest.model_validate_json(json.dumps(manifest)).plan_hash == plan.hash
+    assert AdapterManifest.model_validate_json(json.dumps(manifest)).plan_hash == plan.hash

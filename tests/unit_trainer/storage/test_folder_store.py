@@ -16,7 +16,7 @@ from finetune_trainer.storage.folder_store import TEMPORARY, FolderStore
 from finetune_trainer.storage.output_store import connect_output_store
 from finetune_trainer.storage.s3_errors import ObjectChanged
 from finetune_trainer.storage.s3_location import S3Location
-from tests.unit_trainer.publish.test_export_folder import build_account
+from tests.unit_trainer.publish.test_export_folder import build_record
 from tests.unit_trainer.store_in_memory import StoreInMemory
 from tests.unit_trainer.tiny import build_plan
 
@@ -37,7 +37,7 @@ def write_adapter(folder: Path) -> list[Path]:
 
 def test_an_adapter_is_published_to_a_folder_and_found_there(tmp_path: Path) -> None:
     store, root = open_folder(tmp_path / "out")
-    plan, account = build_plan(), build_account()
+    plan, account = build_plan(), build_record()
     place = OutputPlace.of(plan, root)
     published = publish(store, place, account, files=write_adapter(tmp_path / "made"))
     run = tmp_path / "out" / "ml" / "tiny" / "runs" / f"1-{plan.hash[:8]}"
@@ -57,7 +57,7 @@ def test_a_changed_file_is_not_taken_for_finished_work(tmp_path: Path) -> None:
     store, root = open_folder(tmp_path / "out")
     plan = build_plan()
     place = OutputPlace.of(plan, root)
-    publish(store, place, build_account(), files=write_adapter(tmp_path / "made"))
+    publish(store, place, build_record(), files=write_adapter(tmp_path / "made"))
     adapter = tmp_path / "out/ml/tiny" / place.run_folder / "adapter_model.safetensors"
     adapter.write_bytes(bytes(999) + b"x")
     assert find_finished(store, place, plan) is None
@@ -169,6 +169,6 @@ def test_a_relative_file_uri_is_refused() -> None:
 
 
 def test_a_copy_of_a_hub_model_names_no_revision_that_a_loader_could_ask_for() -> None:
-    account = replace(build_account(), base_name="org/tiny", model_revision="a" * 64)
+    account = replace(build_record(), base_name="org/tiny", model_revision="a" * 64)
     assert account.base_revision is None
     assert replace(account, model_revision="b" * 40).base_revision == "b" * 40

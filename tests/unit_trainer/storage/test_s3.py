@@ -14,7 +14,7 @@ from finetune_trainer.errors import (
     ServiceUnavailable,
 )
 from finetune_trainer.storage import s3_transfer
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.credentials import Credentials, load_credentials
 from finetune_trainer.storage.s3 import CHUNK_BYTES, connect
 from finetune_trainer.storage.s3_location import S3Location, parse_s3_uri
@@ -23,7 +23,7 @@ from tests.unit_trainer.conftest import (
     Bucket,
     build_credentials,
     make_bucket,
-    quick_waits,
+    quick_backoff,
 )
 from tests.unit_trainer.s3_proxy import Behaviour, S3Proxy
 from tests.unit_trainer.seaweed import READER_KEY, SECRET_KEY, SeaweedFS
@@ -213,8 +213,8 @@ def test_a_download_survives_a_killed_server(tmp_path: Path) -> None:
 
         proxy.behaviour = Behaviour(cut_after=[3 * MEBIBYTE], on_cut=restart)
         # A server that was killed answers 500 for a while, until its volumes are found again.
-        waits = Waits(first_s=0.2, longest_s=1, total_s=60)
-        store = connect(build_credentials(proxy.endpoint), subject="the model", waits=waits)
+        backoff = Backoff(first_s=0.2, longest_s=1, total_s=60)
+        store = connect(build_credentials(proxy.endpoint), subject="the model", backoff=backoff)
         back = download(store, direct.at("weights"), tmp_path / "back")
         assert back.path.read_bytes() == data
     finally:
@@ -229,8 +229,8 @@ def test_a_busy_store_is_asked_again_after_growing_waits(
     bucket: Bucket, proxy: S3Proxy, tmp_path: Path
 ) -> None:
     slept: list[float] = []
-    waits = replace(quick_waits(), sleep=slept.append)
-    store = connect(build_credentials(proxy.endpoint), subject="the output", waits=waits)
+    backoff = replace(quick_backoff(), sleep=slept.append)
+    store = connect(build_credentials(proxy.endpoint), subject="the output", backoff=backoff)
     proxy.behaviour = Behaviour(busy=4, busy_method="PUT")
     upload(store, make_file(tmp_path, 100), bucket.at("weights"))
     assert slept == [0.375, 0.75, 1.5, 3.0]
@@ -273,7 +273,9 @@ def test_a_store_whose_etag_says_nothing_is_read_back(
     bucket: Bucket, proxy: S3Proxy, tmp_path: Path
 ) -> None:
     path = make_file(tmp_path, 3 * CHUNK_BYTES)
-    store = connect(build_credentials(proxy.endpoint), subject="the output", waits=quick_waits())
+    store = connect(
+        build_credentials(proxy.endpoint), subject="the output", backoff=quick_backoff()
+    )
     location = bucket.put("weights", path.read_bytes())
     proxy.behaviour = Behaviour(cut_after=[1000])
     digests = replace(measure_file(path), md5="f" * 32)
@@ -327,7 +329,7 @@ def test_keys_that_may_only_read_are_found_out_before_the_first_step(bucket: Buc
 
 def test_an_endpoint_that_nobody_listens_on_is_unavailable() -> None:
     nowhere = replace(build_credentials("http://127.0.0.1:9"), region="eu-west-1")
-    store = connect(nowhere, subject="the output", waits=quick_waits(total_s=1))
+    store = connect(nowhere, subject="the output", backoff=quick_backoff(total_s=1))
     with pytest.raises(ServiceUnavailable):
         store.check_readable(S3Location("bucket", ""))
 

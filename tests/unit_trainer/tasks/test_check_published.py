@@ -14,7 +14,7 @@ from finetune_api.outcome import Outcome
 from finetune_api.plan import TrainingPlan
 from finetune_trainer.publish.publish import OutputPlace, publish
 from tests.unit_trainer.conftest import Bucket
-from tests.unit_trainer.publish.test_export_folder import build_account
+from tests.unit_trainer.publish.test_export_folder import build_record
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY
 from tests.unit_trainer.tiny import build_plan
 
@@ -52,7 +52,7 @@ def test_a_finished_adapter_is_found_and_told_as_the_run_itself_would(
         (tmp_path / name).write_text(content)
     place = OutputPlace.of(build_plan(), bucket.at("adapters"))
     paths = [tmp_path / name for name in files]
-    published = publish(bucket.store, place, build_account(), files=paths)
+    published = publish(bucket.store, place, build_record(), files=paths)
 
     found = probe(plan_for(bucket), bucket, folder=tmp_path)
 

@@ -16,7 +16,7 @@ from finetune_api import wire
 from finetune_api.measure_plan import MeasurePlan
 from finetune_api.outcome import Outcome, Stage
 from finetune_trainer.__main__ import conclude
-from finetune_trainer.pod.graceful_shutdown import Goodbye
+from finetune_trainer.pod.graceful_shutdown import GracefulShutdown
 from finetune_trainer.pod.pod import Pod
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.tasks.measure import MeasuredText, MeasurePlace, measure
@@ -93,7 +93,7 @@ class MeasurePod:
     def run(self, plan: MeasurePlan) -> Outcome:
         """Measure to the end, in this process."""
         progress = Progress(None)
-        calm = Goodbye(lambda: progress.stage, leave=lambda _: None)
+        calm = GracefulShutdown(lambda: progress.stage, leave=lambda _: None)
         stop = Pod(self.environ(), self.folder / "work", calm)
         return conclude(
             lambda: measure(plan, pod=stop, progress=progress),

@@ -15,7 +15,7 @@ from finetune_api.plan import TrainingPlan
 from finetune_trainer.__main__ import conclude, write_outcome
 from finetune_trainer.errors import AccessDenied, DataInvalid, PlanInvalid, TrainerError
 from finetune_trainer.inputs.plan import check_supported, load_plan, parse_plan
-from finetune_trainer.pod.graceful_shutdown import Goodbye
+from finetune_trainer.pod.graceful_shutdown import GracefulShutdown
 from finetune_trainer.pod.logs import JsonLines
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.tasks.pipeline import make_empty
@@ -89,17 +89,17 @@ def test_an_outcome_that_cannot_be_written_is_in_the_log(
     assert caplog.records[-1].__dict__["outcome"] == outcome.to_termination_message()
 
 
-def in_stage(stage: Stage) -> tuple[Goodbye, list[TrainerError]]:
+def in_stage(stage: Stage) -> tuple[GracefulShutdown, list[TrainerError]]:
     progress = Progress(None)
     left: list[TrainerError] = []
     progress.enter(stage)
-    return Goodbye(lambda: progress.stage, leave=left.append), left
+    return GracefulShutdown(lambda: progress.stage, leave=left.append), left
 
 
 @pytest.mark.parametrize("stage", [Stage.START, Stage.FETCH, Stage.MODEL])
 def test_before_training_a_signal_ends_the_run_at_once(stage: Stage) -> None:
-    goodbye, left = in_stage(stage)
-    goodbye.hear(15, None)
+    shutdown, left = in_stage(stage)
+    shutdown.on_sigterm(15, None)
     [asked] = left
     assert asked.message == (
         f"The pod was asked to go in the stage {stage.value}, before the first step: the next attempt"
@@ -108,17 +108,17 @@ def test_before_training_a_signal_ends_the_run_at_once(stage: Stage) -> None:
 
 
 def test_a_second_signal_changes_nothing() -> None:
-    goodbye, left = in_stage(Stage.FETCH)
-    goodbye.hear(15, None)
-    goodbye.hear(15, None)
+    shutdown, left = in_stage(Stage.FETCH)
+    shutdown.on_sigterm(15, None)
+    shutdown.on_sigterm(15, None)
     assert len(left) == 1
 
 
 @pytest.mark.parametrize("stage", [Stage.TRAIN, Stage.PUBLISH])
 def test_from_training_on_a_signal_is_only_remembered(stage: Stage) -> None:
-    goodbye, left = in_stage(stage)
-    goodbye.hear(15, None)
-    assert goodbye.is_asked()
+    shutdown, left = in_stage(stage)
+    shutdown.on_sigterm(15, None)
+    assert shutdown.is_stopping()
     assert left == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from finetune_api.outcome import Outcome
 from finetune_trainer.publish.publish import OutputPlace, publish
 from tests.unit_trainer.conftest import make_bucket
-from tests.unit_trainer.publish.test_export_folder import build_account
+from tests.unit_trainer.publish.test_export_folder import build_record
 from tests.unit_trainer.seaweed import SECRET_KEY, SeaweedFS
 from tests.unit_trainer.tiny import write_model
 from tests.unit_trainer.trainer_pod import LONG, Pod, adapter_of, chats, fill, outcome_of, wait_for
@@ -249,7 +249,7 @@ def test_a_pod_that_another_one_overtook_leaves_its_work_alone(pod: Pod, tmp_pat
         if json.loads(line)["message"] == "Step done":
             break
     place = OutputPlace.of(plan, pod.bucket.at("adapters"))
-    theirs = publish(pod.bucket.store, place, build_account(plan=plan), files=files)
+    theirs = publish(pod.bucket.store, place, build_record(plan=plan), files=files)
     process.communicate(timeout=120)
     outcome = Outcome.from_termination_message((pod.folder / "outcome.json").read_text())
     assert outcome is not None

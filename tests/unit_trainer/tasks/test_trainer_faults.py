@@ -10,8 +10,8 @@ from botocore.exceptions import NoCredentialsError, SSLError
 from finetune_api.wire import ExitCode
 from finetune_trainer import errors
 from finetune_trainer.errors import AccessDenied, DataInvalid, EnvironmentUnfit, TrainerError
-from finetune_trainer.storage.backoff import Waits
-from finetune_trainer.storage.disk_errors import told_in_words
+from finetune_trainer.storage.backoff import Backoff
+from finetune_trainer.storage.disk_errors import translate_os_errors
 from finetune_trainer.storage.s3 import read_fault
 from finetune_trainer.storage.s3_errors import (
     Action,
@@ -101,12 +101,15 @@ def test_every_exit_code_but_success_has_one_error() -> None:
 
 
 def test_waits_grow_to_a_longest_and_end_at_their_sum() -> None:
-    waits = Waits(first_s=1, longest_s=4, total_s=12, chance=lambda: 1.0)
-    assert list(waits.begin()) == [1, 2, 4, 4, 1]
+    backoff = Backoff(first_s=1, longest_s=4, total_s=12, chance=lambda: 1.0)
+    assert list(backoff.begin()) == [1, 2, 4, 4, 1]
 
 
 def test_a_full_disk_is_told_with_the_remedy() -> None:
-    with pytest.raises(EnvironmentUnfit) as error, told_in_words(Path("/work"), uri="pvc://c/x"):
+    with (
+        pytest.raises(EnvironmentUnfit) as error,
+        translate_os_errors(Path("/work"), uri="pvc://c/x"),
+    ):
         Path("/dev/full").write_bytes(b"x" * 100)
     assert error.value.message == (
         "The scratch volume at /work is full while files are fetched; raise the pod's"
@@ -115,13 +118,16 @@ def test_a_full_disk_is_told_with_the_remedy() -> None:
 
 
 def test_another_fault_of_the_disk_is_no_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as error, told_in_words(tmp_path, uri="pvc://c/x"):
+    with pytest.raises(FileNotFoundError) as error, translate_os_errors(tmp_path, uri="pvc://c/x"):
         (tmp_path / "none").read_bytes()
     assert error.value.errno == errno.ENOENT
 
 
 def test_a_file_of_a_claim_that_may_not_be_read_is_named_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(AccessDenied) as error, told_in_words(tmp_path, uri="pvc://corpora/sw/"):
+    with (
+        pytest.raises(AccessDenied) as error,
+        translate_os_errors(tmp_path, uri="pvc://corpora/sw/"),
+    ):
         raise PermissionError(errno.EACCES, "Permission denied", "/claims/corpora/sw/a.jsonl")
     assert error.value.message == (
         f"pvc://corpora/sw/ cannot be read: the trainer runs as user {os.getuid()}, which may not"
@@ -131,7 +137,7 @@ def test_a_file_of_a_claim_that_may_not_be_read_is_named_with_the_remedy(tmp_pat
 
 
 def test_a_key_that_is_longer_than_a_name_may_be_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataInvalid) as error, told_in_words(tmp_path, uri="s3://corpora/sw/"):
+    with pytest.raises(DataInvalid) as error, translate_os_errors(tmp_path, uri="s3://corpora/sw/"):
         (tmp_path / ("x" * 300)).write_text("")
     assert error.value.message == (
         "s3://corpora/sw/ holds a key that no file can have (File name too long): expected names of at"

@@ -169,7 +169,7 @@ def _write_parts(snapshot: Snapshot, place: Path) -> None:
             # It has its own error for a full disk.
             raise OSError(f"{path.name} cannot be written: {fault}") from fault
         _flush(path)
-    state = {"state": snapshot.state, "told": snapshot.told}
+    state = {"state": snapshot.state, "notes": snapshot.notes}
     _write_durably(place / STATE_FILE, json.dumps(state).encode())
     lines = "".join(report.to_line() for report in snapshot.history)
     _write_durably(place / METRICS_FILE, lines.encode())
@@ -196,7 +196,8 @@ def load_snapshot(folder: Path, manifest: CheckpointManifest) -> Snapshot:
             },
             state=whole["state"],
             history=tuple(StepReport.from_line(line) for line in lines),
-            told=whole["told"],
+            # Version 0.1.0 wrote them as `told`.
+            notes=whole["notes"] if "notes" in whole else whole["told"],
         )
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as fault:
         raise CheckpointUnusable(f"its files cannot be read ({type(fault).__name__})") from fault

@@ -75,7 +75,7 @@ class CheckpointPlaces:
             find_mismatch: Says why a snapshot cannot be resumed, None meaning that it can.
 
         Raises:
-            ServiceUnavailable: The store does not answer; starting anew would waste what it holds.
+            ServiceUnavailable: The store does not answer; starting again would waste what it holds.
         """
         for step, where, load in self._candidates():
             try:

@@ -2,7 +2,7 @@
 
 The pipeline hands `offer` and `keep_last` to the training loop. A snapshot is copied to host memory,
 which is all that the training waits for; a thread writes it to the disk and brings it to S3. What
-fails there is told and harms nothing: the next checkpoint tries again.
+fails there is logged and harms nothing: the next checkpoint tries again.
 """
 
 import logging
@@ -35,7 +35,7 @@ class _Save:
     """Set when nothing more will happen: older ones are removed too."""
 
 
-class Checkpoints:
+class CheckpointSaver:
     """Saves the training of one run.
 
     Args:
@@ -67,7 +67,7 @@ class Checkpoints:
         self._last_step = 0
         self.newest: SavedCheckpoint | None = None
         """The newest checkpoint in S3, whichever pod wrote it."""
-        self.told: Mapping[str, Any] = {}
+        self.notes: Mapping[str, Any] = {}
         """What the pipeline wants to know again in a later pod."""
         self.costs = Costs()
 
@@ -80,9 +80,9 @@ class Checkpoints:
         snapshot = self._places.find_newest(find_mismatch)
         if snapshot is not None:
             self._last_step = snapshot.step
-            self.told = snapshot.told
-            self.costs.saved = int(snapshot.told.get("checkpoints", 0))
-            self.costs.waited = float(snapshot.told.get("waited", 0.0))
+            self.notes = snapshot.notes
+            self.costs.saved = int(snapshot.notes.get("checkpoints", 0))
+            self.costs.waited = float(snapshot.notes.get("waited", 0.0))
             self.newest = self._places.describe(snapshot.step)
         self._last_at = self._clock()
         return snapshot
@@ -158,15 +158,15 @@ class Checkpoints:
         started = self._clock()
         snapshot = capture(reuse=reuse)
         self.costs.waited += self._clock() - started
-        told = {**self.told, "checkpoints": self.costs.saved + 1, "waited": self.costs.waited}
-        return snapshot.with_told(told)
+        notes = {**self.notes, "checkpoints": self.costs.saved + 1, "waited": self.costs.waited}
+        return snapshot.with_notes(notes)
 
     def _begin(self, capture: Capture, *, reuse: bool = False) -> _Save:
         started = self._clock()
         save = _Save(self._take(capture, reuse=reuse))
         self._under_way = save
         self._last_at, self._last_step = started, save.snapshot.step
-        # A daemon: an upload that hangs must not hold a pod that was told to go.
+        # A daemon: an upload that hangs must not hold a pod that is being terminated.
         threading.Thread(
             target=self._save, args=(save, started), name="checkpoint", daemon=True
         ).start()

@@ -32,8 +32,8 @@ def choose_attention(
     try:
         return try_attention(engine, flash4.FlashAttention4())
     except flash4.find_faults() as fault:
-        told = str(fault).strip().partition("\n")[0][:200]
-        return _warn(engine, f"FlashAttention 4 fails on this machine ({told})")
+        first_line = str(fault).strip().partition("\n")[0][:200]
+        return _warn(engine, f"FlashAttention 4 fails on this machine ({first_line})")
 
 
 def try_attention(engine: FusedEngine, candidate: Attention) -> Choice:

@@ -1,4 +1,4 @@
-"""Which engine trains: facts observed, `runtime` asked, the choice built, checked and told.
+"""Which engine trains: facts observed, `runtime` asked, the choice built, checked and logged.
 
 Between `model` and `train`. The model's own path is always there: an engine that cannot be built, or
 whose gradients differ in the start-up check, is replaced by it, and the log says why.
@@ -41,7 +41,7 @@ from finetune_trainer.fused.ops import find_kernel_faults
 from finetune_trainer.fused.restrictions import find_doubts, find_obstacles
 from finetune_trainer.model.loaded_model import Engine, LoadedModel, PlainEngine
 from finetune_trainer.ranks.process_group import SINGLE, ProcessGroup
-from finetune_trainer.steps.micro_batches import Layout, TokenBudget, Tokens
+from finetune_trainer.steps.micro_batches import BatchLayout, TokenBudget, Tokens
 from finetune_trainer.steps.sampler import DataOrder
 from finetune_trainer.steps.schedule import build_schedule
 from finetune_trainer.steps.sharding import count_largest_shard
@@ -126,7 +126,7 @@ class Built:
 
     engine: FusedEngine | None
     """None where it may not train."""
-    told: str
+    finding: str
     """What was found of it."""
     choices: tuple[Choice, ...] = ()
 
@@ -140,14 +140,14 @@ def _take_fused(
     group: ProcessGroup,
 ) -> tuple[Engine, tuple[Choice, ...]]:
     """Return the fused engine where it may train on every rank, else what Unsloth has."""
-    engine, told = built.engine, built.told
+    engine, finding = built.engine, built.finding
     if group.all_reduce_min(engine is not None) and engine is not None:
-        checked = Choice("startUpCheck", "passed", f"The fused stack may train: {told}.")
+        checked = Choice("startUpCheck", "passed", f"The fused stack may train: {finding}.")
         return engine, (choice, *built.choices, checked)
     if engine is not None:
         engine.release()
-        told = "it cannot run on another GPU of the pod, whose log says why"
-    reason = f"Unsloth's own path runs instead of the fused stack: {told}."
+        finding = "it cannot run on another GPU of the pod, whose log says why"
+    reason = f"Unsloth's own path runs instead of the fused stack: {finding}."
     log.warning(reason)
     return _build_plain(loaded, rows, Choice("engine", EngineName.UNSLOTH, reason), group=group)
 
@@ -166,15 +166,15 @@ def _build_fused(
         if loaded.device.type == "cuda":
             capability = torch.cuda.get_device_capability(loaded.device)
             choices = (choose_attention(engine, capability=capability, forced=attention),)
-        told, passes = _check_fused(loaded, engine, rows)
+        finding, passes = _check_fused(loaded, engine, rows)
     except find_kernel_faults(loaded.device) as fault:
         # A kernel that does not compile here, or an operation that this torch lacks.
-        told = f"it fails on this machine ({_first_line(fault)})"
+        finding = f"it fails on this machine ({_first_line(fault)})"
         passes = False
     if passes:
-        return Built(engine, told, choices)
+        return Built(engine, finding, choices)
     engine.release()
-    return Built(None, told)
+    return Built(None, finding)
 
 
 def _check_fused(
@@ -186,7 +186,7 @@ def _check_fused(
         return f"its attention is {error:.2%} off torch's own in fp32", False
     # One text a micro-batch either way; on padded rows Unsloth first compiles for half a minute.
     on_gpu = loaded.device.type == "cuda"
-    layouts = (Layout.PACKED, Layout.PADDED) if on_gpu else (Layout.PADDED,)
+    layouts = (BatchLayout.PACKED, BatchLayout.PADDED) if on_gpu else (BatchLayout.PADDED,)
     with _everything_kept(loaded.network):
         comparison = compare_with_model(loaded, engine, rows=rows, layouts=layouts)
     if comparison.passes:
@@ -195,7 +195,7 @@ def _check_fused(
 
 
 def compare_with_model(
-    loaded: LoadedModel, engine: Engine, *, rows: Sequence[Tokens], layouts: Sequence[Layout]
+    loaded: LoadedModel, engine: Engine, *, rows: Sequence[Tokens], layouts: Sequence[BatchLayout]
 ) -> Comparison:
     """Compare with the model's own path, on rows of the first of `layouts` that its forward takes."""
     plain = PlainEngine(loaded.network, loaded.device, loaded.dtype)
@@ -216,23 +216,23 @@ def _build_plain(
     padded = PlainEngine(loaded.network, loaded.device, loaded.dtype)
     if loaded.device.type == "cpu":
         reason = "Unsloth's CPU backend takes one sequence a row."
-        return padded, (choice, Choice("layout", Layout.PADDED, reason))
-    packed = replace(padded, layout=Layout.PACKED)
+        return padded, (choice, Choice("layout", BatchLayout.PADDED, reason))
+    packed = replace(padded, layout=BatchLayout.PACKED)
     try:
         comparison = compare(loaded, packed, reference=padded, rows=rows)
     except REFUSALS as fault:
-        told = (
+        finding = (
             f"packed rows fail with this model ({str(fault).strip().partition(chr(10))[0][:200]})"
         )
         passes = False
     else:
-        told, passes = f"on packed rows {comparison}", comparison.passes
+        finding, passes = f"on packed rows {comparison}", comparison.passes
     if group.all_reduce_min(passes):
-        reason = f"Sequences lie end to end without padding: {told}."
-        return packed, (choice, Choice("layout", Layout.PACKED, reason))
-    reason = f"Sequences are padded: {told}."
+        reason = f"Sequences lie end to end without padding: {finding}."
+        return packed, (choice, Choice("layout", BatchLayout.PACKED, reason))
+    reason = f"Sequences are padded: {finding}."
     log.warning(reason)
-    return padded, (choice, Choice("layout", Layout.PADDED, reason))
+    return padded, (choice, Choice("layout", BatchLayout.PADDED, reason))
 
 
 def _first_line(fault: Exception) -> str:
@@ -240,7 +240,7 @@ def _first_line(fault: Exception) -> str:
 
 
 def _name_attention(loaded: LoadedModel, engine: Engine) -> str:
-    if engine.layout is Layout.PADDED:
+    if engine.layout is BatchLayout.PADDED:
         return loaded.attention
     if isinstance(engine, FusedEngine):
         return engine.attention.name

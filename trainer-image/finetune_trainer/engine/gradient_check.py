@@ -72,7 +72,7 @@ class Comparison:
 def exercise(loaded: LoadedModel, engine: Engine, *, rows: Sequence[Tokens]) -> None:
     """Do a small step as training will, dropout included, and forget it.
 
-    What is compiled only then is compiled now, and what cannot be is told before the first step.
+    What is compiled only then is compiled now, and what cannot be is reported before the first step.
 
     Raises:
         ArithmeticError: Loss or gradient is not finite.

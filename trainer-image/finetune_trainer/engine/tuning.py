@@ -17,7 +17,7 @@ from finetune_api.micro_batch import (
     MicroBatchPlan,
     plan_micro_batch,
 )
-from finetune_trainer.steps.micro_batches import Layout
+from finetune_trainer.steps.micro_batches import BatchLayout
 
 GIB = 2**30
 FORCED_ENGINE = "FINETUNE_ENGINE"
@@ -91,7 +91,7 @@ class Runtime:
     """Everything that was chosen, for the log and the published environment."""
 
     engine: EngineName
-    layout: Layout
+    layout: BatchLayout
     micro_batch: MicroBatchChoice
     choices: tuple[Choice, ...]
 

@@ -32,7 +32,7 @@ class AdapterSync:
                 factor = copy.factor if with_adapter or not copy.is_b else 0.0
                 copy.to.copy_(copy.parameter * factor)
             return
-        # NB: whoever restores a state may give a parameter other memory.
+        # NB: restoring a state may give a parameter other memory.
         addresses = tuple(copy.parameter.data_ptr() for copy in self._copies)
         if addresses != self._addresses:
             kernels: Any = import_module("finetune_trainer.fused.kernels.copy")

@@ -1,6 +1,6 @@
 """What a family of decoders does otherwise than Llama, in one place: read from a config, no weights.
 
-Built by `engine`; `layer`, `head` and `restrictions` read it, and nobody else asks for a model's type. Pure.
+Built by `engine`; `layer`, `head` and `restrictions` read it, and no other module asks for a model's type. Pure.
 """
 
 from dataclasses import dataclass

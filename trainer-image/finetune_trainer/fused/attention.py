@@ -23,7 +23,7 @@ CHECKED_WINDOW = 50
 
 
 @dataclass(frozen=True)
-class Documents:
+class DocumentBounds:
     """Where the documents of a packed row begin and end."""
 
     boundaries: torch.Tensor
@@ -40,7 +40,7 @@ class AttentionWindow:
     window: int | None = None
     """Tokens, itself the last of them; None for all before it."""
 
-    def left_of(self, documents: Documents) -> int | None:
+    def left_of(self, documents: DocumentBounds) -> int | None:
         """Return the tokens before itself that it sees; None for all, as in documents that fit."""
         if self.window is None or self.window >= documents.longest:
             return None
@@ -73,7 +73,7 @@ class Attention(Protocol):
         k: torch.Tensor,
         v: torch.Tensor,
         *,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> Attended:
         """Return softmax(scale·q·kᵀ)·v of each token with what it sees of its document.
@@ -94,7 +94,7 @@ class Attention(Protocol):
         v: torch.Tensor,
         *,
         attended: Attended,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> Gradients:
         """Return the gradients of q, k and v."""
@@ -111,7 +111,7 @@ class FlashAttention:
         k: torch.Tensor,
         v: torch.Tensor,
         *,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> Attended:
         """Run the kernel; the state is what torch hands from one to the other."""
@@ -141,7 +141,7 @@ class FlashAttention:
         v: torch.Tensor,
         *,
         attended: Attended,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> Gradients:
         """Run the kernel."""
@@ -178,7 +178,7 @@ class AutogradAttention(ABC):
         k: torch.Tensor,
         v: torch.Tensor,
         *,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> torch.Tensor:
         """Return attention as `Attention.forward` has it, (tokens, query heads, size)."""
@@ -189,7 +189,7 @@ class AutogradAttention(ABC):
         k: torch.Tensor,
         v: torch.Tensor,
         *,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> Attended:
         """Compute, and keep the graph. The inputs are the caller's own memory, nothing is copied."""
@@ -207,7 +207,7 @@ class AutogradAttention(ABC):
         v: torch.Tensor,
         *,
         attended: Attended,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> Gradients:
         """Differentiate the graph, once."""
@@ -228,7 +228,7 @@ class PlainAttention(AutogradAttention):
         k: torch.Tensor,
         v: torch.Tensor,
         *,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> torch.Tensor:
         """Attend in one document after the other."""
@@ -285,7 +285,7 @@ def _measure_attention_window(
     """Return the error with q, k, v and the output's gradient."""
     *qkv, gradient = tensors
     ends = torch.tensor((0, *CHECKED_LENGTHS)).cumsum(0)
-    documents = Documents(ends.to(gradient.device, torch.int32), max(CHECKED_LENGTHS))
+    documents = DocumentBounds(ends.to(gradient.device, torch.int32), max(CHECKED_LENGTHS))
     attended = attention.forward(*qkv, documents=documents, attention_window=attention_window)
     found = attention.backward(
         gradient, *qkv, attended=attended, documents=documents, attention_window=attention_window

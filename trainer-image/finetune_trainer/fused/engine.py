@@ -13,7 +13,7 @@ import torch
 from finetune_trainer.fused.architecture import build_architecture, rotations_of
 from finetune_trainer.fused.attention import (
     Attention,
-    Documents,
+    DocumentBounds,
     load_attention,
     measure_error,
 )
@@ -25,14 +25,14 @@ from finetune_trainer.fused.ops import load_ops
 from finetune_trainer.fused.projection import ADAPTER
 from finetune_trainer.fused.rotary import RotaryTables, compute_frequencies
 from finetune_trainer.fused.stack import Stack
-from finetune_trainer.steps.micro_batches import Layout, MicroBatch
+from finetune_trainer.steps.micro_batches import BatchLayout, MicroBatch
 
 
 class FusedEngine:
     """Runs a model that `restrictions` has no objection to."""
 
     name = "fused"
-    layout = Layout.PACKED
+    layout = BatchLayout.PACKED
 
     def __init__(self, network: Any, *, device: torch.device) -> None:
         base = network.get_base_model()
@@ -41,7 +41,7 @@ class FusedEngine:
         self._device = device
         self._ops = load_ops(device)
         self.attention: Attention = load_attention(device)
-        """Whoever knows a faster one may replace it before the first micro-batch."""
+        """May be replaced by a faster one before the first micro-batch."""
         self._embedding = base.get_input_embeddings()
         self._architecture = build_architecture(config)
         scale = torch.tensor(self._architecture.embedding_scale)
@@ -83,7 +83,7 @@ class FusedEngine:
         context = LayerContext(
             ops=self._ops,
             attention=self.attention,
-            documents=Documents(prepared.ends, prepared.longest),
+            documents=DocumentBounds(prepared.ends, prepared.longest),
             rotations={
                 kind: tables.rotation(prepared.positions, longest=prepared.longest)
                 for kind, tables in self._tables.items()
@@ -129,7 +129,7 @@ class FusedEngine:
     def _decide_dropout(self, first_token: int) -> Dropout:
         """Return the dropout that the adapter's own modules ask for, as they are now.
 
-        The seed is torch's: whoever seeds a step seeds its masks.
+        The seed is torch's: seeding a step seeds its masks.
         """
         probability = max(
             (float(getattr(dropout, "p", 0.0)) for dropout in self._dropouts), default=0.0

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from finetune_trainer.fused.attention import AttentionWindow, AutogradAttention, Documents
+from finetune_trainer.fused.attention import AttentionWindow, AutogradAttention, DocumentBounds
 
 CAPABILITIES = frozenset({9, 10})
 """Major compute capabilities that it has forward and backward kernels for, as torch's registry of
 implementations lists them."""
 
-# Of the package's own arguments, at each kernel that it compiles; nobody here can do anything about it.
+# Of the package's own arguments, at each kernel that it compiles; they cannot be changed here.
 warnings.filterwarnings("ignore", message=r"Argument aux_data .* cannot be converted")
 
 package: Any = None
@@ -45,7 +45,7 @@ class FlashAttention4(AutogradAttention):
         k: torch.Tensor,
         v: torch.Tensor,
         *,
-        documents: Documents,
+        documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> torch.Tensor:
         """Run the kernel, which takes fewer key heads than query heads."""

@@ -82,7 +82,7 @@ class Head:
 def _portions(scored: torch.Tensor) -> list[tuple[torch.Tensor, slice]]:
     """Return the scored rows in portions of like size, and the place of each portion.
 
-    All but the last hold a multiple of `ROW_STEP`: at odd addresses Triton compiles its kernel anew.
+    All but the last hold a multiple of `ROW_STEP`: at odd addresses Triton compiles its kernel again.
     """
     count = max(1, -(-len(scored) // LOGIT_ROWS))
     size = max(1, -(-len(scored) // (count * ROW_STEP))) * ROW_STEP

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from finetune_trainer.fused.architecture import Architecture
-from finetune_trainer.fused.attention import Attended, Attention, Documents
+from finetune_trainer.fused.attention import Attended, Attention, DocumentBounds
 from finetune_trainer.fused.dropout import Dropout, Mask
 from finetune_trainer.fused.ops import HeadNorm, HeadShape, Ops, Rotation
 from finetune_trainer.fused.projection import PROJECTIONS, Projection, Workspace
@@ -27,7 +27,7 @@ class LayerContext:
 
     ops: Ops
     attention: Attention
-    documents: Documents
+    documents: DocumentBounds
     rotations: Mapping[str | None, Rotation]
     """By `LayerKind.rotation`."""
     dropout: Dropout

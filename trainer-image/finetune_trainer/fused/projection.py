@@ -10,7 +10,7 @@
              └───────────────┴───────────────┘
 
 The modules' own weights become views of W, so nothing is held twice. A and B are 16-bit copies of the
-trained fp32 parameters, made anew for every micro-batch: no optimizer step can be missed. Weights in 4 bits
+trained fp32 parameters, copied again for every micro-batch: no optimizer step can be missed. Weights in 4 bits
 stay so; all layers share one matrix, and each fills it when it is its turn.
 """
 

@@ -1,4 +1,4 @@
-"""What the fused stack can run, stated once: everything else is told here in words and runs elsewhere.
+"""What the fused stack can run, stated once: everything else is named here in words and runs elsewhere.
 
 Asked by the trainer before it builds the stack. Pure: nothing is changed, and no weight is read.
 """

@@ -83,7 +83,7 @@ class Stack:
         return [gradient for gradients in reversed(every) for gradient in gradients]
 
     def release(self) -> None:
-        """Give each module a weight of its own again, for whoever saves or merges the model."""
+        """Give each module a weight of its own again, so that the model can be saved or merged."""
         # What is copied lies in the matrices, and would keep them all until the last is released.
         self._copies = AdapterSync([])
         for projection in self._projections:

@@ -30,9 +30,9 @@ from finetune_trainer.inputs.data_files import (
 )
 from finetune_trainer.inputs.model_files import INDEX, decide_missing_shards, decide_model_files
 from finetune_trainer.inputs.volume_claims import find_in_claim, list_claim
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.credentials import Credentials, load_credentials
-from finetune_trainer.storage.disk_errors import told_in_words
+from finetune_trainer.storage.disk_errors import translate_os_errors
 from finetune_trainer.storage.s3 import S3Store, connect
 from finetune_trainer.storage.s3_location import S3Location, parse_s3_uri
 from finetune_trainer.storage.s3_objects import StoredObject
@@ -51,7 +51,7 @@ class Surroundings:
 
     environ: Mapping[str, str] = field(repr=False)
     claims: Path = Path(wire.CLAIM_DIR)
-    waits: Waits = field(default_factory=Waits)
+    backoff: Backoff = field(default_factory=Backoff)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def fetch_model(
     """
     copy = surroundings.environ.get(wire.ENV_LOCAL_MODEL, "")
     credentials = load_credentials(model.credentials, environ=surroundings.environ)
-    with told_in_words(folder, uri=model.uri):
+    with translate_os_errors(folder, uri=model.uri):
         if copy:
             return _read_local_copy(model, Path(copy), is_wanted=is_wanted)
         match _scheme(model.uri, what="model"):
@@ -114,7 +114,7 @@ def fetch_model(
                 repository = _repository(name, "model", credentials, surroundings)
                 return _fetch_hub_model(model, folder, repository, is_wanted=is_wanted)
             case "s3":
-                store = connect(credentials, subject="the model", waits=surroundings.waits)
+                store = connect(credentials, subject="the model", backoff=surroundings.backoff)
                 return _fetch_s3_model(model, folder, store, is_wanted=is_wanted)
             case _:
                 return _find_claim_model(model, surroundings, is_wanted=is_wanted)
@@ -216,7 +216,7 @@ def fetch_dataset(
     """
     credentials = load_credentials(dataset.credentials, environ=surroundings.environ)
     source = _Source(dataset=dataset, credentials=credentials, surroundings=surroundings)
-    with told_in_words(folder, uri=dataset.uri):
+    with translate_os_errors(folder, uri=dataset.uri):
         found = source.fetch(dataset.uri, folder / "train", splits=(dataset.split,))
         train = found.files
         _check_sha256(dataset, train)
@@ -312,7 +312,7 @@ class _Source:
         store = connect(
             self.credentials,
             subject=f"the dataset of {self.dataset.tag}",
-            waits=self.surroundings.waits,
+            backoff=self.surroundings.backoff,
         )
         location = parse_s3_uri(uri)
         is_prefix = not location.key or location.key.endswith("/")
@@ -389,7 +389,7 @@ def _repository(
         kind=kind,
         endpoint=endpoint.rstrip("/"),
         token=credentials.hf_token,
-        waits=surroundings.waits,
+        backoff=surroundings.backoff,
     )
 
 

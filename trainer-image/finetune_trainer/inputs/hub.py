@@ -36,7 +36,7 @@ from finetune_trainer.errors import (
     ServiceUnavailable,
     TrainerError,
 )
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class HubRepository:
     """`model` or `dataset`."""
     endpoint: str = DEFAULT_ENDPOINT
     token: str | None = None
-    waits: Waits = field(default_factory=Waits)
+    backoff: Backoff = field(default_factory=Backoff)
 
     @property
     def page(self) -> str:
@@ -194,7 +194,7 @@ def _hash(path: Path, digest: "hashlib._Hash") -> str:
 
 def _ask(repository: HubRepository, operation: Callable[[], T], *, revision: str | None) -> T:
     """Ask the Hub, again and again while the fault may pass, and translate what remains."""
-    waits = repository.waits.begin()
+    backoff = repository.backoff.begin()
     while True:
         try:
             return operation()
@@ -207,11 +207,11 @@ def _ask(repository: HubRepository, operation: Callable[[], T], *, revision: str
             httpx.HTTPError,
         ) as fault:
             error = _diagnose(fault, repository, revision=revision)
-            wait = next(waits, None) if isinstance(error, ServiceUnavailable) else None
+            wait = next(backoff, None) if isinstance(error, ServiceUnavailable) else None
             if wait is None:
                 raise error from fault
             logger.info("The Hub is asked again", extra={"uri": repository.uri, "wait_s": wait})
-            repository.waits.sleep(wait)
+            repository.backoff.sleep(wait)
 
 
 def _diagnose(fault: Exception, repository: HubRepository, *, revision: str | None) -> TrainerError:

@@ -18,11 +18,11 @@ from finetune_trainer.errors import PlanInvalid
 
 
 def load_plan(path: Path, *, expected_sha256: str) -> TrainingPlan:
-    """Read the plan and see that nobody changed it.
+    """Read the plan and check that it was not changed.
 
     Args:
         path: The plan's file.
-        expected_sha256: Of the file's bytes, in hex; empty where nobody said.
+        expected_sha256: Of the file's bytes, in hex; empty where none is given.
 
     Raises:
         PlanInvalid: It is absent, malformed, or not the one that was resolved.
@@ -31,7 +31,7 @@ def load_plan(path: Path, *, expected_sha256: str) -> TrainingPlan:
 
 
 def load_measure_plan(path: Path, *, expected_sha256: str) -> MeasurePlan:
-    """Read the measure plan and see that nobody changed it; arguments as `load_plan`.
+    """Read the measure plan and check that it was not changed; arguments as `load_plan`.
 
     Raises:
         PlanInvalid: It is absent, malformed, or not the one that was planned.
@@ -60,7 +60,7 @@ def _read_plan(path: Path, *, expected_sha256: str) -> bytes:
         raise PlanInvalid(
             f"The plan {path} has SHA-256 {found[:12]}… and the Job expects"
             f" {expected_sha256[:12]}…: the ConfigMap was replaced; delete the LanguageFinetune and"
-            " apply it again, and the operator writes the plan anew; checkpoints of it stay good.",
+            " apply it again, and the operator writes the plan again; checkpoints of it stay good.",
             reason="PlanTampered",
         )
     return content
@@ -96,7 +96,7 @@ def _check_hash(plan: TrainingPlan | MeasurePlan, *, found: str) -> None:
             f"The plan of {plan.identity.namespace}/{plan.identity.name} says its hash is"
             f" {plan.hash[:12] or 'empty'}, its content has {found[:12]}: it was changed after it"
             " was resolved; delete the LanguageFinetune and apply it again, and the operator writes"
-            " the plan anew.",
+            " the plan again.",
             reason="PlanTampered",
         )
 

@@ -1,6 +1,6 @@
 """Validate: every row is read and understood before any model is loaded.
 
-Second of the stages, after fetch and before tokenization. Faults are told with file, line and rule,
+Second of the stages, after fetch and before tokenization. Faults are reported with file, line and rule,
 several at once. Rows are read again when they are tokenised: in between only their hashes are kept,
 so memory does not grow with the text. The held-out part is chosen by those hashes: the same data
 always splits the same way, in whatever order, and equal rows stay on one side.
@@ -22,12 +22,12 @@ from finetune_trainer.inputs.data_files import DataFile, FetchedDataset
 from finetune_trainer.inputs.text_errors import told_as_invalid_data
 
 MAX_FAULTS = 5
-"""Faults told at once: enough to see a pattern, few enough for one sentence."""
+"""Faults named in one message: enough to see a pattern, few enough for one sentence."""
 
 
 @dataclass(frozen=True)
 class ValidDataset:
-    """One language's text, understood and split; its rows are read anew each time."""
+    """One language's text, understood and split; its rows are read again each time."""
 
     dataset: PlannedDataset
     fetched: FetchedDataset
@@ -35,7 +35,7 @@ class ValidDataset:
     """Rows to learn from, empty ones not counted."""
     validation_examples: int
     empty: int
-    """Rows without anything to learn, told and not trained."""
+    """Rows without anything to learn, reported and not trained."""
     duplicates: int
     """Rows whose content stands in an earlier row."""
     warnings: tuple[str, ...]
@@ -168,7 +168,7 @@ def _read_files(
                 yield file, found
 
 
-# --- What is told -------------------------------------------------------------------------------
+# --- Warnings --------------------------------------------------------------------------------
 
 
 def _build_fault(faults: Sequence[tuple[DataFile, Fault]]) -> DataInvalid:

@@ -40,7 +40,7 @@ def list_claim(folder: Path, *, uri: str) -> list[Path]:
 
     Raises:
         PermissionError: A folder cannot be opened; its files would be missing without a word.
-        DataInvalid: A name is no text, which could be neither told of nor hashed.
+        DataInvalid: A name is no text, which could be neither printed nor hashed.
     """
     found: list[Path] = []
     for place, _, names in os.walk(folder, onerror=_raise):

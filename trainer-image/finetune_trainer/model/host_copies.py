@@ -13,7 +13,7 @@ Copy = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 def copy_fresh(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy that nobody else will ever write to."""
+    """Return a copy that nothing else will ever write to."""
     del name
     return tensor.detach().to("cpu", copy=True)
 

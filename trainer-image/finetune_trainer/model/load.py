@@ -85,7 +85,7 @@ def told_when_too_large(plan: TrainingPlan) -> Iterator[None]:
 
 
 def _load_base(plan: TrainingPlan, *, folder: Path, dtype: torch.dtype) -> Any:
-    """Load the base model; what the library says of a broken one is told as a fault of the model."""
+    """Load the base model; what the library says of a broken one is raised as a fault of the model."""
     try:
         base = _call_loader(plan, folder=folder, dtype=dtype)
     except torch.OutOfMemoryError:
@@ -115,7 +115,7 @@ def _call_loader(plan: TrainingPlan, *, folder: Path, dtype: torch.dtype) -> Any
     quantized = plan.method is Method.QLORA
     base, _ = unsloth.FastLanguageModel.from_pretrained(
         model_name=str(folder),
-        # NB: above what the model was made for Unsloth stretches its positions, which nobody undoes.
+        # NB: above what the model was made for Unsloth stretches its positions, which is not undone.
         max_seq_length=min(
             plan.training.max_seq_length,
             load_context_length(folder) or plan.training.max_seq_length,

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from finetune_trainer.model.host_copies import Copy, copy_fresh
-from finetune_trainer.steps.micro_batches import Layout, MicroBatch, build_packed, build_padded
+from finetune_trainer.steps.micro_batches import BatchLayout, MicroBatch, build_packed, build_padded
 
 
 class Engine(Protocol):
@@ -24,7 +24,7 @@ class Engine(Protocol):
         """What the log and the published environment call it."""
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> BatchLayout:
         """How its micro-batches lie in memory."""
 
     def sum_of_losses(self, micro_batch: MicroBatch, *, divisor: int) -> torch.Tensor:
@@ -34,7 +34,7 @@ class Engine(Protocol):
         """Compute with the base model alone, as if there were no adapter."""
 
     def release(self) -> None:
-        """Leave the model as it was loaded, for whoever saves or merges it; nothing runs afterwards."""
+        """Leave the model as it was loaded, so that it can be saved or merged; nothing runs afterwards."""
 
 
 @runtime_checkable
@@ -66,14 +66,16 @@ class PlainEngine:
     network: Any
     device: torch.device
     dtype: torch.dtype
-    layout: Layout = Layout.PADDED
+    layout: BatchLayout = BatchLayout.PADDED
     """Packed rows need the forward that Unsloth patches on a GPU."""
     name: str = "unsloth"
 
     def sum_of_losses(self, micro_batch: MicroBatch, *, divisor: int) -> torch.Tensor:
         """Return the loss of a micro-batch. Shape: ()."""
         rows = (
-            build_packed(micro_batch) if self.layout is Layout.PACKED else build_padded(micro_batch)
+            build_packed(micro_batch)
+            if self.layout is BatchLayout.PACKED
+            else build_padded(micro_batch)
         )
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             # `num_items_in_batch` replaces the micro-batch's own mean by a sum over a given count.

@@ -11,7 +11,7 @@ from importlib import import_module
 
 
 @contextmanager
-def imported_meanwhile(*names: str) -> Iterator[None]:
+def import_in_background(*names: str) -> Iterator[None]:
     """Import modules, in this order, while the block runs; they are there when it is over.
 
     A block that fails is over only when the import is: an interpreter that ends in the middle of one

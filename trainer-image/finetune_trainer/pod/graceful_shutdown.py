@@ -17,9 +17,9 @@ from finetune_trainer.errors import Interrupted, TrainerError
 
 ENDS_BY_ITSELF = (Stage.TRAIN, Stage.EVALUATE, Stage.EXPORT, Stage.PUBLISH)
 """Stages in which a signal only raises a flag: a step is finished, an upload is not cut in half."""
-FAREWELL_S = 5.0
+RESERVE_S = 5.0
 """Seconds at the end of the grace period for the outcome and the last report."""
-NAP_S = 0.25
+SLEEP_SLICE_S = 0.25
 """Longest sleep in one piece."""
 Leave = Callable[[TrainerError], None]
 T = TypeVar("T")
@@ -27,13 +27,13 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Goodbye:
+class GracefulShutdown:
     """Remembers that the pod was asked to go; before training it ends the run at once.
 
     Args:
         stage: Returns the stage that runs.
         leave: Ends the process.
-        grace_s: Seconds between SIGTERM and SIGKILL; None where nobody kills.
+        grace_s: Seconds between SIGTERM and SIGKILL; None where no kill follows.
         clock: Seconds that only grow.
         nap: Sleeps for so many seconds.
     """
@@ -53,16 +53,16 @@ class Goodbye:
         self._grace_s = grace_s
         self._clock = clock
         self._nap = nap
-        self._asked_at: float | None = None
+        self._signalled_at: float | None = None
         self._is_short = False
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
+    def on_sigterm(self, number: int, frame: FrameType | None) -> None:
         """Take the signal, and leave where nothing is under way that must be finished."""
         del frame
-        if self._asked_at is not None:
+        if self._signalled_at is not None:
             # A second signal asks for nothing new, and the end may be under way.
             return
-        self._asked_at = self._clock()
+        self._signalled_at = self._clock()
         stage = self._stage()
         log.warning("The pod is asked to go", extra={"signal": number, "stage": stage.value})
         if stage not in ENDS_BY_ITSELF:
@@ -73,18 +73,18 @@ class Goodbye:
                 )
             )
 
-    def is_asked(self) -> bool:
+    def is_stopping(self) -> bool:
         """Whether the pod was asked to go."""
-        return self._asked_at is not None
+        return self._signalled_at is not None
 
     def seconds_left(self) -> float | None:
-        """Return the seconds for saving what there is; None where nobody counts them."""
-        if self._grace_s is None or self._asked_at is None:
+        """Return the seconds for saving what there is; None where they are not limited."""
+        if self._grace_s is None or self._signalled_at is None:
             return None
-        return max(0.0, self._grace_s - FAREWELL_S - (self._clock() - self._asked_at))
+        return max(0.0, self._grace_s - RESERVE_S - (self._clock() - self._signalled_at))
 
-    def has_time_beside(self, seconds: float | None) -> bool:
-        """Whether there is time for more than what takes `seconds`; None where nobody knows how long.
+    def has_time_besides(self, seconds: float | None) -> bool:
+        """Whether there is time for more than what takes `seconds`; None where that is unknown.
 
         Then half of the grace period is kept for it.
         """
@@ -100,7 +100,7 @@ class Goodbye:
         half done where somebody trusts it.
 
         Args:
-            work: Asks nobody for the time, such as a request to a store that hangs.
+            work: Does not check the time, such as a request to a store that hangs.
             reserve_s: Seconds to keep for saving; None keeps half of the grace period.
 
         Raises:
@@ -108,17 +108,17 @@ class Goodbye:
         """
         pool = ThreadPoolExecutor(1, thread_name_prefix="unhurried")
         result = pool.submit(work)
-        # Nobody waits for its threads: a process that must go ends by `os._exit`.
+        # Its threads are not joined: a process that must go ends by `os._exit`.
         pool.shutdown(wait=False)
-        while not wait([result], timeout=NAP_S).done:
-            if self.is_asked() and not self.has_time_beside(reserve_s):
+        while not wait([result], timeout=SLEEP_SLICE_S).done:
+            if self.is_stopping() and not self.has_time_besides(reserve_s):
                 raise Interrupted(
                     f"The pod was asked to go, and the stage {self._stage().value} was not over in"
                     " its grace period."
                 )
         return result.result()
 
-    def compare_needed(self, seconds: int) -> None:
+    def warn_if_short(self, seconds: int) -> None:
         """Tell once where the pod's grace period is shorter than what saving was measured to take."""
         if self._grace_s is None or seconds <= self._grace_s or self._is_short:
             return
@@ -137,9 +137,9 @@ class Goodbye:
         """
         end = self._clock() + seconds
         # NB: no event that the handler sets: it runs in this thread, perhaps while the event is locked.
-        while (left := end - self._clock()) > 0 and not self.is_asked():
-            self._nap(min(left, NAP_S))
-        if self.is_asked():
+        while (left := end - self._clock()) > 0 and not self.is_stopping():
+            self._nap(min(left, SLEEP_SLICE_S))
+        if self.is_stopping():
             raise Interrupted(
                 f"The pod was asked to go in the stage {self._stage().value} while it waited for a"
                 " service that did not answer."

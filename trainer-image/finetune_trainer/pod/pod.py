@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api import wire
-from finetune_trainer.pod.graceful_shutdown import Goodbye
+from finetune_trainer.pod.graceful_shutdown import GracefulShutdown
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Pod:
     environ: MutableMapping[str, str]
     work: Path
     """Scratch space; everything that is written goes below it."""
-    goodbye: Goodbye
+    shutdown: GracefulShutdown
     """Knows whether the pod was asked to go."""
 
     @property

@@ -1,7 +1,7 @@
-"""Progress, told to the operator's status server while the run goes on.
+"""Progress, reported to the operator's status server while the run goes on.
 
 Beside the pipeline, which enters stages and hands over steps. A thread of its own sends the newest
-report and nothing older; a server that is slow, gone or wrong is told of once in the log and never
+report and nothing older; a server that is slow, gone or wrong is logged once and never
 slows or fails the training. The outcome in the termination message is the truth; this is only news.
 """
 
@@ -27,7 +27,7 @@ TIMEOUT_S = 5.0
 CLOSING_S = TIMEOUT_S + 1
 """Longest wait for the last report, and the one before it that may be under way."""
 HURRIED_S = 2.0
-"""The same where the pod must go: shorter than what is kept for its farewell."""
+"""The same where the pod must go: shorter than what is reserved for the outcome."""
 INTERVAL_S = 2.0
 """Between two reports of one stage: a person sees no more, and a thousand pods make 500 a second."""
 SMOOTHING = 0.2
@@ -51,7 +51,7 @@ Send = Callable[[ProgressReport], None]
 
 
 @dataclass(frozen=True)
-class StatusServer:
+class StatusServerClient:
     """Where progress goes, by the names of Kubeflow Trainer's protocol."""
 
     url: str
@@ -86,13 +86,13 @@ class StatusServer:
             answer.raise_for_status()
 
 
-def find_server(environ: Mapping[str, str]) -> StatusServer | None:
+def find_server(environ: Mapping[str, str]) -> StatusServerClient | None:
     """Return the status server that the environment names, or None where there is none."""
     url = environ.get(wire.ENV_SERVER_URL, "")
     if not url:
         return None
     ca, token = environ.get(wire.ENV_SERVER_CA, ""), environ.get(wire.ENV_SERVER_TOKEN, "")
-    return StatusServer(url, Path(ca) if ca else None, Path(token) if token else None)
+    return StatusServerClient(url, Path(ca) if ca else None, Path(token) if token else None)
 
 
 class Pusher:
@@ -170,7 +170,7 @@ class Progress:
         self._last_step_at: float | None = None
         self._logged_at = self._entered_at = clock()
         self.checkpoint: SavedCheckpoint | None = None
-        """The newest checkpoint in S3; told with every report."""
+        """The newest checkpoint in S3; part of every report."""
         self.grace_seconds_needed: int | None = None
         """What the next pod needs from SIGTERM on."""
         self.stage = Stage.START
@@ -191,11 +191,11 @@ class Progress:
         """Tell that the run goes on from a checkpoint."""
         self.checkpoint = checkpoint
 
-    def tell_checkpoint(self, checkpoint: SavedCheckpoint, grace_seconds_needed: int) -> None:
+    def report_checkpoint(self, checkpoint: SavedCheckpoint, grace_seconds_needed: int) -> None:
         """Tell of a checkpoint that stands in S3, with the next report; callable from any thread."""
         self.checkpoint, self.grace_seconds_needed = checkpoint, grace_seconds_needed
 
-    def tell_step(self, report: StepReport) -> None:
+    def report_step(self, report: StepReport) -> None:
         """Tell of one optimizer step."""
         now = self._clock()
         elapsed = now - (self._last_step_at if self._last_step_at is not None else now)

@@ -18,14 +18,14 @@ from finetune_trainer.errors import NotFinite, OutputUnwritable
 from finetune_trainer.inputs.tokenizer_files import copy_tokenizer, names_folder
 from finetune_trainer.model.loaded_model import LoadedModel
 from finetune_trainer.publish.model_card import build_card, build_report
-from finetune_trainer.publish.run_record import RunAccount
+from finetune_trainer.publish.run_record import RunRecord
 
 FILE_MODE = 0o644
 """Safetensors writes 0600, which another user's server cannot read."""
 
 
 def export(
-    loaded: LoadedModel, account: RunAccount, *, stop: Stop, model_folder: Path, folder: Path
+    loaded: LoadedModel, account: RunRecord, *, stop: Stop, model_folder: Path, folder: Path
 ) -> tuple[Path, ...]:
     """Write the folder and return its files, sorted by name.
 
@@ -46,7 +46,7 @@ def export(
     return files
 
 
-def _write_adapter(loaded: LoadedModel, account: RunAccount, *, folder: Path) -> None:
+def _write_adapter(loaded: LoadedModel, account: RunRecord, *, folder: Path) -> None:
     # `save_embedding_layers` otherwise asks a hub whether the vocabulary grew.
     loaded.network.save_pretrained(
         str(folder), safe_serialization=True, save_embedding_layers=False
@@ -61,7 +61,7 @@ def _write_adapter(loaded: LoadedModel, account: RunAccount, *, folder: Path) ->
     _write_json(path, config)
 
 
-def _write_texts(account: RunAccount, *, folder: Path) -> None:
+def _write_texts(account: RunRecord, *, folder: Path) -> None:
     plan = account.plan
     (folder / "README.md").write_text(build_card(account), encoding="utf-8")
     (folder / "report.html").write_text(build_report(account), encoding="utf-8")
@@ -86,7 +86,7 @@ def _write_texts(account: RunAccount, *, folder: Path) -> None:
     _write_json(folder / "environment.json", dict(account.environment))
 
 
-def check_adapter(loaded: LoadedModel, account: RunAccount, *, folder: Path) -> None:
+def check_adapter(loaded: LoadedModel, account: RunRecord, *, folder: Path) -> None:
     """Read the written adapter back and compare it with the trained one.
 
     Raises:
@@ -134,7 +134,7 @@ def check_no_local_path(files: Iterable[Path], *, places: Iterable[Path]) -> Non
         for place in forbidden:
             if names_folder(content, place):
                 raise OutputUnwritable(
-                    f"{path.name} names the local folder {place}, which nobody else has;"
+                    f"{path.name} names the local folder {place}, which exists nowhere else;"
                     " remove it from the base model's file of that name.",
                     reason="LocalPath",
                 )

@@ -9,7 +9,7 @@ from html import escape
 from pydantic import JsonValue
 
 from finetune_api.outcome import CorpusLanguage, Evaluation
-from finetune_trainer.publish.run_record import DatasetIdentity, RunAccount
+from finetune_trainer.publish.run_record import DatasetIdentity, RunRecord
 
 CURVE_WIDTH, CURVE_HEIGHT, MARGIN = 720, 240, 40
 """Pixels of the loss curve."""
@@ -20,7 +20,7 @@ DOTS_AT_MOST = 30
 """Points of a line up to which each is marked; more would run together."""
 
 
-def build_card(account: RunAccount) -> str:
+def build_card(account: RunRecord) -> str:
     """Return README.md: what the adapter is, how it was made, how good it is, how it is loaded."""
     plan = account.plan
     sections = [
@@ -41,7 +41,7 @@ def build_card(account: RunAccount) -> str:
     return "\n".join(sections)
 
 
-def build_report(account: RunAccount) -> str:
+def build_report(account: RunRecord) -> str:
     """Return report.html: the loss curve and the parameters, in one file that needs nothing else."""
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td>{escape(value)}</td><td>{escape(source)}</td>"
@@ -64,7 +64,7 @@ def build_report(account: RunAccount) -> str:
     )
 
 
-def build_curve(account: RunAccount) -> str:
+def build_curve(account: RunRecord) -> str:
     """Return the loss curve as inline SVG."""
     stride = -(-len(account.history) // CURVE_POINTS)
     training = [(report.step, report.loss) for report in account.history[::stride]]
@@ -101,7 +101,7 @@ def build_curve(account: RunAccount) -> str:
     )
 
 
-def _front_matter(account: RunAccount) -> str:
+def _front_matter(account: RunRecord) -> str:
     lines = ["---", "library_name: peft"]
     if account.is_hub_model:
         lines.append(f"base_model: {account.base_name}")
@@ -111,7 +111,7 @@ def _front_matter(account: RunAccount) -> str:
     return "\n".join([*lines, "---\n"])
 
 
-def _sentence(account: RunAccount) -> str:
+def _sentence(account: RunRecord) -> str:
     tags = ", ".join(dataset.tag for dataset in account.plan.datasets)
     version = "at revision" if account.base_revision else "with the content SHA-256"
     return (
@@ -121,12 +121,12 @@ def _sentence(account: RunAccount) -> str:
     )
 
 
-def _opening(account: RunAccount) -> str:
+def _opening(account: RunRecord) -> str:
     warnings = "".join(f"\n> {_cell(warning)}\n" for warning in account.warnings)
     return f"{_sentence(account)}\n{warnings}"
 
 
-def _usage(account: RunAccount) -> str:
+def _usage(account: RunRecord) -> str:
     revision = f', revision="{account.base_revision}"' if account.base_revision else ""
     base = f'"{account.base_name}"{revision}'
     note = ""
@@ -181,7 +181,7 @@ def _evaluation_rows(evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]
     )
 
 
-def _data(corpus: tuple[CorpusLanguage, ...], account: RunAccount) -> str:
+def _data(corpus: tuple[CorpusLanguage, ...], account: RunRecord) -> str:
     sources = {dataset.tag: _source(dataset) for dataset in account.datasets}
     header = (
         "| language | source | examples | held out | tokens | supervised | p50 | p95 | longest | cut |"
@@ -200,7 +200,7 @@ def _source(dataset: DatasetIdentity) -> str:
     return f"{dataset.uri} ({version})"
 
 
-def _parameters(account: RunAccount) -> str:
+def _parameters(account: RunRecord) -> str:
     header = "| parameter | value | from | why |\n|---|---|---|---|\n"
     return header + "".join(
         f"| {name} | {_cell(value)} | {source} | {_cell(message)} |\n"
@@ -208,7 +208,7 @@ def _parameters(account: RunAccount) -> str:
     )
 
 
-def _parameter_rows(account: RunAccount) -> list[tuple[str, str, str, str]]:
+def _parameter_rows(account: RunRecord) -> list[tuple[str, str, str, str]]:
     return [
         (
             decision.name,
@@ -230,14 +230,14 @@ def _plain(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _run(account: RunAccount) -> str:
+def _run(account: RunRecord) -> str:
     return (
         f"{_course(account)} The plan's hash is `{account.plan.hash}`; environment.json holds the"
         " versions, parameters.json the reasons, metrics.jsonl each step.\n"
     )
 
 
-def _course(account: RunAccount) -> str:
+def _course(account: RunRecord) -> str:
     """Return what happened in the run, in sentences."""
     summary = account.summary
     opening = (
@@ -261,7 +261,7 @@ def _course(account: RunAccount) -> str:
     return " ".join(sentences)
 
 
-def _warning_list(account: RunAccount) -> str:
+def _warning_list(account: RunRecord) -> str:
     items = "".join(f"<li>{escape(warning)}</li>" for warning in account.warnings)
     return f"<ul>{items}</ul>" if items else ""
 

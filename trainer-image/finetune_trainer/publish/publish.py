@@ -28,11 +28,11 @@ from finetune_api.outcome import (
 )
 from finetune_api.plan import TrainingPlan
 from finetune_trainer.errors import OutputUnwritable, PlanInvalid, ServiceUnavailable
-from finetune_trainer.publish.run_record import RunAccount
+from finetune_trainer.publish.run_record import RunRecord
 from finetune_trainer.storage.manifest_parts import ManifestDataset, ManifestFile, ManifestPart
 from finetune_trainer.storage.object_store import ObjectStore
 from finetune_trainer.storage.s3_location import S3Location
-from finetune_trainer.storage.s3_transfer import DownloadedFile, holds, upload
+from finetune_trainer.storage.s3_transfer import VerifiedFile, holds, upload
 
 MANIFEST_SCHEMA = 1
 REQUIRED = frozenset({wire.ADAPTER_FILE, wire.ADAPTER_CONFIG_FILE})
@@ -47,7 +47,7 @@ MANIFEST_KEY = re.compile(
 log = logging.getLogger(__name__)
 
 
-class Manifest(ManifestPart):
+class AdapterManifest(ManifestPart):
     """What one finished run published; written last and the only thing a reader trusts."""
 
     schema_version: int = MANIFEST_SCHEMA
@@ -130,7 +130,7 @@ class Finished:
     """A run that was published, whole."""
 
     published: Published
-    manifest: Manifest
+    manifest: AdapterManifest
 
 
 def find_finished(
@@ -138,7 +138,7 @@ def find_finished(
 ) -> Finished | None:
     """Return what an earlier run of the same plan published whole, or None.
 
-    The run may have had another number: a resource applied anew counts from 1 again. Its files are
+    The run may have had another number: a resource that is created again counts from 1. Its files are
     compared with the manifest: what was changed or lost since does not count.
 
     Args:
@@ -177,13 +177,13 @@ def _in_order(keys: Iterable[str], *, plan_hash: str) -> list[str]:
     return [key for _, key in sorted(found)]
 
 
-def _counts(manifest: Manifest, *, deadline_s: int | None) -> bool:
+def _counts(manifest: AdapterManifest, *, deadline_s: int | None) -> bool:
     ended_at = manifest.summary.deadline_seconds
     return ended_at is None or (deadline_s is not None and ended_at >= deadline_s)
 
 
 def publish(
-    store: ObjectStore, place: OutputPlace, account: RunAccount, *, files: Sequence[Path]
+    store: ObjectStore, place: OutputPlace, account: RunRecord, *, files: Sequence[Path]
 ) -> Published:
     """Upload the files of one folder and make them count.
 
@@ -209,11 +209,11 @@ def publish(
 
 
 def build_manifest(
-    account: RunAccount, uploaded: Sequence[DownloadedFile], *, created_at: datetime
-) -> Manifest:
+    account: RunRecord, uploaded: Sequence[VerifiedFile], *, created_at: datetime
+) -> AdapterManifest:
     """Return the manifest of what was uploaded."""
     who = account.plan.identity
-    return Manifest(
+    return AdapterManifest(
         plan_hash=account.plan.hash,
         namespace=who.namespace,
         name=who.name,
@@ -237,7 +237,7 @@ def build_manifest(
     )
 
 
-def _is_whole(store: ObjectStore, folder: S3Location, manifest: Manifest) -> bool:
+def _is_whole(store: ObjectStore, folder: S3Location, manifest: AdapterManifest) -> bool:
     if not {file.path for file in manifest.files} >= REQUIRED:
         return False
     return all(
@@ -255,7 +255,7 @@ def _is_whole(store: ObjectStore, folder: S3Location, manifest: Manifest) -> boo
 
 
 def _point_at(
-    store: ObjectStore, place: OutputPlace, manifest: Manifest, *, content: bytes, key: str
+    store: ObjectStore, place: OutputPlace, manifest: AdapterManifest, *, content: bytes, key: str
 ) -> None:
     """Write `latest.json`: the newest word of this resource counts, whatever its run's number.
 
@@ -269,19 +269,19 @@ def _point_at(
         plan_hash=manifest.plan_hash,
     )
     wanted = (pointer.model_dump_json(by_alias=True, indent=2) + "\n").encode()
-    waits = store.waits.begin()
+    backoff = store.backoff.begin()
     while True:
         read = store.read(location)
         if read is not None and read[0] == wanted:
             return
         if store.put_if(location, wanted, etag=read[1] if read else None) is not None:
             return
-        wait = next(waits, None)
+        wait = next(backoff, None)
         if wait is None:
             raise ServiceUnavailable(
                 f"{location.uri} is written by somebody else again and again; the run is tried again."
             )
-        store.waits.sleep(wait)
+        store.backoff.sleep(wait)
 
 
 def _check_read_back(store: ObjectStore, location: S3Location, content: bytes) -> None:
@@ -294,15 +294,15 @@ def _check_read_back(store: ObjectStore, location: S3Location, content: bytes) -
         )
 
 
-def _parse(content: bytes) -> Manifest | None:
+def _parse(content: bytes) -> AdapterManifest | None:
     try:
-        return Manifest.model_validate_json(content)
+        return AdapterManifest.model_validate_json(content)
     except ValidationError:
         return None
 
 
 def _describe(
-    location: S3Location, manifest: Manifest, *, content: bytes, already_there: bool
+    location: S3Location, manifest: AdapterManifest, *, content: bytes, already_there: bool
 ) -> Published:
     return Published(
         uri=location.uri.removesuffix(wire.MANIFEST_FILE),

@@ -28,7 +28,7 @@ CONTENT_HASH_DIGITS = 64
 
 
 @dataclass(frozen=True)
-class RunAccount:
+class RunRecord:
     """What was asked, what it was made from, and what came out."""
 
     plan: TrainingPlan

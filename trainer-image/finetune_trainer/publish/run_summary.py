@@ -1,6 +1,6 @@
 """The figures of a finished run, for status, the manifest and what status observes of each parameter.
 
-Called by `pipeline` once the training is over. Pure arithmetic over what the loop told of its steps.
+Called by `pipeline` once the training is over. Pure arithmetic over the reports of the steps.
 """
 
 from collections.abc import Sequence

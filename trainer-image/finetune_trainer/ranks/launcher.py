@@ -219,7 +219,7 @@ def launched(plan: TrainingPlan, pod: Pod) -> Iterator[Workers | None]:
     ]
     if devices:
         pod.environ[ENV_VISIBLE] = devices[0]
-    workers = Workers(tuple(starting), pod.goodbye.leave)
+    workers = Workers(tuple(starting), pod.shutdown.leave)
     workers.watch()
     with workers:
         yield workers
@@ -240,7 +240,7 @@ def _start(rank: int, *, folder: Path, environ: Mapping[str, str]) -> Worker:
 def _build_environ(
     pod: Pod, rank: int, *, world_size: int, devices: tuple[str, ...]
 ) -> Mapping[str, str]:
-    """Return what a worker starts with: a GPU of its own, and nobody to report to."""
+    """Return what a worker starts with: a GPU of its own, and no status server."""
     environ = {name: value for name, value in pod.environ.items() if name != wire.ENV_SERVER_URL}
     environ |= {ENV_RANK: str(rank), ENV_WORLD_SIZE: str(world_size)}
     if devices:

@@ -42,7 +42,7 @@ def join(
     """Join the process group; returns when all ranks are there.
 
     `rendezvous` is a file that rank 0 made sure is absent, and that all write to: unlike a port it is
-    open to nobody outside the pod.
+    closed to everything outside the pod.
 
     Raises:
         RankLost: One of them is gone.

@@ -1,4 +1,4 @@
-"""What an evaluation of the held-out part found: made by `evaluate`, kept by `train`, told by all."""
+"""What an evaluation of the held-out part found: made by `evaluate`, kept by `train`, reported everywhere."""
 
 from dataclasses import dataclass
 from math import log

@@ -44,7 +44,7 @@ class Work(Protocol[Result_co]):
         """Do it."""
 
 
-class Layout(StrEnum):
+class BatchLayout(StrEnum):
     """How the sequences of a micro-batch lie in memory."""
 
     PADDED = "padded"
@@ -128,12 +128,14 @@ def count_supervised(sequence: Tokens) -> int:
     return int(np.count_nonzero(np.asarray(sequence.labels[1:]) != IGNORED))
 
 
-def split(sequences: Sequence[Tokens], *, token_budget: int, layout: Layout) -> list[list[Tokens]]:
+def split(
+    sequences: Sequence[Tokens], *, token_budget: int, layout: BatchLayout
+) -> list[list[Tokens]]:
     """Split a step's sequences into micro-batches of at most `token_budget` tokens, padding included.
 
     One longer than the budget gets a micro-batch of its own.
     """
-    if layout is Layout.PACKED:
+    if layout is BatchLayout.PACKED:
         return _split_packed(sequences, token_budget=token_budget)
     return _split_padded(sequences, token_budget=token_budget)
 
@@ -208,7 +210,7 @@ def _join(parts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 
 
 def split_micro_batches(
-    sequences: Sequence[Tokens], *, token_budget: int, layout: Layout
+    sequences: Sequence[Tokens], *, token_budget: int, layout: BatchLayout
 ) -> Iterator[MicroBatch]:
     """Yield the micro-batches of a step."""
     first_token = 0
@@ -223,7 +225,7 @@ def retry_smaller(
     *,
     budget: TokenBudget,
     sequences: Sequence[Tokens],
-    layout: Layout,
+    layout: BatchLayout,
     what: str,
 ) -> Result_co:
     """Do the work, again with half the budget each time that GPU memory runs out.

@@ -17,7 +17,7 @@ def shard_by_tokens(
 ) -> tuple[tuple[AnyTokens, ...], ...]:
     """Return one shard a rank, of like many tokens; with few sequences some are empty.
 
-    The longest goes first, each to whoever has least, so that the shards also hold long and short
+    The longest goes first, each to the rank with the least, so that the shards also hold long and short
     sequences alike: attention makes a token of a long one dearer.
     """
     shards: list[list[AnyTokens]] = [[] for _ in range(world_size)]

@@ -27,16 +27,16 @@ class Snapshot:
     state: Mapping[str, Any]
     """Everything else but the history, as JSON."""
     history: tuple[StepReport, ...]
-    told: Mapping[str, Any]
+    notes: Mapping[str, Any]
     """What the pipeline knows and need not find out again, as JSON."""
 
-    def with_told(self, told: Mapping[str, Any]) -> "Snapshot":
+    def with_notes(self, notes: Mapping[str, Any]) -> "Snapshot":
         """Return the snapshot with what the pipeline wants to know again."""
-        return replace(self, told=told)
+        return replace(self, notes=notes)
 
 
 class Capture(Protocol):
     """Takes a snapshot of one training."""
 
     def __call__(self, *, reuse: bool = False) -> Snapshot:
-        """Take it, into the memory of the one before where nobody needs that any more."""
+        """Take it, into the memory of the one before where that is no longer needed."""

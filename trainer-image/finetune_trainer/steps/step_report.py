@@ -1,4 +1,4 @@
-"""What one optimizer step did: made by `train`, told by `report`, written to metrics.jsonl."""
+"""What one optimizer step did: made by `train`, reported by `report`, written to metrics.jsonl."""
 
 import json
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class StepReport:
         """Return the step that `to_fields` described.
 
         Args:
-            fields: By name. Checkpoints of version 0.1.0 call `micro_batches` `launches`.
+            fields: By name. CheckpointSaver of version 0.1.0 call `micro_batches` `launches`.
         """
         known = dict(fields)
         if "launches" in known:

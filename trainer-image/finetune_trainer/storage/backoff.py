@@ -1,4 +1,4 @@
-"""Waits that grow between attempts at a service that is busy or away.
+"""Delays that grow between attempts at a service that is busy or unavailable.
 
 Below `s3` and `hub`. The sum of the waits is bounded, so that a dead service ends the pod and not
 the cluster's patience; sleep and chance are handed in, so that tests take no time.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Waits:
+class Backoff:
     """How long to wait before each further attempt."""
 
     first_s: float = 0.5

@@ -1,7 +1,7 @@
 """Credentials of one use of a Secret, as the kubelet put them into the environment.
 
 Below `s3` and `hub`, which alone look at the values. A repr shows which keys are there and never
-what they are. This module decides nothing and talks to nobody.
+what they are. This module decides nothing and sends no request.
 """
 
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ NO_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 @contextmanager
-def told_in_words(folder: Path, *, uri: str) -> Iterator[None]:
+def translate_os_errors(folder: Path, *, uri: str) -> Iterator[None]:
     """Turn what the file system refuses into our errors; `uri` says what is brought to `folder`.
 
     Raises:

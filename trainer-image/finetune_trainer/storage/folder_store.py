@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune_trainer.errors import AccessDenied, EnvironmentUnfit, OutputUnwritable, TrainerError
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.disk_errors import FULL
 from finetune_trainer.storage.s3_errors import ObjectChanged
 from finetune_trainer.storage.s3_location import FILE_SCHEME, S3Location
@@ -32,11 +32,11 @@ class FolderStore:
     """A file system, seen as a store of whole objects."""
 
     subject: str
-    waits: Waits = field(default_factory=Waits)
+    backoff: Backoff = field(default_factory=Backoff)
 
-    def with_waits(self, waits: Waits) -> "FolderStore":
+    def with_backoff(self, backoff: Backoff) -> "FolderStore":
         """Return the same store with other waits."""
-        return replace(self, waits=waits)
+        return replace(self, backoff=backoff)
 
     def list(self, prefix: S3Location) -> Iterator[StoredObject]:
         """Yield every file whose path begins with the prefix, in the order of their paths."""

@@ -24,7 +24,7 @@ class ManifestFile(ManifestPart):
     sha256: str
     bytes: int
     etag: str = ""
-    """What the store called these bytes once they were verified; empty where nobody knows."""
+    """What the store called these bytes once they were verified; empty where unknown."""
 
 
 class ManifestDataset(ManifestPart):

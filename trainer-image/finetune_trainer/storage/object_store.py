@@ -8,7 +8,7 @@ is replaced only over the version that was read.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, Self
 
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.s3_location import S3Location
 from finetune_trainer.storage.s3_objects import StoredObject
 
@@ -21,10 +21,10 @@ class ObjectStore(Protocol):
         """What is stored there, for messages: "the output"."""
 
     @property
-    def waits(self) -> Waits:
-        """Waits between two attempts at one request."""
+    def backoff(self) -> Backoff:
+        """Delays between two attempts at one request."""
 
-    def with_waits(self, waits: Waits) -> Self:
+    def with_backoff(self, backoff: Backoff) -> Self:
         """Return the same store with other waits."""
 
     def list(self, prefix: S3Location) -> Iterator[StoredObject]:

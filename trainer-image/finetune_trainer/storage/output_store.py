@@ -1,6 +1,6 @@
 """The store that `output.uri` names: S3, or a folder of this machine in a run without a cluster."""
 
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.credentials import Credentials
 from finetune_trainer.storage.folder_store import FolderStore
 from finetune_trainer.storage.object_store import ObjectStore
@@ -11,7 +11,7 @@ SUBJECT = "the output"
 
 
 def connect_output_store(
-    uri: str, credentials: Credentials, *, waits: Waits | None = None
+    uri: str, credentials: Credentials, *, backoff: Backoff | None = None
 ) -> tuple[ObjectStore, S3Location]:
     """Return the store of an `output.uri` and the location that the URI names in it.
 
@@ -20,5 +20,5 @@ def connect_output_store(
     """
     root = parse_s3_uri(uri)
     if uri.startswith(FILE_SCHEME):
-        return FolderStore(SUBJECT, waits or Waits()), root
-    return connect(credentials, subject=SUBJECT, waits=waits), root
+        return FolderStore(SUBJECT, backoff or Backoff()), root
+    return connect(credentials, subject=SUBJECT, backoff=backoff), root

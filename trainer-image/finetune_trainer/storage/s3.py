@@ -26,7 +26,7 @@ from botocore.exceptions import (
 )
 
 from finetune_trainer.errors import PlanInvalid
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.credentials import Credentials
 from finetune_trainer.storage.s3_errors import (
     Action,
@@ -43,7 +43,7 @@ from finetune_trainer.storage.s3_objects import StoredObject, encode_md5, read_s
 logger = logging.getLogger(__name__)
 
 DEFAULT_REGION = "us-east-1"
-"""What S3-compatible stores expect when nobody says otherwise."""
+"""What S3-compatible stores expect unless the Secret says otherwise."""
 AWS_DOMAIN = "amazonaws.com"
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -56,15 +56,15 @@ T = TypeVar("T")
 class S3Store:
     """One set of credentials at one endpoint, seen as a store of whole objects."""
 
-    def __init__(self, client: Any, *, subject: str, waits: Waits | None = None) -> None:
+    def __init__(self, client: Any, *, subject: str, backoff: Backoff | None = None) -> None:
         self._client = client
         self.subject = subject
         """What is stored there, for messages: "the dataset of sw", "the output"."""
-        self.waits = waits or Waits()
+        self.backoff = backoff or Backoff()
 
-    def with_waits(self, waits: Waits) -> "S3Store":
+    def with_backoff(self, backoff: Backoff) -> "S3Store":
         """Return the same store with another patience."""
-        return S3Store(self._client, subject=self.subject, waits=waits)
+        return S3Store(self._client, subject=self.subject, backoff=backoff)
 
     def list(self, prefix: S3Location) -> Iterator[StoredObject]:
         """Yield every object whose key begins with the prefix, in the order of their keys.
@@ -216,7 +216,7 @@ class S3Store:
             )
 
     def check_readable(self, prefix: S3Location) -> None:
-        """Ask the store for one key, so that a missing bucket or a wrong key is told early.
+        """Ask the store for one key, so that a missing bucket or a wrong key is reported early.
 
         Raises:
             NotFound: The bucket does not exist.
@@ -291,7 +291,7 @@ class S3Store:
         )
 
     def abort_upload(self, location: S3Location, upload: str) -> None:
-        """Drop an upload in parts; that it cannot be dropped is told and nothing more."""
+        """Drop an upload in parts; a failure to drop it is logged and nothing more."""
         try:
             self._client.abort_multipart_upload(
                 Bucket=location.bucket, Key=location.key, UploadId=upload
@@ -325,7 +325,7 @@ class S3Store:
         is_absent_fine: bool = False,
     ) -> T | Any:
         """Run one request, again and again while the fault may pass, and translate what remains."""
-        waits = self.waits.begin()
+        backoff = self.backoff.begin()
         while True:
             try:
                 return operation()
@@ -333,15 +333,15 @@ class S3Store:
                 fault = read_fault(raised)
                 if is_absent_fine and is_absent(fault):
                     return None
-                wait = next(waits, None) if may_pass(fault) else None
+                wait = next(backoff, None) if may_pass(fault) else None
                 if wait is None:
                     error = diagnose_fault(fault, action, location, subject=self.subject)
                     raise error from raised
                 logger.info("S3 is asked again", extra={"uri": location.uri, "wait_s": wait})
-                self.waits.sleep(wait)
+                self.backoff.sleep(wait)
 
 
-def connect(credentials: Credentials, *, subject: str, waits: Waits | None = None) -> S3Store:
+def connect(credentials: Credentials, *, subject: str, backoff: Backoff | None = None) -> S3Store:
     """Return the store that these credentials open, `subject` naming in messages what is there.
 
     Raises:
@@ -372,12 +372,12 @@ def connect(credentials: Credentials, *, subject: str, waits: Waits | None = Non
             client = open_client(config=config.merge(Config(s3={"addressing_style": "path"})))
     except ValueError as fault:
         raise PlanInvalid(
-            # Not shown: whoever mixed up the Secret's keys has a credential there.
+            # Not shown: where the Secret's keys are mixed up, it holds a credential.
             f"AWS_ENDPOINT_URL_S3 of {subject} is no URL: expected http:// or https:// and a host;"
             " correct the Secret and apply again.",
             reason="EndpointInvalid",
         ) from fault
-    return S3Store(client, subject=subject, waits=waits)
+    return S3Store(client, subject=subject, backoff=backoff)
 
 
 def read_fault(raised: ClientError | BotoCoreError) -> Refusal | WayFault:

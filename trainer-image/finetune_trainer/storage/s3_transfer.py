@@ -45,7 +45,7 @@ class Digests:
 
 
 @dataclass(frozen=True)
-class DownloadedFile:
+class VerifiedFile:
     """One object on the disk, verified."""
 
     path: Path
@@ -98,7 +98,7 @@ class _Note:
     """Empty while the download is under way."""
 
 
-def download(store: ObjectStore, location: S3Location, target: Path) -> DownloadedFile:
+def download(store: ObjectStore, location: S3Location, target: Path) -> VerifiedFile:
     """Fetch one object to `target`, from where an earlier attempt broke off, and verify it.
 
     Raises:
@@ -142,7 +142,7 @@ def is_verified(described: StoredObject, digests: Digests) -> bool:
 def _download_once(store: ObjectStore, location: S3Location, target: Path) -> Digests:
     """Bring the object's current version to the disk and return its digests."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    waits = store.waits.begin()
+    backoff = store.backoff.begin()
     while True:
         described = _describe(store, location)
         if _is_reusable(target, described):
@@ -150,10 +150,10 @@ def _download_once(store: ObjectStore, location: S3Location, target: Path) -> Di
         try:
             _stream_to(store, described, target)
         except ServiceUnavailable:
-            wait = next(waits, None)
+            wait = next(backoff, None)
             if wait is None:
                 raise
-            store.waits.sleep(wait)
+            store.backoff.sleep(wait)
 
 
 def _describe(store: ObjectStore, location: S3Location) -> StoredObject:
@@ -200,9 +200,9 @@ def _is_reusable(target: Path, described: StoredObject) -> bool:
     )
 
 
-def _keep(target: Path, described: StoredObject, digests: Digests) -> DownloadedFile:
+def _keep(target: Path, described: StoredObject, digests: Digests) -> VerifiedFile:
     _save_note(target, _Note(etag=described.etag, size=digests.size, sha256=digests.sha256))
-    return DownloadedFile(
+    return VerifiedFile(
         path=target, source=described.location.uri, size=digests.size, sha256=digests.sha256
     )
 
@@ -234,7 +234,7 @@ def _is_md5(etag: str) -> bool:
 # --- To S3 --------------------------------------------------------------------------------------
 
 
-def upload(store: ObjectStore, path: Path, location: S3Location) -> DownloadedFile:
+def upload(store: ObjectStore, path: Path, location: S3Location) -> VerifiedFile:
     """Write a file with its SHA-256 beside it, verify what the store holds, and describe it.
 
     Raises:
@@ -245,7 +245,7 @@ def upload(store: ObjectStore, path: Path, location: S3Location) -> DownloadedFi
         expected_etag = _send(store, path, location, digests=digests)
         etag = find_stored(store, location, digests=digests, expected_etag=expected_etag)
         if etag is not None:
-            return DownloadedFile(
+            return VerifiedFile(
                 path=path,
                 source=location.uri,
                 size=digests.size,
@@ -292,7 +292,7 @@ def holds(
 
 def _read_back(store: ObjectStore, there: StoredObject) -> str:
     """Return the SHA-256 of what the store holds, or nothing where it changed meanwhile."""
-    sha256, offset, waits = hashlib.sha256(), 0, store.waits.begin()
+    sha256, offset, backoff = hashlib.sha256(), 0, store.backoff.begin()
     while True:
         try:
             for chunk in store.stream(there.location, offset=offset, etag=there.etag):
@@ -301,10 +301,10 @@ def _read_back(store: ObjectStore, there: StoredObject) -> str:
         except ObjectChanged:
             return ""
         except ServiceUnavailable:
-            wait = next(waits, None)
+            wait = next(backoff, None)
             if wait is None:
                 raise
-            store.waits.sleep(wait)
+            store.backoff.sleep(wait)
         else:
             return sha256.hexdigest()
 

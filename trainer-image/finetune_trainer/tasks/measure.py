@@ -229,7 +229,7 @@ def build_cache_key(
 
 
 def _parse_report(content: bytes) -> LanguageReport | None:
-    """Return the cached report, or None where it is none: then the text is measured anew."""
+    """Return the cached report, or None where it is none: then the text is measured again."""
     try:
         return LanguageReport.model_validate_json(content)
     except ValidationError:

@@ -1,7 +1,7 @@
 """The run on one screen: which stage follows which, and what one hands to the next.
 
 Called by `__main__`. Stages do not know each other; only this module knows their order. Those that
-need torch (`training_run`) are imported when their turn comes, so that a fault in the data ends a run
+need torch (`training_stages`) are imported when their turn comes, so that a fault in the data ends a run
 in a second.
 """
 
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,23 +35,24 @@ from finetune_trainer.inputs.tokenizer_files import (
 )
 from finetune_trainer.inputs.validate import ValidDataset, validate_dataset
 from finetune_trainer.pod import environment
-from finetune_trainer.pod.background_import import imported_meanwhile
-from finetune_trainer.pod.graceful_shutdown import Goodbye
+from finetune_trainer.pod.background_import import import_in_background
+from finetune_trainer.pod.graceful_shutdown import GracefulShutdown
 from finetune_trainer.pod.pod import Pod
 from finetune_trainer.pod.progress import Progress
 from finetune_trainer.publish.publish import Finished, OutputPlace, find_finished, publish
-from finetune_trainer.publish.run_record import DatasetIdentity, RunAccount
+from finetune_trainer.publish.run_record import DatasetIdentity, RunRecord
 from finetune_trainer.ranks import launcher
-from finetune_trainer.storage.backoff import Waits
+from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.credentials import load_credentials
 from finetune_trainer.storage.object_store import ObjectStore
 from finetune_trainer.storage.output_store import connect_output_store
 from finetune_trainer.storage.s3_location import S3Location
 
 if TYPE_CHECKING:
-    from finetune_trainer.tasks.training_stages import Prepared
+    from finetune_trainer.tasks.run_callbacks import Prepared
 
 
+TRAINING_STAGES = "finetune_trainer.tasks.training_stages"
 PATIENCE_S = 900.0
 """Seconds of waiting for a store that does not answer when the adapter is ready: what was trained for
 hours is worth a quarter of an hour, and most failures of a store are over by then (assumption)."""
@@ -74,14 +76,14 @@ def run(
     finished = find_finished(output.store, output.place, plan, deadline_s=deadline_s)
     if finished is not None:
         return build_already_done(plan, finished, stage=progress.stage)
-    # A refused upload is told now, not after hours of training.
+    # A refused upload ends the run now, not after hours of training.
     output.store.check_writable(output.place.folder)
 
     # On several GPUs the other ranks load their libraries while this one fetches and reads.
     with launcher.launched(plan, pod) as workers:
         prepared = prepare(plan, pod, progress=progress)
 
-        # Late: torch takes seconds to load, and a fault of the text is told without it.
+        # Late: torch takes seconds to load, and a fault of the text is reported without it.
         from finetune_trainer.tasks import training_stages
 
         trained = training_stages.train_adapter(
@@ -95,18 +97,18 @@ def run(
             workers=workers,
             is_past_deadline=is_past_deadline,
         )
-        with training_stages.kept_until_published(trained, goodbye=pod.goodbye):
+        with training_stages.save_unless_published(trained, shutdown=pod.shutdown):
             account, files = training_stages.finish(trained, pod, progress=progress)
             progress.enter(Stage.PUBLISH)
             # A store may hang in the middle of an answer: what was trained is then saved while there is time.
-            return pod.goodbye.finish_in_time(
-                lambda: publish_once(output.with_patience(pod.goodbye), account, files=files),
+            return pod.shutdown.finish_in_time(
+                lambda: publish_once(output.with_patience(pod.shutdown), account, files=files),
                 reserve_s=trained.reserve_s,
             )
 
 
 @dataclass(frozen=True)
-class Output:
+class RunOutput:
     """The store of the output and the place of this run in it."""
 
     store: ObjectStore
@@ -114,10 +116,10 @@ class Output:
     """`output.uri`."""
     place: OutputPlace
 
-    def with_patience(self, goodbye: Goodbye) -> "Output":
+    def with_patience(self, shutdown: GracefulShutdown) -> "RunOutput":
         """Return the output for what must not be lost: waited for long, unless the pod must go."""
-        waits = Waits(total_s=PATIENCE_S, sleep=goodbye.sleep)
-        return replace(self, store=self.store.with_waits(waits))
+        backoff = Backoff(total_s=PATIENCE_S, sleep=shutdown.sleep)
+        return replace(self, store=self.store.with_backoff(backoff))
 
 
 def prepare(plan: TrainingPlan, pod: Pod, *, progress: Progress) -> "Prepared":
@@ -145,8 +147,9 @@ def prepare(plan: TrainingPlan, pod: Pod, *, progress: Progress) -> "Prepared":
     ]
 
     progress.enter(Stage.TOKENIZE)
-    # Unsloth before everything that imports transformers.
-    from finetune_trainer.tasks.training_stages import Prepared
+    # It imports Unsloth, which has to come before everything that imports transformers.
+    import_module(TRAINING_STAGES)
+    from finetune_trainer.tasks.run_callbacks import Prepared
 
     tokenizer = build_tokenizer(plan, base)
     corpus = tokenize(tokenizer, valid)
@@ -171,9 +174,7 @@ def _importing(plan: TrainingPlan, pod: Pod) -> AbstractContextManager[None]:
     if not plan.resources.gpus or any(uri.startswith("hf://") for uri in uris):
         return nullcontext()
     environment.go_offline(pod.environ)
-    return imported_meanwhile(
-        "finetune_trainer.tasks.training_stages", "finetune_trainer.fused.flash4"
-    )
+    return import_in_background(TRAINING_STAGES, "finetune_trainer.fused.flash4")
 
 
 def build_tokenizer(plan: TrainingPlan, base: FetchedModel) -> CorpusTokenizer:
@@ -201,7 +202,7 @@ def tokenize(tokenizer: CorpusTokenizer, valid: Sequence[ValidDataset]) -> Token
     )
 
 
-def publish_once(output: Output, account: RunAccount, *, files: Sequence[Path]) -> Outcome:
+def publish_once(output: RunOutput, account: RunRecord, *, files: Sequence[Path]) -> Outcome:
     """Publish, unless the pod that took our place, because our node was believed dead, was faster.
 
     Raises:
@@ -226,11 +227,11 @@ def make_empty(folder: Path) -> Path:
     return folder
 
 
-def connect_output(plan: TrainingPlan, pod: Pod) -> Output:
+def connect_output(plan: TrainingPlan, pod: Pod) -> RunOutput:
     """Return the store of the output and the place of this run in it."""
     credentials = load_credentials(plan.output.credentials, environ=pod.environ)
     store, root = connect_output_store(plan.output.uri, credentials)
-    return Output(store, root, OutputPlace.of(plan, root))
+    return RunOutput(store, root, OutputPlace.of(plan, root))
 
 
 def build_already_done(plan: TrainingPlan, finished: Finished, *, stage: Stage) -> Outcome:
@@ -249,7 +250,7 @@ def build_already_done(plan: TrainingPlan, finished: Finished, *, stage: Stage) 
     )
 
 
-def build_done(account: RunAccount, published: Published) -> Outcome:
+def build_done(account: RunRecord, published: Published) -> Outcome:
     """Return the outcome of a run that trained and published."""
     summary = account.summary
     reason, message = "Done", f"Trained {summary.steps} steps; the adapter is at {published.uri}."
@@ -282,6 +283,6 @@ def _build_refused_late(refusal: AccessDenied) -> ServiceUnavailable:
     """Return an error that is tried again: the key worked before, and the next pod reads the new one."""
     return ServiceUnavailable(
         f"The key of the output was refused after the training, though it was accepted before: it was"
-        f" rotated or withdrawn. The next attempt reads the Secret anew. ({refusal.message})",
+        f" rotated or withdrawn. The next attempt reads the Secret again. ({refusal.message})",
         reason="KeyRefusedLate",
     )

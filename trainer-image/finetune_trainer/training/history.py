@@ -15,7 +15,7 @@ from finetune_trainer.steps.step_report import StepReport
 
 
 @dataclass
-class Course:
+class RunHistory:
     """The course of one run so far, of all its pods together."""
 
     schedule: Schedule

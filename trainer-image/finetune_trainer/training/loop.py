@@ -28,7 +28,7 @@ from finetune_trainer.steps.model_selection import EarlyStopping, Selection
 from finetune_trainer.steps.schedule import Keep, build_schedule
 from finetune_trainer.steps.snapshot import Capture, Snapshot
 from finetune_trainer.steps.step_report import StepReport
-from finetune_trainer.training.history import Course
+from finetune_trainer.training.history import RunHistory
 from finetune_trainer.training.optimizer_step import Stepper
 from finetune_trainer.training.training_state import TrainingState
 
@@ -38,7 +38,7 @@ ROWS_NAMED = 5
 log = logging.getLogger(__name__)
 
 
-class Row(Tokens, Protocol):
+class TrainingExample(Tokens, Protocol):
     """A training example."""
 
     @property
@@ -59,7 +59,7 @@ class TrainResult:
     keep: Keep
     stopped_early: bool
     cut_short: bool
-    """Whether steps are left that nobody does any more."""
+    """Whether steps are left that will not be done."""
     train_seconds: float
     micro_batch_halvings: int
     """How often GPU memory ran out and the micro-batches were halved."""
@@ -110,7 +110,7 @@ class Hooks:
 
 def train(
     loaded: LoadedModel,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingExample],
     *,
     training: TrainingParameters,
     held_out: int,
@@ -133,7 +133,7 @@ def train(
         RankLost: Another rank is gone; what was done is saved.
     """
     schedule = build_schedule(training, rows=len(rows), held_out=held_out)
-    course = Course(
+    course = RunHistory(
         schedule,
         Selection(keep=schedule.keep),
         EarlyStopping(patience=training.early_stopping_patience),
@@ -168,7 +168,7 @@ class Loop:
     def __init__(
         self,
         state: TrainingState,
-        rows: Sequence[Row],
+        rows: Sequence[TrainingExample],
         *,
         training: TrainingParameters,
         hooks: Hooks,
@@ -313,7 +313,7 @@ def _evaluate(hooks: Hooks, *, step: int) -> HeldOutLoss:
 
 
 def _build_not_finite(
-    fault: NotFinite, batch: Sequence[Row], *, step: int, learning_rate: float
+    fault: NotFinite, batch: Sequence[TrainingExample], *, step: int, learning_rate: float
 ) -> NotFinite:
     named = ", ".join(row.source for row in batch[:ROWS_NAMED])
     more = f" and {len(batch) - ROWS_NAMED} more" if len(batch) > ROWS_NAMED else ""

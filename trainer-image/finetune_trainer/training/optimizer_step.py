@@ -216,7 +216,7 @@ class Stepper:
         """Update the weights where loss and norm are finite; return both, waiting for the device once.
 
         `meanwhile` is called before that wait, when all that can be queued before it is. On a GPU the guard
-        is part of the update, so that everything of a step is queued before the host waits: it would
+        is part of the update, so that everything of a step is queued before the host backoff: it would
         otherwise keep the device idle between gradient and update.
         """
         for group in self._optimizer.param_groups:

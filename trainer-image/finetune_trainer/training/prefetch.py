@@ -60,7 +60,7 @@ class Upcoming:
                 first = self._engine.prepare(first)
             except torch.OutOfMemoryError:
                 # The step that is being done is none the worse. Its successor lays the micro-batch out again,
-                # where memory that still runs out halves the budget and is told.
+                # where memory that still runs out halves the budget and is logged.
                 log.debug(
                     "GPU memory did not hold the next step's first micro-batch beside this step"
                 )

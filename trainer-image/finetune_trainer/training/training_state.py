@@ -12,7 +12,7 @@ from finetune_trainer.model.host_copies import HostCopies, copy_fresh
 from finetune_trainer.model.loaded_model import LoadedModel
 from finetune_trainer.steps.micro_batches import TokenBudget
 from finetune_trainer.steps.snapshot import ADAPTER, BEST, OPTIMIZER, RANDOM, Snapshot, Tensors
-from finetune_trainer.training.history import Course
+from finetune_trainer.training.history import RunHistory
 from finetune_trainer.training.optimizer_step import Stepper
 from finetune_trainer.training.rng_state import capture_random, restore_random
 
@@ -23,7 +23,7 @@ class TrainingState:
 
     loaded: LoadedModel
     stepper: Stepper
-    course: Course
+    course: RunHistory
     budget: TokenBudget
     rows: int
     """Rows of the training part."""
@@ -60,7 +60,7 @@ class TrainingState:
                 },
             },
             history=tuple(self.course.history),
-            told={},
+            notes={},
         )
 
     def restore(self, snapshot: Snapshot) -> None:

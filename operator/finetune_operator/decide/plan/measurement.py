@@ -24,7 +24,7 @@ PROFILE_LIMIT: Final = 8192
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasureState:
     """Where measuring stands for what the spec says now."""
 
     needs: tuple[Need, ...] = ()
@@ -61,14 +61,14 @@ def find_measured(
     kept: MeasurementStatus | None,
     jobs: tuple[ObservedJob, ...],
     pods: tuple[ObservedPod, ...],
-) -> Measured:
+) -> MeasureState:
     """Return where measuring stands; `jobs` are the Measure Jobs of the run, `keys` what one gets now."""
     same_text = [job for job in jobs if job.plan_hash == plan.hash]
     # Another `secretRef` is another key and no other text: whoever was denied is not asked again.
     current = [job for job in same_text if job.secrets == keys]
     profile = _kept_profile(kept, wanted=plan.hash) or _found_profile(same_text, pods=pods)
     waited_for = current if needs and profile is None else []
-    return Measured(
+    return MeasureState(
         needs=needs,
         plan=plan,
         # A Job that goes is no longer to be waited for, once another of the same plan is there.

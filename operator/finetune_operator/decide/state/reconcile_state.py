@@ -28,7 +28,7 @@ from finetune_operator.decide.plan.accept import (
     resolve_plan,
 )
 from finetune_operator.decide.plan.build_plan import build_measure_plan
-from finetune_operator.decide.plan.measurement import Measured, find_measured
+from finetune_operator.decide.plan.measurement import MeasureState, find_measured
 from finetune_operator.decide.plan.pinned_plan import find_pinned_plan, read_pinned_plan
 from finetune_operator.decide.status.build_status import parse_status
 from finetune_operator.decide.values.names import job_name
@@ -135,11 +135,11 @@ class ReconcileState:
         return admit(self.observed.body, context=self.context)
 
     @cached_property
-    def measured(self) -> Measured:
+    def measured(self) -> MeasureState:
         """Where measuring stands for what the spec says now."""
         admitted = self.admitted
         if isinstance(admitted, SpecRefusal):
-            return Measured()
+            return MeasureState()
         return find_measured(
             needs=admitted.needs,
             plan=build_measure_plan(admitted.resource, run=self.run),
