@@ -1,4 +1,4 @@
-"""Where the newest checkpoint of a run is: told in progress while it runs, and in the outcome at its end.
+"""Where the newest checkpoint of a run is: reported in progress while it runs, and in the outcome at its end.
 
 The trainer builds it, the operator copies it to `status.checkpoint`. What a checkpoint holds is the
 trainer's own business.

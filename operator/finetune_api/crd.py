@@ -28,7 +28,7 @@ CATEGORY: Final = "langops"
 """`kubectl get langops` lists every kind of the group; `all` is left to workloads."""
 
 LIST_KEYS: Final = {"conditions": ["type"]}
-"""Lists of status that are maps: one entry a key, whoever writes it."""
+"""Lists of status that are maps: one entry a key, whichever component writes it."""
 WRITTEN_WHOLE: Final = ("plan", "output", "checkpoint", "gpuMemory")
 """Parts of status that one manager always writes whole. As `parameters` and every other list, the API
 server then keeps one entry of ownership for them instead of one a field: a status apply costs it
@@ -129,7 +129,7 @@ def _status_schema() -> Schema:
     """Return the schema of status, which asks for as little as it can.
 
     An old object must stay writable under a new schema, so nothing is required but list keys. The
-    default -1 tells tools that wait (kstatus) that nobody has looked at a new object yet.
+    default -1 tells tools that wait (kstatus) that a new object was not seen yet.
     """
     status = build_schema(LanguageFinetuneStatus, mode="serialization")
     _relax(status)

@@ -1,6 +1,6 @@
 """What the resource can already say and this version cannot do yet: refused, never ignored.
 
-Rows of the table that `validation` checks and `crd` writes. Whoever builds a feature deletes its
+Rows of the table that `validation` checks and `crd` writes. Building a feature deletes its
 row here; nothing else refers to one.
 """
 

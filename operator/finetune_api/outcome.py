@@ -162,7 +162,7 @@ class CorpusLanguage(Strict):
     truncated: int
     """Examples longer than the resolved length."""
     skipped: int = 0
-    """Examples with nothing to learn from, told and not trained."""
+    """Examples with nothing to learn from, reported and not trained."""
 
 
 IS_PACKED = "is_packed"

@@ -120,7 +120,7 @@ class LanguageProfile(Strict):
     unsupervised: Rows = 0
     """Examples without a token to learn, at any length."""
     empty: Rows = 0
-    """Rows with nothing to learn, told and not trained."""
+    """Rows with nothing to learn, reported and not trained."""
     invalid: Rows = 0
     """Rows that break a rule; training refuses such a file."""
     mojibake: Rows = 0
@@ -144,8 +144,8 @@ class LanguageProfile(Strict):
 
     def first_place(self, kind: str) -> str:
         """Return where the first finding of a kind is, such as `a.jsonl line 5`; empty if unknown."""
-        told = (place.partition(" ") for place in self.first_places or ())
-        return next((where for name, _, where in told if name == kind), "")
+        reported = (place.partition(" ") for place in self.first_places or ())
+        return next((where for name, _, where in reported if name == kind), "")
 
     @property
     def characters_per_token(self) -> float | None:

@@ -86,7 +86,7 @@ def _description(node: Schema) -> str:
     """Return the text of `kubectl explain`, with the default in it.
 
     The schema has no defaults for spec: filled in at admission they would stand inside lists, where
-    GitOps tools compare whole items and report a drift that nobody made.
+    GitOps tools compare whole items and report a drift that no one made.
     """
     text: str = " ".join(node.get("description", "").split())
     default = node.get("default")

@@ -241,7 +241,7 @@ class ProgressStatus(StatusPart):
     updated_at: Word | None = None
     """When the pod last spoke."""
     checkpoint: CheckpointStatus | None = None
-    """The newest checkpoint that the pod told of; status.checkpoint has it of all pods of the run."""
+    """The newest checkpoint that the pod reported; status.checkpoint has it of all pods of the run."""
 
     @computed_field
     def percent_text(self) -> Word | None:
@@ -356,7 +356,7 @@ class LanguageFinetuneStatus(StatusPart):
     conditions: list[Condition] = Field(default_factory=list, max_length=20)
     """The truth for machines."""
     run: int = 1
-    """Counts up when updatePolicy Recreate starts anew."""
+    """Counts up when updatePolicy Recreate starts again."""
     corpus: list[CorpusStatus] = Field(default_factory=list, max_length=16)
     """What was measured of each language's text."""
     measurement: MeasurementStatus | None = None

@@ -255,8 +255,8 @@ def validate(filename: File) -> None:
     with _problems_on_stderr():
         for name, resolution in _of_each(filename, resolve_manifest).items():
             count = len(resolution.warnings)
-            told = f"; {count} warning{'s' if count > 1 else ''}, see explain" if count else ""
-            typer.echo(f"{wire.KIND} {name} is valid{told}")
+            reported = f"; {count} warning{'s' if count > 1 else ''}, see explain" if count else ""
+            typer.echo(f"{wire.KIND} {name} is valid{reported}")
 
 
 def _of_each(filename: str, action: Callable[[ResourceFile], T]) -> dict[str, T]:
@@ -319,7 +319,7 @@ def _problems_on_stderr() -> Iterator[None]:
             typer.echo(line, err=True)
         raise typer.Exit(USAGE) from error
     except BrokenPipeError:
-        raise  # whoever read has enough; click ends quietly
+        raise  # the reader has enough; click ends quietly
     except OSError as error:
         typer.echo(f"The result cannot be written: {error.strerror}.", err=True)
         raise typer.Exit(FAILED) from error

@@ -1,6 +1,6 @@
 """Is a manifest what the API server and the operator would take? Shape, then rules, then languages.
 
-All problems of one stage are told at once; the next stage needs the one before it. Pure.
+All problems of one stage are named in one message; the next stage needs the one before it. Pure.
 """
 
 import json
@@ -108,8 +108,8 @@ def parse_spec(manifest: ResourceFile) -> LanguageFinetuneSpec:
     problems = [*_envelope_problems(manifest.body)]
     spec = manifest.body.get("spec")
     if not isinstance(spec, dict):
-        told = "is missing" if spec is None else f"is {show(spec)}"
-        problems.append(f"spec {told}, expected at least model, languages and output.")
+        reported = "is missing" if spec is None else f"is {show(spec)}"
+        problems.append(f"spec {reported}, expected at least model, languages and output.")
         raise invalid(manifest, problems)
     try:
         # Through JSON and strictly, as the API server does it: no text becomes a number, and a
@@ -159,9 +159,9 @@ def _envelope_problems(body: dict[str, Any]) -> list[str]:
     name = metadata.get("name") if isinstance(metadata, dict) else None
     generated = isinstance(metadata, dict) and metadata.get("generateName")
     if not generated and not _is_name(name):
-        told = "is missing" if name is None else f"is {show(name)}"
+        reported = "is missing" if name is None else f"is {show(name)}"
         problems.append(
-            f"metadata.name {told}, expected small letters, digits, hyphens and dots, at most "
+            f"metadata.name {reported}, expected small letters, digits, hyphens and dots, at most "
             f"{LONGEST_NAME}."
         )
     return problems + (_metadata_problems(metadata) if isinstance(metadata, dict) else [])

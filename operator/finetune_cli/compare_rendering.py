@@ -127,8 +127,11 @@ def _warning_rows(candidates: Sequence[Candidate]) -> Iterator[Row]:
     ids = dict.fromkeys(
         advice.id for each in candidates if each.plan for advice in each.plan.resolution.warnings
     )
-    for told in ids:
-        yield told, [NOTHING if one is None else "yes" if told in one else "" for one in found]
+    for reported in ids:
+        yield (
+            reported,
+            [NOTHING if one is None else "yes" if reported in one else "" for one in found],
+        )
 
 
 def _text(candidate: Candidate, *, index: int) -> LanguageProfile | None:
@@ -184,7 +187,7 @@ def render_comparison(candidates: Sequence[Candidate], *, name: str, console: Co
         spaced(_table(candidates, places=places, groups=groups, widths=widths))
         for places in _side_by_side(widths, room=console.width - labels)
     ]
-    problems = [spaced(Text(told, style="yellow")) for told in problem_lines(candidates)]
+    problems = [spaced(Text(reported, style="yellow")) for reported in problem_lines(candidates)]
     console.print(Group(Text(name, style="bold"), *tables, *problems))
 
 
@@ -241,7 +244,7 @@ def render_comparison_markdown(candidates: Sequence[Candidate], *, name: str) ->
     for title, rows in comparison_groups(candidates):
         head = (title, *(each.name for each in candidates))
         lines += ["", *markdown_table(head, [(what, *cells) for what, cells in rows])]
-    return "\n".join([*lines, *(f"\n{told}" for told in problem_lines(candidates))])
+    return "\n".join([*lines, *(f"\n{reported}" for reported in problem_lines(candidates))])
 
 
 def problem_lines(candidates: Sequence[Candidate]) -> list[str]:

@@ -128,8 +128,8 @@ def _list_page(views: Sequence[LanguageView], *, layout: TableLayout) -> Rendera
 
 
 def _list_entry(view: LanguageView) -> tuple[Text, Text]:
-    told = ", ".join(filter(None, (view.found.script, *_listed(view))))
-    return Text.assemble((view.tag, "bold"), "  ", view.name), Text(told)
+    reported = ", ".join(filter(None, (view.found.script, *_listed(view))))
+    return Text.assemble((view.tag, "bold"), "  ", view.name), Text(reported)
 
 
 def _list_table(

@@ -247,8 +247,8 @@ def _find_text(path: Path, *, option: str, splits: Sequence[str], tag: str) -> L
             raise CliError([f"{option} {path} is no data file; expected {ALLOWED_FORMATS}."])
         return LocalText((LocalFile(path, str(path)),))
     if not path.is_dir():
-        told = "is neither a file nor a folder" if path.exists() else "does not exist"
-        raise CliError([f"{option} {path} {told}; check the path."])
+        reported = "is neither a file nor a folder" if path.exists() else "does not exist"
+        raise CliError([f"{option} {path} {reported}; check the path."])
     listed = (file for file in path.rglob("*") if file.is_file())
     census = take_census(
         (NamedFile(str(file.relative_to(path)), file.stat().st_size) for file in listed),

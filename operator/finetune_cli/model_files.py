@@ -70,11 +70,11 @@ def _tokenizer_folder(path: str, *, option: str) -> Path:
         found /= TOKENIZER_FILE
     if found.is_file() and found.name == TOKENIZER_FILE:
         return found.parent
-    told = "does not exist" if not found.exists() else "is another file"
+    reported = "does not exist" if not found.exists() else "is another file"
     raise CliError(
         [
             (
-                f"{option} {path}: {found} {told}; expected a folder with {TOKENIZER_FILE} or that file, "
+                f"{option} {path}: {found} {reported}; expected a folder with {TOKENIZER_FILE} or that file, "
                 "such as a downloaded model."
             )
         ]

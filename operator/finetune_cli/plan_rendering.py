@@ -153,7 +153,7 @@ def _run_part(plan: Plan, *, layout: TableLayout) -> RenderableType:
     ]
     if layout is TableLayout.STACKED:
         return stacked(
-            "Run", ((Text("  ").join((what, value)), told) for what, value, told in rows)
+            "Run", ((Text("  ").join((what, value)), reported) for what, value, reported in rows)
         )
     table = terminal_table("Run")
     table.show_header = False
@@ -178,7 +178,9 @@ def _corpus_tables(plan: Plan, *, width: int) -> Iterator[RenderableType]:
             table.add_row(what, *cells)
         yield spaced(table)
     for corpus in plan.corpus:
-        yield from (Text(f"{corpus.tag}: {told}", style="yellow") for told in corpus.warnings)
+        yield from (
+            Text(f"{corpus.tag}: {reported}", style="yellow") for reported in corpus.warnings
+        )
 
 
 def _defects_part(reports: Sequence[LanguageReport], *, layout: TableLayout) -> RenderableType:
@@ -188,7 +190,9 @@ def _defects_part(reports: Sequence[LanguageReport], *, layout: TableLayout) -> 
         for finding in report.findings
     ]
     if layout is TableLayout.STACKED:
-        return stacked(DEFECTS, ((kind.append(f"  {count}"), told) for kind, count, told in rows))
+        return stacked(
+            DEFECTS, ((kind.append(f"  {count}"), reported) for kind, count, reported in rows)
+        )
     table = terminal_table(DEFECTS)
     table.add_column("kind", no_wrap=True)
     table.add_column("rows", no_wrap=True, justify="right")
@@ -378,7 +382,9 @@ def _markdown(name: str, plan: Plan) -> str:
         head = ("Text", *(corpus.tag for corpus in plan.corpus))
         rows = [(what, *cells) for what, cells in corpus_rows(plan.corpus)]
         lines += ["", *markdown_table(head, rows)]
-        lines += [f"\n{corpus.tag}: {told}" for corpus in plan.corpus for told in corpus.warnings]
+        lines += [
+            f"\n{corpus.tag}: {reported}" for corpus in plan.corpus for reported in corpus.warnings
+        ]
     findings = [finding for report in plan.reports for finding in report.findings]
     if findings:
         cells = [(f.kind.value, f"{f.count:,}", _places(f).replace("\n", "; ")) for f in findings]

@@ -225,13 +225,13 @@ def _decisions_table(
             other = _alternative_text(decision)
             table.add_row(decision.parameter, _value_cell(decision), other, why)
         else:
-            told = _why_with_alternative(decision, wide=wide)
-            table.add_row(decision.parameter, _value_cell(decision), told)
+            reported = _why_with_alternative(decision, wide=wide)
+            table.add_row(decision.parameter, _value_cell(decision), reported)
     return table
 
 
 def _entry(decision: Decision) -> tuple[Text, Text]:
-    """Return a decision for a narrow terminal: name with value, and all that is told of it."""
+    """Return a decision for a narrow terminal: name with value, and everything about it."""
     head = _beside(Text(decision.parameter), _value_cell(decision))
     return head, _why_with_alternative(decision, wide=False)
 

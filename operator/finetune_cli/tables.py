@@ -73,10 +73,10 @@ class TableLayout(Enum):
 def stacked(title: str, entries: Iterable[tuple[Text, Text]]) -> RenderableType:
     """Return a section in which each sentence stands, indented, below what it is about."""
     lines: list[RenderableType] = [Text(title, style="bold cyan")]
-    for about, told in entries:
+    for about, reported in entries:
         lines.append(about)
-        if told.plain:
-            lines.append(Padding(told, (0, 0, 0, 2)))
+        if reported.plain:
+            lines.append(Padding(reported, (0, 0, 0, 2)))
     return Group(*lines)
 
 

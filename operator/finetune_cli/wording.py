@@ -96,10 +96,10 @@ def _text(error: ErrorDetails) -> str:
 
 
 def _boolean_word(*, value: bool, name: str) -> str:
-    told = "YAML reads yes, no, on and off without quotes as true and false"
+    reported = "YAML reads yes, no, on and off without quotes as true and false"
     if name == "tag" and value is False:
-        return f'is false: {told}; quote it ("no"), or write nb or nn'
-    return f"is {show(value)}: {told}; quote it"
+        return f'is false: {reported}; quote it ("no"), or write nb or nn'
+    return f"is {show(value)}: {reported}; quote it"
 
 
 def _choice(error: ErrorDetails) -> str:

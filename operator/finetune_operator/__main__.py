@@ -1,6 +1,6 @@
 """`python -m finetune_operator`: settings, logs, the event loop, and the exit code.
 
-0: told to stop. 1: something failed, or another replica leads now; start it again. 2: the settings are
+0: stopped. 1: something failed, or another replica leads now; start it again. 2: the settings are
 wrong, and starting it again is useless.
 """
 

@@ -74,7 +74,7 @@ def _renderers(form: str) -> list[Any]:
 
 
 def more_urgent_level(one: str, other: str) -> str:
-    """Return the more urgent of two levels; DEBUG is kept, for whoever asks for it wants all."""
+    """Return the more urgent of two levels; DEBUG is kept, because it asks for everything."""
     if one == "DEBUG":
         return one
     names = logging.getLevelNamesMapping()

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 SILENCE_LIMIT_S = 180.0
 """Seconds without even a bookmark after which a watch counts as stale, or without as much as a failed
-try as stuck: bookmarks come every minute, and a broken watch is opened anew after 75 s."""
+try as stuck: bookmarks come every minute, and a broken watch is opened again after 75 s."""
 WORKER_LIMIT_S = 300.0
 """Seconds at one resource after which a worker counts as stuck: it gives up by itself after 180."""
 

@@ -4,7 +4,7 @@
       ─► lease ─► watches are synced ─► resources listed ─► workers, sweep, kopf's watch
 
 What stands before the lease runs on every replica, what follows on the leader alone. A part that ends
-ends the process, and the kubelet starts it anew: nothing is kept that the cluster does not hold.
+ends the process, and the kubelet restarts it: nothing is kept that the cluster does not hold.
 """
 
 import asyncio
@@ -143,7 +143,7 @@ class OperatorRuntime:
         self._context = build_context(settings, ca_pem="")
 
     async def run(self) -> None:
-        """Run until told to stop.
+        """Run until stopped.
 
         Raises:
             LeaseLostError: another replica may lead.
@@ -346,7 +346,7 @@ class OperatorRuntime:
 
 
 async def run(settings: Settings, connection: Connection) -> None:
-    """Run the operator until told to stop."""
+    """Run the operator until it is stopped."""
     connector = open_connector(connection)
     try:
         async with open_session(connection, connector) as session:

@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     memory_ceiling: str = ""
     """Most memory that a run gets which is tried again after it was killed for memory; empty: none more."""
     termination_grace_s: int = Field(default=300, ge=1, le=86_400)
-    """Seconds for a step, a checkpoint and its upload after a pod is told to stop."""
+    """Seconds for a step, a checkpoint and its upload after a pod is asked to stop."""
     image_pull_timeout_s: int = Field(default=600, ge=30, le=86_400)
     """Seconds after which a run whose image still cannot be pulled has failed."""
 

@@ -1,6 +1,6 @@
 """Before the operator may start: what it tells the decisions, and what an administrator must provide.
 
-`runtime` waits here for the resource definition and the certificate. Whoever is missing something
+`runtime` waits here for the resource definition and the certificate. A process that lacks something
 finds the sentence in the log and on /readyz; the process stays, for what is missing may come.
 """
 

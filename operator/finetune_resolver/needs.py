@@ -186,7 +186,7 @@ def _differing(
         for other in choices:
             changed = decided[(*chosen[:place], other, *chosen[place + 1 :])]
             differing |= {name for name in values if values[name] != changed[name]}
-    # The trainer's view of alpha is told and never trained with (C2).
+    # The trainer's view of alpha is shown and never trained with (C2).
     differing.discard(guide.TRAINER_ALPHA)
     return [name for name in guide.GROUPS if name in differing]
 

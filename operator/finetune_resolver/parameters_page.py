@@ -164,7 +164,7 @@ def _default_table(name: str) -> Iterator[str]:
 
 
 def _without_rule() -> Iterator[str]:
-    """Return the fields that no rule decides: whoever wants them sets them."""
+    """Return the fields that no rule decides; they are set by hand."""
     paths = [path for path in _field_paths() if path not in set(map(_path, _names()))]
     if not paths:
         return
@@ -210,9 +210,9 @@ def _override_path(name: str) -> str:
 
 def _meaning(name: str) -> str:
     if name == rules_guide.TRAINER_ALPHA:
-        return "The trainer's view of alpha: told as superseded, never trained with (C2)."
+        return "The trainer's view of alpha: shown as superseded, never trained with (C2)."
     if not _path(name):
-        return "What PEFT is told that the model does."
+        return "The task type that PEFT gets."
     return _field_paths()[_path(name)]
 
 

@@ -5,7 +5,7 @@
 A process of its own, found by the kubeconfig that it writes. It stores, lists in pages and watches, gives
 each Job a pod at once, and brings each resource into one of three states by its number: waiting for a
 node, running, finished. It knows no schema, admission or conflicts: what an API server makes of a request
-is shown on a real one. It tells what the operator itself takes where nobody else uses the processor.
+is shown on a real one. It tells what the operator itself takes where nothing else uses the processor.
 """
 
 import argparse
@@ -112,16 +112,16 @@ class FakeCluster:
         since = int(request.query.get("resourceVersion") or 0)
         response = web.StreamResponse()
         await response.prepare(request)
-        told = 0
+        reported = 0
         while True:
-            lines = collection.lines[told:]
-            told += len(lines)
+            lines = collection.lines[reported:]
+            reported += len(lines)
             news = [line for at, where, line in lines if at > since and namespace in (None, where)]
             try:
                 await response.write(b"".join(news))
             except ConnectionError:
                 return response  # the watcher has gone
-            if told == len(collection.lines):
+            if reported == len(collection.lines):
                 collection.news.clear()
                 await collection.news.wait()
 

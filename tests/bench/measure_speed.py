@@ -5,7 +5,7 @@
 Writes chats out of the words of the declaration, puts them and the family's tokenizer where a claim
 would be, and runs `python -m finetune_trainer measure` against a real S3 twice: the second run finds
 the report of the first. Prints one line of JSON: seconds of wall clock and of CPU (what the wall clock
-comes to where nobody else computes), peak memory, and what was measured. A timing never fails a test.
+comes to where nothing else computes), peak memory, and what was measured. A timing never fails a test.
 """
 
 import argparse

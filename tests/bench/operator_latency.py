@@ -34,7 +34,7 @@ CREATORS = 32
 """Creates at once."""
 LIMIT_S = 600.0
 CHANGES_TOLD = 5
-"""Statuses that changed after a restart, of which before and after are told."""
+"""Statuses that changed after a restart, of which before and after are shown."""
 WRITES = ("POST", "PATCH", "DELETE")
 """Requests that a restart need not make; PUT is the lease."""
 
@@ -58,7 +58,7 @@ class Cluster:
             return await answer.json()
 
     async def watch_jobs(self, namespace: str, seen: dict[str, float], count: int) -> None:
-        """Note when each Job is seen, until there are `count`; a watch that is cut off is opened anew."""
+        """Note when each Job is seen, until there are `count`; a watch that is cut off is opened again."""
         while len(seen) < count:
             await self._watch_once(namespace, seen, count)
 

@@ -5,7 +5,7 @@
 The real SmolLM2-135M-Instruct learns real text (the Universal Declaration of Human Rights, a chat a
 paragraph, with --rows the shortest ones) on this machine's CPU through the trainer's own entry point, once for each language and
 variant, all with the same number of epochs and the same seed. Every eighth paragraph is seen by
-nobody; its bits per byte are measured afterwards in plain PEFT, and beside them those of English text
+no model; its bits per byte are measured afterwards in plain PEFT, and beside them those of English text
 that nothing was trained on: what was forgotten. Parameters are the resolver's own, from what
 `finetune_text` measured; a peer's defaults are overrides of policy Guide.
 

@@ -4,7 +4,7 @@
 
 Resolves the golden corpora (`tests/cases/corpora`) over and over and prints one table and one line of
 JSON. CPU time of this process, in batches: the median is what a call costs here, the best batch what it
-costs where nobody else computes. Aim: below 200 µs. A timing never fails a test.
+costs where nothing else computes. Aim: below 200 µs. A timing never fails a test.
 """
 
 import argparse

@@ -247,10 +247,10 @@ def judge(soak: Soak, watcher: Watcher, *, outages: list[Away], logs: Path) -> l
         if name.startswith("calm-"):
             continue
         pods = watcher.sightings.pods.get(name, [])
-        told = {pod: watcher.logs[pod].readlines() for pod in pods if pod in watcher.logs}
-        for pod, lines in told.items():
+        reported = {pod: watcher.logs[pod].readlines() for pod in pods if pod in watcher.logs}
+        for pod, lines in reported.items():
             (logs / f"{pod}.log").write_text("".join(lines))
-        stories = [read_story(lines) for lines in told.values()]
+        stories = [read_story(lines) for lines in reported.values()]
         verdicts.append(
             RunVerdict(
                 name=name,

@@ -44,7 +44,7 @@ class Sightings:
         return meta["namespace"], name, meta["uid"]
 
     def forget_running(self) -> None:
-        """Begin anew: a watch first tells of all pods that there are."""
+        """Begin again: a watch first reports all pods that there are."""
         self.running.clear()
 
     def running_now(self) -> list[tuple[str, str, str]]:
@@ -69,11 +69,11 @@ class PodStory:
     resumed_at: int
     """Step of the checkpoint from which it went on; 0 from the start."""
     reached: int
-    """The last step that it told of; 0 where it never came to train."""
+    """The last step that it reported; 0 where it never came to train."""
     whole: int = 0
-    """The newest checkpoint that it told to be whole."""
+    """The newest checkpoint that it reported as whole."""
     safe_until: datetime | None = None
-    """When it told so, or else when its training began."""
+    """When it reported so, or else when its training began."""
     last_word: datetime | None = None
 
 
@@ -83,20 +83,20 @@ def read_story(lines: Iterable[str]) -> PodStory:
     for line in lines:
         start = line.find("{")
         try:
-            told = json.loads(line[start:])
+            reported = json.loads(line[start:])
         except ValueError:
             # The last line of a pod that was killed may be cut.
             continue
-        story = _with_line(story, told)
+        story = _with_line(story, reported)
     return story
 
 
-def _with_line(story: PodStory, told: dict[str, Any]) -> PodStory:
-    message, time = told.get("message"), datetime.fromisoformat(told["time"])
+def _with_line(story: PodStory, reported: dict[str, Any]) -> PodStory:
+    message, time = reported.get("message"), datetime.fromisoformat(reported["time"])
     story = replace(story, last_word=time)
     if message not in (STEP, WHOLE, GOES_ON):
         return story
-    step = told["step"]
+    step = reported["step"]
     story = replace(story, reached=max(story.reached, step), safe_until=story.safe_until or time)
     if message == GOES_ON:
         return replace(story, resumed_at=step)
@@ -120,7 +120,7 @@ class Loss:
     steps: int
     """Done by it, and again by its successor."""
     is_without_store: bool
-    """Whether the store was away while they were done, so that nobody could have saved them."""
+    """Whether the store was away while they were done, so that they could not have been saved."""
     is_set_back: bool
     """Whether the successor went on from an older checkpoint than the newest whole one."""
 

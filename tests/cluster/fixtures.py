@@ -1,6 +1,6 @@
 """pytest fixtures of the lab, for every test that needs a cluster or S3.
 
-The lab is never started here: `python -m tests.cluster up` takes seconds to minutes and belongs to whoever
+The lab is never started here: `python -m tests.cluster up` takes seconds to minutes and belongs to the one who
 runs the tests. Without it a developer's tests are skipped with the reason; in CI that is a failure.
 """
 

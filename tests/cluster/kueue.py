@@ -2,7 +2,7 @@
 
 Only tests of queues need it, so nothing of it belongs to `up`: `python3 -m tests.cluster kueue` builds it
 on demand (7 minutes of CPU once, then kept in the cache) and installs it. While it is there, no Job can be
-created without its webhook: whoever installs it for a test takes it out again.
+created without its webhook: a test that installs it takes it out again.
 """
 
 import json
@@ -51,10 +51,10 @@ def uninstall(layout: Layout) -> None:
 def _chart() -> Path:
     """Return the chart that the module brings along; the module itself may have left Go's cache."""
     module = f"sigs.k8s.io/kueue@{tools.KUEUE.version}"
-    told = json.loads(
+    reported = json.loads(
         run([tools.go(), "mod", "download", "-json", module], folder=DOCKERFILE.parent)
     )
-    return Path(told["Dir"]) / "charts" / "kueue"
+    return Path(reported["Dir"]) / "charts" / "kueue"
 
 
 def build_values() -> str:

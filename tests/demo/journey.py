@@ -33,7 +33,7 @@ POLL_S = 1.0
 PATIENCE_S = 30 * 60
 """A run of the demo takes minutes; past this something is wrong."""
 
-# Where nobody sees a terminal (CI, a file) the tables still want room.
+# Where there is no terminal (CI, a file) the tables still want room.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 

@@ -129,8 +129,8 @@ def test_a_pod_of_higher_priority_takes_the_place_and_the_run_resumes_behind_it(
 
 def cores(lab: Lab) -> float:
     """Return the CPUs of the node that pods may ask for."""
-    told = str(lab.get("node", lab.node)["status"]["allocatable"]["cpu"])
-    return int(told.removesuffix("m")) / 1000 if told.endswith("m") else float(told)
+    reported = str(lab.get("node", lab.node)["status"]["allocatable"]["cpu"])
+    return int(reported.removesuffix("m")) / 1000 if reported.endswith("m") else float(reported)
 
 
 def build_rival(namespace: str, *, priority: str, cpu: str, image: str) -> JsonObject:
@@ -172,7 +172,7 @@ def test_a_deadline_ends_a_run_and_its_ended_job_may_go(product: Product, namesp
 
     assert condition(failed, "Failed")["reason"] == "DeadlineExceeded"
     assert failed["status"]["message"] == (
-        "The run took longer than its 25 seconds; create it anew with a longer "
+        "The run took longer than its 25 seconds; create it again with a longer "
         "spec.activeDeadlineSeconds."
     )
     (job,) = product.jobs(namespace)

@@ -19,7 +19,7 @@ from tests.e2e.product import JsonObject, Product, truths
 pytestmark = pytest.mark.e2e
 
 FURTHER = 60
-"""Steps: three checkpoints that nobody could take."""
+"""Steps: three checkpoints that could not be taken."""
 
 
 @pytest.fixture

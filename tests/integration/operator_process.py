@@ -38,7 +38,7 @@ def wait_for(what: str, found: Callable[[], Any], *, timeout_s: float = 30.0) ->
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -91,7 +91,7 @@ class OperatorProcess:
         wait_for("a ready operator", is_ready, timeout_s=READY_TIMEOUT_S)
 
     def probe(self, path: str) -> tuple[int, str]:
-        """Return status and text of a probe; 0 where nobody listens."""
+        """Return status and text of a probe; 0 where nothing listens."""
         try:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self.probe_port}{path}", timeout=5

@@ -31,7 +31,7 @@ class Release:
         assert done.returncode == 0, done.stderr
 
     def upgrade(self, *values: str) -> None:
-        """Install or upgrade; the definition is left to whoever installed it."""
+        """Install or upgrade; the definition is left to its installer."""
         settings = [f"--set={value}" for value in ("crds.enabled=false", *values)]
         self.helm("upgrade", "--install", self.name, str(CHART), *settings)
 

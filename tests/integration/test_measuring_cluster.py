@@ -163,7 +163,7 @@ def test_a_text_is_measured_then_trained_and_nothing_is_written_in_between(
 ) -> None:
     start_operator()
     control_plane.apply(build_resource(namespace))
-    # No node has the label, which is told where it is seen only after the first status.
+    # No node has the label, which is reported where it is seen only after the first status.
     wait_for(
         "Unschedulable", lambda: reason(control_plane, namespace, "Reconciling") == "Unschedulable"
     )

@@ -264,8 +264,8 @@ def make_older(lab: Lab, namespace: str) -> TrainingPlan:
     lab.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata | owners, "data": data}
     )
-    told = {"status": {"plan": {"hash": older.hash, "configMap": metadata["name"]}}}
-    patch = ("--subresource=status", "--type=merge", f"--patch={json.dumps(told)}")
+    reported = {"status": {"plan": {"hash": older.hash, "configMap": metadata["name"]}}}
+    patch = ("--subresource=status", "--type=merge", f"--patch={json.dumps(reported)}")
     lab.kubectl("patch", "lft", "swahili", "-n", namespace, *patch)
     return older
 

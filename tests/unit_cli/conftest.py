@@ -63,7 +63,7 @@ def spelling(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def knowing(tmp_path: Path) -> Path:
-    """A model that knows the words of `text`, and whose shape nobody knows."""
+    """A model that knows the words of `text`, and whose shape is unknown."""
     return write_model(tmp_path / "knowing", words=WORDS)
 
 

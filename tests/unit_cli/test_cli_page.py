@@ -10,7 +10,7 @@ from finetune_cli.app import app
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cli.md").read_text("utf-8")
 GENERAL = {"--help", "--filename", "--output"}
-"""Told once for all commands, by their short names."""
+"""Described once for all commands, by their short names."""
 
 
 def commands():

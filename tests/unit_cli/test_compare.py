@@ -44,8 +44,8 @@ def test_the_density_that_each_tokenizer_gives_stands_beside_the_one_that_decide
 
 def test_a_warning_says_which_models_have_it(arguments):
     lines = compare(*arguments).splitlines()
-    told = next(line.split() for line in lines if line.startswith("density-measured-differs"))
-    assert told == ["density-measured-differs", "yes"]
+    reported = next(line.split() for line in lines if line.startswith("density-measured-differs"))
+    assert reported == ["density-measured-differs", "yes"]
 
 
 def test_rows_that_a_models_template_refuses_are_counted(resource, text, spelling, knowing):

@@ -1,6 +1,6 @@
 """`kubectl finetune explain`: golden outputs, forms and streams.
 
-Golden files lie in tests/cases/resolve/<case>/. After a wanted change, write them anew with
+Golden files lie in tests/cases/resolve/<case>/. After a wanted change, write them again with
 `UPDATE_GOLDEN=1 pytest tests/unit_cli/test_explain.py` and read the difference.
 """
 

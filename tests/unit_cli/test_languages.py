@@ -1,6 +1,6 @@
 """`kubectl finetune languages`: the list, one language by tag or by name, and what is not known.
 
-Golden tables lie in tests/cases/languages/; after a wanted change, write them anew with
+Golden tables lie in tests/cases/languages/; after a wanted change, write them again with
 `UPDATE_GOLDEN=1 pytest tests/unit_cli/test_languages.py` and read the difference.
 """
 

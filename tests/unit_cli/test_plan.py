@@ -141,12 +141,12 @@ def test_a_config_that_is_here_need_not_be_measured(resource, spelling):
 
 def test_a_gpu_that_is_too_small_is_refused_with_the_numbers_and_what_would_fit(resource, spelling):
     path = resource(method="LoRA")
-    told = refusal("-f", path, "--model-config", spelling, "--gpu-memory", "8Gi")
-    assert told.startswith(
+    reported = refusal("-f", path, "--model-config", spelling, "--gpu-memory", "8Gi")
+    assert reported.startswith(
         f"{path}: LanguageFinetune swahili: A model of 8,030,261,248 parameters does not fit: LoRA "
         "with one sequence of "
     )
-    assert "or a GPU of 24 GB" in told
+    assert "or a GPU of 24 GB" in reported
 
 
 def test_packed_text_gives_rough_steps(resource, text, spelling):
@@ -228,8 +228,8 @@ def test_of_many_rows_at_fault_the_first_are_named_and_the_rest_counted(resource
 
 def test_columns_that_nothing_can_be_learned_from_are_refused(resource, text, spelling):
     write_rows(text, [{"a": 1, "b": 2}])
-    told = refusal("-f", resource(), "--data", text, "--tokenizer", spelling)
-    assert told.startswith(f"The dataset of sw in {text} has the columns a, b: expected ")
+    reported = refusal("-f", resource(), "--data", text, "--tokenizer", spelling)
+    assert reported.startswith(f"The dataset of sw in {text} has the columns a, b: expected ")
 
 
 # --- Several languages --------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_each_language_has_its_text_by_its_tag(resource, text, tmp_path, spellin
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "reported"),
     [
         (["sw={text}"], "--data names no text of hi; add --data hi=PATH.\n"),
         (
@@ -259,10 +259,10 @@ def test_each_language_has_its_text_by_its_tag(resource, text, tmp_path, spellin
     ],
     ids=["one missing", "no tag", "twice"],
 )
-def test_text_that_belongs_to_no_language_is_refused(data, told, resource, text, spelling):
+def test_text_that_belongs_to_no_language_is_refused(data, reported, resource, text, spelling):
     options = [part for each in data for part in ("--data", each.format(text=text))]
     found = refusal("-f", resource(languages=TWO), *options, "--tokenizer", spelling)
-    assert found == told.format(text=text)
+    assert found == reported.format(text=text)
 
 
 def test_text_of_a_language_that_the_resource_lacks_is_refused_by_its_tag(resource, text, spelling):
@@ -339,7 +339,7 @@ def test_text_without_a_tokenizer_is_refused(resource, text):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("absent", "--data {path} does not exist; check the path.\n"),
         (
@@ -352,14 +352,14 @@ def test_text_without_a_tokenizer_is_refused(resource, text):
         ),
     ],
 )
-def test_a_path_without_data_is_refused(name, told, resource, tmp_path, spelling):
+def test_a_path_without_data_is_refused(name, reported, resource, tmp_path, spelling):
     path = tmp_path / name
     if name == "folder":
         path.mkdir()
     elif name != "absent":
         path.write_text("x", "utf-8")
     found = refusal("-f", resource(), "--data", path, "--tokenizer", spelling)
-    assert found == told.format(path=path)
+    assert found == reported.format(path=path)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(resource, tmp_path):
@@ -378,7 +378,7 @@ def test_a_chat_template_that_is_no_text_is_refused(resource, text, spelling):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("[1]", "{path} holds no JSON object; expected the model's config.json.\n"),
         (
@@ -392,11 +392,11 @@ def test_a_chat_template_that_is_no_text_is_refused(resource, text, spelling):
     ],
     ids=["list", "cut", "absent"],
 )
-def test_a_config_that_cannot_be_read_is_refused(content, told, resource, tmp_path):
+def test_a_config_that_cannot_be_read_is_refused(content, reported, resource, tmp_path):
     path = tmp_path / "config.json"
     if content is not None:
         path.write_text(content, "utf-8")
-    assert refusal("-f", resource(), "--model-config", path) == told.format(path=path)
+    assert refusal("-f", resource(), "--model-config", path) == reported.format(path=path)
 
 
 def test_a_model_of_experts_is_refused_with_the_resource(resource, tmp_path):

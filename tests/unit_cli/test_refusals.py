@@ -362,20 +362,20 @@ def test_a_wrong_envelope_is_told(change, message):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "name", "told"),
+    ("metadata", "name", "reported"),
     [
         ("{}", "without a name", "is missing"),
         ("{name: A_b}", "A_b", 'is "A_b"'),
         ("{name: a..b}", "a..b", 'is "a..b"'),
     ],
 )
-def test_a_name_that_the_api_server_refuses_is_refused(metadata, name, told):
+def test_a_name_that_the_api_server_refuses_is_refused(metadata, name, reported):
     text = RESOURCE.format(**GOOD).replace("{name: demo}", metadata)
     result = RUNNER.invoke(app, ["validate", "-f", "-"], input=text)
     assert (result.exit_code, result.stderr) == (
         2,
         (
-            f"stdin: LanguageFinetune {name}: metadata.name {told}, expected small letters, digits, "
+            f"stdin: LanguageFinetune {name}: metadata.name {reported}, expected small letters, digits, "
             "hyphens and dots, at most 253.\n"
         ),
     )
@@ -387,11 +387,11 @@ def test_a_generated_name_needs_no_name():
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"), [("", "is missing"), ("spec: 3", "is 3")], ids=["missing", "number"]
+    ("spec", "reported"), [("", "is missing"), ("spec: 3", "is 3")], ids=["missing", "number"]
 )
-def test_a_resource_without_a_spec_is_refused(spec, told):
+def test_a_resource_without_a_spec_is_refused(spec, reported):
     text = f"apiVersion: langops.dev/v1alpha1\nkind: LanguageFinetune\nmetadata: {{name: demo}}\n{spec}\n"
-    assert problems_of(text) == [f"spec {told}, expected at least model, languages and output."]
+    assert problems_of(text) == [f"spec {reported}, expected at least model, languages and output."]
 
 
 @pytest.mark.parametrize(
@@ -544,7 +544,7 @@ def test_a_wrong_option_is_a_usage_error():
 
 
 @pytest.mark.parametrize(
-    ("metadata", "whose", "told"),
+    ("metadata", "whose", "reported"),
     [
         (
             "{name: demo, namespace: 5}",
@@ -564,11 +564,11 @@ def test_a_wrong_option_is_a_usage_error():
     ],
     ids=["number", "dots", "list", "boolean", "annotation", "loop", "laughs"],
 )
-def test_metadata_that_the_api_server_refuses_is_refused(metadata, whose, told):
+def test_metadata_that_the_api_server_refuses_is_refused(metadata, whose, reported):
     text = RESOURCE.format(**GOOD).replace("{name: demo}", metadata)
     result = RUNNER.invoke(app, ["validate", "-f", "-"], input=text)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"stdin: LanguageFinetune {whose}: metadata.{told}")
+    assert result.stderr.startswith(f"stdin: LanguageFinetune {whose}: metadata.{reported}")
     assert len(result.stderr) < 300
 
 

@@ -1,6 +1,8 @@
-"""Names: a class of the product has a name of its own, so that a search for it ends at one place."""
+"""Names and words: a class name is used once, and the prose is plain technical English."""
 
 import ast
+import re
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,3 +17,33 @@ def test_every_class_name_is_used_once() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(path))
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+WORDS = "anew|farewell|foretell|foretells|foretold|goodbye|nobody|told|whoever|whosoever"
+"""Words that the documentation of Kubernetes or PyTorch does not use for what this product does."""
+ALLOWED = {
+    # A text in English that a tokenizer is compared on.
+    "trainer-image/finetune_text/tokenizer_facts.py": {"nobody"},
+    # The name of a field in checkpoints of version 0.1.0.
+    "trainer-image/finetune_trainer/checkpoints/files.py": {"told"},
+    # The list itself.
+    "tests/unit_layout/test_names.py": set(WORDS.split("|")),
+}
+TEXT = (".md", ".py", ".txt", ".yaml")
+HISTORY = ("CHANGELOG.md", "docs/performance/", "tests/cases/corpora/")
+"""What was measured or released once, and texts of others."""
+
+
+def test_plain_words() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = {}
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if not name.endswith(TEXT) or name.startswith(HISTORY) or not path.is_file():
+            continue
+        words = set(re.findall(rf"(?i)\b(?:{WORDS})\b", path.read_text("utf-8")))
+        if words := {word.lower() for word in words} - ALLOWED.get(name, set()):
+            found[name] = words
+    assert found == {}

@@ -1,4 +1,4 @@
-"""A small API server for the shell's unit tests: lists in pages, watches, answers as it is told.
+"""A small API server for the shell's unit tests: lists in pages, watches, answers as instructed.
 
 It knows no admission, no schema and no garbage collection: what needs a real API server is tested on
 one, under tests/integration.

@@ -47,7 +47,7 @@ def resolve_case(case: Path, policy: str) -> Resolution:
 
 
 def describe(resolution: Resolution) -> dict[str, Any]:
-    """Return what a reader compares: short texts, nothing computed anew."""
+    """Return what a reader compares: short texts, nothing computed again."""
     memory = resolution.predicted_memory
     return {
         "method": f"{resolution.method.value} ({resolution.method.rule})",

@@ -1,4 +1,4 @@
-"""Files that nobody meant: other encodings, halves of characters, depth, size; told by line, never a traceback."""
+"""Strange files: other encodings, halves of characters, depth, size; reported by line, never a traceback."""
 
 import gzip
 import io
@@ -195,13 +195,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("name", "content", "told"), REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.parametrize(("name", "content", "reported"), REFUSED.values(), ids=list(REFUSED))
 def test_what_cannot_be_learned_from_is_told_with_its_place(
-    name: str, content: str | bytes, told: str, tmp_path: Path
+    name: str, content: str | bytes, reported: str, tmp_path: Path
 ) -> None:
     report = measure_bytes(tmp_path, name, content)
     place = report.places(FindingKind.INVALID_ROW)[0]
-    assert f"{place.source} {place.what}" == told
+    assert f"{place.source} {place.what}" == reported
     assert report.profile.invalid >= 1
 
 

@@ -227,7 +227,7 @@ def test_the_ratio_goes_on_over_rows_and_is_unknown_without_a_whole_window() -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("cafÃ© noir", "holds 'Ã©' at character 4, which is 'é' read with the wrong encoding"),
         ("â€œndiyoâ€", "holds 'â€œ' at character 1, which is '“' read with the wrong encoding"),
@@ -242,8 +242,8 @@ def test_the_ratio_goes_on_over_rows_and_is_unknown_without_a_whole_window() -> 
     ],
     ids=["Latin-1", "quotes", "Cyrillic", "Hindi", "Turkish", "replacement character", "NUL"],
 )
-def test_wrong_decoding_is_told_with_what_was_meant(text: str, told: str) -> None:
-    assert find_mojibake(text) == told
+def test_wrong_decoding_is_reported_with_what_was_meant(text: str, reported: str) -> None:
+    assert find_mojibake(text) == reported
 
 
 @pytest.mark.parametrize(

@@ -85,9 +85,9 @@ def test_real_text_is_in_the_script_of_its_tag_and_not_mixed(tag: str, tmp_path:
 
 
 def test_of_five_hundred_languages_only_the_two_with_lost_apostrophes_are_told() -> None:
-    told = {code: find_mojibake(load_declaration(code)) for code in list_declarations()}
-    assert len(told) > 500
-    assert {code: what for code, what in told.items() if what} == {
+    reported = {code: find_mojibake(load_declaration(code)) for code in list_declarations()}
+    assert len(reported) > 500
+    assert {code: what for code, what in reported.items() if what} == {
         "kea": "holds U+0092 at character 977: text was lost",
         "kng_AO": "holds U+0092 at character 231: text was lost",
     }

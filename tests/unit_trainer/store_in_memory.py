@@ -14,7 +14,7 @@ from finetune_trainer.storage.s3_objects import StoredObject
 
 
 class PowerCut(BaseException):
-    """The pod is gone in this moment; nobody catches it."""
+    """The pod is gone in this moment; nothing catches it."""
 
 
 @dataclass

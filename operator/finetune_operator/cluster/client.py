@@ -83,7 +83,7 @@ class ApiClient:
         server: address of the API server.
         session: an authorised session.
         bucket: the budget of all requests but watches.
-        count: is told of each answer.
+        count: is called with each answer.
     """
 
     def __init__(

@@ -88,7 +88,7 @@ def _tls(configuration: Configuration) -> ssl.SSLContext | bool:
 
 
 def open_connector(connection: Connection) -> aiohttp.TCPConnector:
-    """Return the one pool of connections; whoever opens it closes it."""
+    """Return the one pool of connections; the caller closes it."""
     return aiohttp.TCPConnector(limit=CONNECTION_LIMIT, ssl=connection.tls, keepalive_timeout=60)
 
 

@@ -1,7 +1,7 @@
 """Which replica decides: it holds a Lease and renews it.
 
 No clock is compared with another machine's: a holder is alive as long as the Lease keeps changing,
-measured by this process' own monotonic time. Whoever cannot renew in time stops before anybody else
+measured by this process' own monotonic time. A leader that cannot renew in time stops before another
 may start. A replica that ends gives the Lease back, so that a rollout waits for nothing.
 
     acquire ─► renew every 2 s ─► not renewed for 8 s ─► LeaseLostError, the process ends

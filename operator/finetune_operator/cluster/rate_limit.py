@@ -1,7 +1,7 @@
 """Pace: what the operator may ask of the API server in a second, and how pauses are spread.
 
 `api_client` takes a token for each request, the progress writer one more from a slower bucket of its
-own. Nobody is refused here: whoever comes too early waits.
+own. No request is refused here: one that comes too early waits.
 """
 
 import asyncio

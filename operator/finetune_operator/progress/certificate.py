@@ -1,7 +1,7 @@
 """The status server's certificate: given as files, or made and renewed by the operator itself.
 
 `SelfManaged` keeps a small authority and a leaf in one named Secret of the operator's namespace, the
-only Secret it ever touches. Replicas share it by optimistic concurrency: whoever writes second reads
+only Secret it ever touches. Replicas share it by optimistic concurrency: the second writer reads
 what the first wrote. `FromFiles` reads what cert-manager or an administrator mounts. Both give
 `CertificateMaterial`; `CertificateReloader` puts it into the TLS context in use, which serves it from then on.
 """
@@ -142,7 +142,7 @@ class CertificateReloader:
 
     Args:
         source: gives it.
-        on_authority: is told of the certificates that pods must trust, first and at each change.
+        on_authority: is called with the certificates that pods must trust, first and at each change.
     """
 
     def __init__(self, *, source: CertificateSource, on_authority: Callable[[str], None]) -> None:

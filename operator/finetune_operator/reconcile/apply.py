@@ -1,7 +1,7 @@
 """Apply: carries out what `decide` answered, and nothing else.
 
 Every step may be the last one before the process dies: names are deterministic, an object that
-exists and is ours counts as created, and whoever comes next decides from what the cluster holds.
+exists and is ours counts as created, and the next decision starts from what the cluster holds.
 """
 
 import hashlib
@@ -148,7 +148,7 @@ class Applier:
         try:
             stored = await self._client.merge_patch(JOBS, **where, patch=body)
         except (NotFoundError, ConflictError):
-            return  # gone, or another's; the next look decides anew
+            return  # gone, or another's; the next look decides again
         self._remember_job(stored)
         changed = {**patch.spec, **patch.annotations}
         self._log.info("Changed.", kind="Job", **where, changed=changed)
@@ -172,7 +172,7 @@ class Applier:
         try:
             await self._client.create(EVENTS, namespace=namespace, manifest=manifest)
         except AlreadyExistsError:
-            return  # told before, perhaps by the process before this one
+            return  # sent before, perhaps by the process before this one
         except ClusterError as error:
             # NB: never retried. The status holds the truth; an event is only its echo.
             self._log.warning("An event was not posted.", reason=event.reason, error=str(error))
@@ -187,8 +187,14 @@ def needs_write(body: RawObject, status: Mapping[str, Any]) -> bool:
 def build_event(body: RawObject, event: Event, *, identity: str, now: datetime) -> dict[str, Any]:
     """Return an event about the resource; the same event of the same generation has the same name."""
     metadata = body["metadata"]
-    told = (metadata["uid"], metadata.get("generation"), event.type, event.reason, event.message)
-    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    reported = (
+        metadata["uid"],
+        metadata.get("generation"),
+        event.type,
+        event.reason,
+        event.message,
+    )
+    digest = hashlib.sha256(repr(reported).encode()).hexdigest()[:16]
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,

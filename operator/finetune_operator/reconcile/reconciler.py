@@ -1,7 +1,7 @@
 """The loop: take a key, gather, decide, apply.
 
 Workers take keys from the queue; one resource is in one worker at a time. A failure of one resource
-is logged and retried with back-off and harms no other. What was created is told in a round of its own
+is logged and retried with back-off and harms no other. What was created is reported in a round of its own
 with less priority: of a thousand new resources each has its Job before the first status is written.
 """
 

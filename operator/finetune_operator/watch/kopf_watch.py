@@ -85,7 +85,7 @@ class KopfSource:
         self._on_login = on_login
 
     async def __call__(self, ingest: Ingest) -> None:
-        """Watch until told to stop."""
+        """Watch until stopped."""
         await kopf.operator(
             registry=self._build_registry(ingest),
             settings=build_settings(),

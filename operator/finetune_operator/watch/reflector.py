@@ -1,8 +1,8 @@
 """Jobs and Pods as the API server has them: lists in pages, watches, and misses no deletion.
 
-kopf loses what is deleted while a watch is broken and gives a child's event to nobody but the child;
+kopf loses what is deleted while a watch is broken and gives a child's event to the child alone;
 so the children come through here. Each object is projected as it arrives into a `Store`, and each
-change is told to one callback, which enqueues the owner. Nothing is decided and nothing is written.
+change is passed to one callback, which enqueues the owner. Nothing is decided and nothing is written.
 
     list in pages ─► watch from there ─► bookmark, event, event … ─► end of stream ─► watch again
          ▲                                                    410 Gone │
@@ -56,7 +56,7 @@ class Reflector(Generic[T]):
         namespaces: where; (None,) is everywhere.
         label_selector: which.
         project: makes the value that is kept of a raw object.
-        on_change: is told of each change, made-up deletions included.
+        on_change: is called with each change, made-up deletions included.
         clock: monotonic seconds.
     """
 
@@ -112,7 +112,7 @@ class Reflector(Generic[T]):
     def remember(self, raw: RawObject) -> None:
         """Keep what the API server returned for our own write, unless the watch is past it.
 
-        A watch that is past it has told of the object already, and perhaps of its deletion.
+        A watch that is past it has reported the object already, and perhaps its deletion.
         """
         namespace = raw["metadata"].get("namespace", "")
         at = self._position.get(namespace, self._position.get(None, 0))

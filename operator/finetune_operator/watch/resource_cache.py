@@ -32,7 +32,7 @@ class ResourceSource(Protocol):
     """Whatever watches LanguageFinetunes for ever and hands each one to `ingest`."""
 
     def __call__(self, ingest: Ingest) -> Awaitable[None]:
-        """Watch until told to stop."""
+        """Watch until stopped."""
 
 
 class CompactObject:
@@ -93,7 +93,7 @@ class ResourceCache:
                     self._put(raw, priority=PRIORITY_RESYNC)
 
     async def sweep(self) -> None:
-        """Compare with a list of names and versions; catch up with what no watch told."""
+        """Compare with a list of names and versions; catch up with what no watch reported."""
         for namespace in self._namespaces:
             await self._sweep_namespace(namespace)
 

@@ -1,7 +1,7 @@
 """Which resource is looked at next: one key is in one worker at a time, and none is forgotten.
 
 Changes come from the resource cache and the reflectors, workers take. `KeyQueue` is the pure part: it
-is told the time and never waits. `WorkQueue` lets workers wait for it. Neither knows what a key means.
+is given the time and never waits. `WorkQueue` lets workers wait for it. Neither knows what a key means.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ AGEING_PER_S = 1.0
 
 DEBOUNCE_S = 0.1
 """Seconds in which several changes of children become one look. A pod is made, bound and started by
-three components within about 50 ms; each step told apart would be a status write of its own."""
+three components within about 50 ms; reporting each step apart would be a status write of its own."""
 
 BACKGROUND_SHARE = 4
 """One worker in so many, at most, is busy with less than a changed spec. A status costs the API server

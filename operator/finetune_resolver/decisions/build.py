@@ -94,7 +94,7 @@ def build_training(resolution: Resolution) -> tuple[TrainingParameters, LoraPlan
 
 
 def learns_answers_only(spec: LanguageFinetuneSpec) -> bool:
-    """Return whether only answers carry loss; whoever measures the text must know it beforehand."""
+    """Return whether only answers carry loss; measuring the text needs to know it beforehand."""
     declared = spec.parameters.completion_only_loss if spec.parameters else None
     rule = BY_STAGE[spec.stage]["completion_only_loss"]
     return bool(rule.value) if declared is None else declared

@@ -32,7 +32,7 @@ AXES_REMEMBERED = 1024
 """Combinations of traits whose rules are remembered; there are 78,732 in all."""
 
 IN_ORDER: Mapping[str, Any] = {name: None for name in guide.GROUPS if name != guide.TRAINER_ALPHA}
-"""The guide's parameters in the guide's order, in which they are shown whoever decides them."""
+"""The guide's parameters in the guide's order, in which they are shown whichever rule decides them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What policy Evidence decides from: the text's counts and lengths, the model's size, the GPU.
 
 `gather_facts` folds what was measured of a resource's languages, model and GPU into one value; rules
-read it and name the facts behind a decision. A fact that nobody measured is None and decides nothing.
+read it and name the facts behind a decision. A fact that was not measured is None and decides nothing.
 Pure.
 """
 

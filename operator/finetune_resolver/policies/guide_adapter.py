@@ -17,7 +17,7 @@ from finetune_resolver.traits.predicates import (
 )
 
 TRAINER_ALPHA = "trainer.lora_alpha"
-"""The trainer's view of alpha: told, never trained with (C2)."""
+"""The trainer's view of alpha: shown, never trained with (C2)."""
 
 QV: JsonValue = ["q_proj", "v_proj"]
 QVKO: JsonValue = ["q_proj", "v_proj", "k_proj", "o_proj"]

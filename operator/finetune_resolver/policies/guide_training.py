@@ -34,7 +34,7 @@ TRAINING: tuple[TraitRule, ...] = (
         parameter="max_seq_length",
         when=is_dense,
         value=2048,
-        # C11, C13: dense text needs more tokens, not fewer; the guide's value stays and truncation is told.
+        # C11, C13: dense text needs more tokens, not fewer; the guide's value stays and truncation is reported.
         guide_ids=("G-MSL-3", "G-MSL-6", "G-JA-1", "G-HT-1"),
         axes=("token_density", "documents"),
         message="Token-dense text takes the short length, because it fills the window sooner.",

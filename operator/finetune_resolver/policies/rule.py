@@ -42,7 +42,7 @@ class TraitRule:
     def decide(self, decided: Mapping[str, JsonValue]) -> JsonValue:
         """Return the rule's value, given the parameters decided before it."""
         value = decided[self.copies] if self.copies else self.value
-        # A list of the table must not be shared: whoever changes a decision would change the rule.
+        # A list of the table must not be shared: changing a decision would change the rule.
         return list(value) if isinstance(value, list) else value
 
 
@@ -73,7 +73,7 @@ class EvidenceRule:
     def decide(self, facts: Facts, values: Values) -> JsonValue:
         """Return the value, given the parameters decided before it."""
         value = self.compute(facts, values) if self.compute else self.value
-        # A list of the table must not be shared: whoever changes a decision would change the rule.
+        # A list of the table must not be shared: changing a decision would change the rule.
         return list(value) if isinstance(value, list) else value
 
 

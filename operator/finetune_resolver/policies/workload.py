@@ -67,7 +67,7 @@ def decide_fitting_method(facts: Facts, values: Values) -> MethodDecision | None
 def decide_nominal_class(facts: Facts, values: Values) -> GpuMemoryDecision | None:
     """Return the guide's memory class: whether its nominal batch fits one micro-batch.
 
-    None where it cannot be told, also for a model that lacks the modules that the guide names: under
+    None where it is unknown, also for a model that lacks the modules that the guide names: under
     policy Evidence that is no reason to refuse, and under Guide `decide_fitting_method` refuses.
     """
     shape, gpu_memory = facts.shape, facts.gpu_memory_bytes

@@ -18,7 +18,7 @@ from finetune_resolver.traits.token_premium import estimate_token_premium
 
 LAYERS = "num_hidden_layers"
 MANY_NEAR = 0.1
-"""Share of near duplicates from which what "nearly" means is told: a template, more likely than
+"""Share of near duplicates from which what "nearly" means is reported: a template, more likely than
 copies (assumption)."""
 
 

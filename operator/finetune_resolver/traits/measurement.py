@@ -1,6 +1,6 @@
 """What was measured of the job's own text, model and GPU: the resolver's optional second input.
 
-Whoever measures fills these in; an unset field was not measured and decides nothing. This module
+The measurer fills these in; an unset field was not measured and decides nothing. This module
 holds shapes and the formulas that turn a number into a class; it measures nothing itself.
 """
 

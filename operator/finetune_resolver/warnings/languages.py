@@ -110,7 +110,7 @@ def _dispute(
     found, detail = evidence
     if trait is not None and trait.source is TraitSource.GUIDE:
         return f"{label} by the guide and counts; the evidence says {found} ({detail})"
-    # Policy Evidence: the guide's label is told and does not count.
+    # Policy Evidence: the guide's label is shown and does not count.
     return f"{found} by the evidence ({detail}) and counts; the guide's label is {label}"
 
 

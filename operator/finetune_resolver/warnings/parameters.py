@@ -76,7 +76,7 @@ def lr_below_lora_range(context: WarningContext) -> Iterator[Advice]:
     rate = number(context.values, "learning_rate")
     low, high = LORA_RATE_RANGE
     if _is_slow(context):
-        # Whoever acts on this one alone would multiply the rate by the scale that `alpha_ratio_high` tells of.
+        # Acting on this one alone would multiply the rate by the scale that `alpha_ratio_high` warns about.
         scaled = _scale(context.values) > HIGH_ALPHA_RATIO
         beside = ", and lower parameters.lora.alpha with it" if scaled else ""
         yield Advice(
@@ -226,7 +226,7 @@ def _build_batch_remedy(values: Values, *, nominal: int, world: int) -> str:
 
 
 def best_model_not_kept(context: WarningContext) -> Iterator[Advice]:
-    """Say that the last adapter is published, where the best one cannot be told (C19)."""
+    """Say that the last adapter is published, where the best one is unknown (C19)."""
     values = context.values
     evaluated, saved = values["evaluation_strategy"], values["save_strategy"]
     if saved == "best" or evaluated == "no" or _same_cadence(values):

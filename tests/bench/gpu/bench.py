@@ -37,7 +37,7 @@ Task = Callable[[int | None], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What the command was told."""
+    """What the command was given."""
 
     suite: str
     only: str
@@ -91,7 +91,7 @@ class Bench:
         return min(len(self.cards), self.options.gpus or len(self.cards))
 
     def build_tasks(self, endpoint: str) -> tuple[list[Task], list[Task]]:
-        """Return what has the machine to itself, and what runs beside others; each is told its first GPU.
+        """Return what has the machine to itself, and what runs beside others; each is given its first GPU.
 
         Rows for more GPUs than may be used are left out.
         """

@@ -101,9 +101,9 @@ def find_failures(found: dict[str, Any]) -> list[str]:
     numerics = found["numerics"]
     failures = judge(numerics, stock=numerics["stock"], curves=numerics["curves"])
     own, stock = found["speed"]
-    for told in (own, numerics["engines"]["fused"]):
-        if told["engine"] != "fused":
-            failures.append(f"the trainer took {told['engine']}")
+    for reported in (own, numerics["engines"]["fused"]):
+        if reported["engine"] != "fused":
+            failures.append(f"the trainer took {reported['engine']}")
     if not (apart := furthest(own["losses"][:1], stock["losses"][:1])) < 0.02:
         failures.append(f"the engines' first losses are {apart:.4f} nats apart")
     return failures

@@ -1,4 +1,4 @@
-"""What a process of a suite is told and what it answers: plain values that cross as JSON.
+"""What a process of a suite is given and what it answers: plain values that cross as JSON.
 
 Between `run`, which starts the processes, and `stock`, `own`, `memory` and `numerics`, which are
 started. Times are seconds since the process began.
@@ -72,7 +72,7 @@ class Measured:
     peak_bytes: int | None
     """Most GPU memory that torch held at once, reserved; None on a CPU."""
     predicted_bytes: int | None = None
-    """What the trainer expected of it; None where nobody did."""
+    """What the trainer expected of it; None where it expected nothing."""
     choices: tuple[str, ...] = ()
     """What the engine chose by itself, in its own words."""
     note: str = ""

@@ -49,9 +49,9 @@ def find_versions() -> dict[str, str]:
 
 
 def find_commit() -> str:
-    """Return the commit of this tree; a copy without history is told it in `BENCH_COMMIT`."""
-    if told := os.environ.get("BENCH_COMMIT"):
-        return told
+    """Return the commit of this tree; a copy without history has it in `BENCH_COMMIT`."""
+    if reported := os.environ.get("BENCH_COMMIT"):
+        return reported
     said = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -90,7 +90,7 @@ def measure_row(row: Row, *, model: Path, folder: Path, device: str) -> Iterator
         "FINETUNE_LAYERS_KEPT": str(row.shape.num_hidden_layers),
     }
     chosen = choose(plan, loaded, documents, environ=forced)
-    told = {
+    reported = {
         "shape": row.shape.name,
         "method": row.method,
         "rank": row.rank,
@@ -102,7 +102,7 @@ def measure_row(row: Row, *, model: Path, folder: Path, device: str) -> Iterator
         "loaded_bytes": read_allocated(device) - before,
     }
     for tokens in budgets:
-        yield told | {"tokens": tokens} | measure_steps(chosen, plan, row, tokens=tokens)
+        yield reported | {"tokens": tokens} | measure_steps(chosen, plan, row, tokens=tokens)
 
 
 def measure_steps(chosen: Any, plan: Any, row: Row, *, tokens: int) -> dict[str, Any]:

@@ -48,24 +48,24 @@ class Point:
         return self.predicted_bytes / self.observed_bytes - 1
 
 
-def predict(told: dict[str, Any]) -> float:
+def predict(reported: dict[str, Any]) -> float:
     """Return the peak that the memory model gives for a measured point."""
-    config = SHAPES[told["shape"]].config() | {"model_type": "llama"}
-    fused = told["engine"] == "fused"
+    config = SHAPES[reported["shape"]].config() | {"model_type": "llama"}
+    fused = reported["engine"] == "fused"
     workload = Workload(
-        method=Method(told["method"]),
-        rank=told["rank"],
-        modules=tuple(told["targets"]),
+        method=Method(reported["method"]),
+        rank=reported["rank"],
+        modules=tuple(reported["targets"]),
         engine=TrainingEngine.FUSED if fused else TrainingEngine.UNSLOTH,
         optimizer=Optimizer.ADAMW,
-        dropout=told["dropout"] > 0,
-        offloads_inputs=told["layers_kept"] == 0 and not fused,
+        dropout=reported["dropout"] > 0,
+        offloads_inputs=reported["layers_kept"] == 0 and not fused,
     )
     estimate = estimate_memory(
         shape_from_config(config),
         workload,
-        tokens_per_micro_batch=told["tokens"],
-        layers_kept=told["layers_kept"],
+        tokens_per_micro_batch=reported["tokens"],
+        layers_kept=reported["layers_kept"],
     )
     return estimate.total_bytes - min(CONTEXT_BYTES, FIXED_BYTES)
 
@@ -80,17 +80,17 @@ def read_points(results: dict[str, Any]) -> Iterator[Point]:
             yield build_point(read_row(row))
 
 
-def build_point(told: dict[str, Any]) -> Point:
+def build_point(reported: dict[str, Any]) -> Point:
     """Return one measured micro-batch with its prediction."""
-    targets = TARGET_NAMES[tuple(told["targets"])]
+    targets = TARGET_NAMES[tuple(reported["targets"])]
     return Point(
-        shape=told["shape"],
-        what=f"{told['method']} r {told['rank']}, {targets}, dropout {told['dropout']:g}",
-        engine=told["engine"],
-        tokens=told["tokens"],
-        layers_kept=told["layers_kept"],
-        predicted_bytes=predict(told),
-        observed_bytes=told["reserved_bytes"] - told.get("left_by_earlier_bytes", 0),
+        shape=reported["shape"],
+        what=f"{reported['method']} r {reported['rank']}, {targets}, dropout {reported['dropout']:g}",
+        engine=reported["engine"],
+        tokens=reported["tokens"],
+        layers_kept=reported["layers_kept"],
+        predicted_bytes=predict(reported),
+        observed_bytes=reported["reserved_bytes"] - reported.get("left_by_earlier_bytes", 0),
     )
 
 

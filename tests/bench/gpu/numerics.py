@@ -55,7 +55,7 @@ def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict
     )
 
     case = build_case(SHAPES[model.name])
-    told: dict[str, Any] = {}
+    reported: dict[str, Any] = {}
     for dropout in ENGINES[name]:
         if dropout not in EXTENTS[case.shape.name].dropouts:
             continue
@@ -71,19 +71,21 @@ def measure_engine(name: str, *, model: Path, folder: Path, device: str) -> dict
             "FINETUNE_LAYERS_KEPT": str(case.shape.num_hidden_layers),
         }
         chosen = choose(plan, load(plan, folder=model), case.batches[0], environ=forced)
-        told["engine"] = chosen.runtime.engine.value
-        told["choices"] = [each.reason for each in chosen.runtime.choices]
+        reported["engine"] = chosen.runtime.engine.value
+        reported["choices"] = [each.reason for each in chosen.runtime.choices]
         if not dropout:
             set_adapter(chosen.loaded.network, fresh=False)
             seen = see(chosen, case)
             for reference in ("fp32", "stock"):
-                told[f"against_{reference}"] = compare(seen, Seen.load(folder / f"{reference}.pt"))
+                reported[f"against_{reference}"] = compare(
+                    seen, Seen.load(folder / f"{reference}.pt")
+                )
         set_adapter(chosen.loaded.network, fresh=True)
-        told[f"curve dropout {dropout:g}"] = draw_curve(chosen, plan, case)
+        reported[f"curve dropout {dropout:g}"] = draw_curve(chosen, plan, case)
         del chosen
         gc.collect()
         torch.cuda.empty_cache()
-    return told
+    return reported
 
 
 def see(chosen: Any, case: Any) -> Any:
@@ -210,18 +212,18 @@ def attend_in_fp32(q: Any, k: Any, v: Any, gradient: Any, lengths: list[int]) ->
 def judge(found: dict[str, Any], *, stock: dict[str, float], curves: dict[str, Any]) -> list[str]:
     """Return what does not pass, in words; empty where everything does."""
     failures = []
-    for name, told in found["engines"].items():
+    for name, reported in found["engines"].items():
         for what in ("logits", "gradients"):
-            ours, theirs = told["against_fp32"][what], stock[what]
+            ours, theirs = reported["against_fp32"][what], stock[what]
             if not ours <= max(theirs * MARGIN, 1e-5):
                 failures.append(f"{name}: {what} {ours:.2e} off fp32, stock PEFT {theirs:.2e}")
         rounding = furthest(curves["stock dropout 0"], curves["fp32 dropout 0"])
         pairs = [("dropout 0", "fp32 dropout 0", CURVE_FACTOR * rounding)]
-        if "curve dropout 0.1" in told:
+        if "curve dropout 0.1" in reported:
             seeds = furthest(curves["stock again"], curves["stock dropout 0.1"])
             pairs.append(("dropout 0.1", "stock dropout 0.1", CURVE_FACTOR * seeds + rounding))
         for what, reference, allowed in pairs:
-            apart = furthest(told[f"curve {what}"], curves[reference])
+            apart = furthest(reported[f"curve {what}"], curves[reference])
             if not apart <= max(allowed, LEAST_DISTANCE):
                 failures.append(
                     f"{name}: curve with {what} {apart:.4f} nats off, allowed {allowed:.4f}"

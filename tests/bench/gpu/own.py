@@ -1,6 +1,6 @@
 """One row of this trainer: its entry point as the pod starts it, a real plan, a real S3.
 
-Called by `run`. The trainer is a process of its own that is told nothing of being measured. Its steps
+Called by `run`. The trainer is a process of its own that does not know that it is measured. Its steps
 are timed from outside, by when their lines appear in metrics.jsonl, and everything else is read from
 what it publishes.
 """

@@ -58,11 +58,11 @@ def measure_loss(network: Any, documents: Sequence[Sequence[int]]) -> float:
 
 
 def main() -> int:
-    """Compare the losses that the trainer told with those that plain PEFT computes."""
-    device, answer, model, told = sys.argv[1], *map(Path, sys.argv[2:])
+    """Compare the losses that the trainer reported with those that plain PEFT computes."""
+    device, answer, model, reported = sys.argv[1], *map(Path, sys.argv[2:])
     if device == "cpu":
         torch.set_num_threads(1)
-    outcome = Outcome.from_termination_message(told.read_text())
+    outcome = Outcome.from_termination_message(reported.read_text())
     assert outcome is not None
     assert outcome.evaluation is not None
     network = load_published(outcome, answer.parent / "published", model=model, device=device)

@@ -1,4 +1,4 @@
-"""From what was seen to what is told: speeds, verdicts on losses, JSON and a Markdown table. Pure.
+"""From what was seen to what is reported: speeds, verdicts on losses, JSON and a Markdown table. Pure.
 
 Used by `run`. A row whose loss is not that of its twin under stock TRL is void: whatever it did fast
 was not the training that was asked for.
@@ -87,7 +87,7 @@ def build_rows(results: Sequence[Result], *, card: str) -> list[dict[str, Any]]:
 
 def _build_row(result: Result, results: Sequence[Result], *, card: str) -> dict[str, Any]:
     row, measured = result.row, result.measured
-    told: dict[str, Any] = {
+    reported: dict[str, Any] = {
         "shape": row.shape.name,
         "engine": row.engine.value,
         "method": row.method,
@@ -99,12 +99,12 @@ def _build_row(result: Result, results: Sequence[Result], *, card: str) -> dict[
         "gpus": row.gpus,
     }
     if measured is None:
-        return told | {"failure": result.failure}
+        return reported | {"failure": result.failure}
     speed = build_speed(row, measured)
     void = judge_loss(result, results)
     common = _count_common(result, results)
     mfu = estimate_mfu(row.shape, tokens_per_s=speed["tok_s"] / row.gpus, card=card)
-    return told | {
+    return reported | {
         **speed,
         "mfu": None if mfu is None else round(mfu, 4),
         "peak_gib": _in_gib(measured.peak_bytes),

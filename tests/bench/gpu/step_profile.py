@@ -132,13 +132,13 @@ def count_products(seen: Any) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: -each["ms"])
 
 
-def build_shares(told: Mapping[str, Any]) -> dict[str, float]:
+def build_shares(reported: Mapping[str, Any]) -> dict[str, float]:
     """Return the share of the unwatched step that each kind takes; what is left is idle."""
-    small = sum(each["ms"] for each in told["products"] if each["is_small"])
-    spent = dict(told["kernels"])
+    small = sum(each["ms"] for each in reported["products"] if each["is_small"])
+    spent = dict(reported["kernels"])
     spent["small products (adapter)"] = small
     spent["products"] = spent.get("products", 0.0) - small
-    shares = {name: ms / told["step_ms"] for name, ms in spent.items()}
+    shares = {name: ms / reported["step_ms"] for name, ms in spent.items()}
     return shares | {"idle": 1 - sum(shares.values())}
 
 
@@ -152,8 +152,8 @@ def main() -> int:
         os.environ["UNSLOTH_FORCE_CPU"] = "1"
     found: dict[str, Any] = {}
     for folder in map(Path, models):
-        told = profile(ROWS[folder.name], model=folder, folder=scratch, device=device)
-        found[folder.name] = told | {"shares": build_shares(told)}
+        reported = profile(ROWS[folder.name], model=folder, folder=scratch, device=device)
+        found[folder.name] = reported | {"shares": build_shares(reported)}
         Path(answer).write_text(json.dumps(found))
         print(json.dumps(found[folder.name], indent=1), flush=True)
         gc.collect()

@@ -28,9 +28,9 @@ def test_three_engines_learn_the_same_from_the_same_documents(tmp_path: Path) ->
     assert found["card"] == "CPU"
     assert found["reload"]["apart"] < 1e-5
     assert [point["tokens"] for point in found["memory"]["points"]] == [128, 256, 512]
-    for engine, told in found["numerics"]["engines"].items():
-        assert told["engine"] == engine
-        assert told["against_fp32"]["gradients"] < 1e-5
-    assert [told["engine"] for told in found["gemma"]["speed"]] == ["fused", "unsloth"]
+    for engine, reported in found["numerics"]["engines"].items():
+        assert reported["engine"] == engine
+        assert reported["against_fp32"]["gradients"] < 1e-5
+    assert [reported["engine"] for reported in found["gemma"]["speed"]] == ["fused", "unsloth"]
     assert found["gemma"]["numerics"]["engines"]["fused"]["against_fp32"]["gradients"] < 1e-5
     assert not (tmp_path / "scratch").exists()

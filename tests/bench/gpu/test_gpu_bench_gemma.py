@@ -34,12 +34,14 @@ def test_what_is_as_near_as_plain_peft_and_is_taken_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "told"),
+    ("own", "reported"),
     [
         ({"engine": "unsloth"}, "the trainer took unsloth"),
         ({"losses": [12.6]}, "the engines' first losses are 0.0990 nats apart"),
         ({"losses": [float("nan")]}, "the engines' first losses are nan nats apart"),
     ],
 )
-def test_what_is_not_taken_or_learns_something_else_is_told(own: dict[str, Any], told: str) -> None:
-    assert find_failures(build_found(**own)) == [told]
+def test_what_is_not_taken_or_learns_something_else_is_a_failure(
+    own: dict[str, Any], reported: str
+) -> None:
+    assert find_failures(build_found(**own)) == [reported]

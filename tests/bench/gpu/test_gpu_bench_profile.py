@@ -55,11 +55,11 @@ def test_a_product_is_its_two_factors_whatever_it_is_added_to_or_written_to() ->
 
 
 def test_what_no_kernel_takes_is_idle() -> None:
-    told = {
+    reported = {
         "step_ms": 100.0,
         "kernels": {"products": 70.0, "attention": 10.0},
         "products": [{"ms": 5.0, "is_small": True}, {"ms": 65.0, "is_small": False}],
     }
-    assert build_shares(told) == pytest.approx(
+    assert build_shares(reported) == pytest.approx(
         {"products": 0.65, "attention": 0.1, "small products (adapter)": 0.05, "idle": 0.2}
     )

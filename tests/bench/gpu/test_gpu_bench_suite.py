@@ -173,7 +173,7 @@ def test_a_step_that_fits_a_micro_batch_may_be_larger_than_each_half_of_the_larg
 
 
 def test_the_memory_points_of_an_extra_are_compared_where_something_was_observed():
-    told = {
+    reported = {
         "shape": "1B",
         "method": "QLoRA",
         "rank": 16,
@@ -184,6 +184,6 @@ def test_the_memory_points_of_an_extra_are_compared_where_something_was_observed
         "tokens": 8192,
         "reserved_bytes": 10 * 2**30,
     }
-    extra = {"points": [told, told | {"reserved_bytes": None}]}
+    extra = {"points": [reported, reported | {"reserved_bytes": None}]}
     points = list(read_points({"rows": [], "memory-1B": extra}))
     assert [point.what for point in points] == ["QLoRA r 16, q,k,v,o, dropout 0.1"]

@@ -84,8 +84,8 @@ class Trainers:
         process = StoppableProcess()
         if outcome is not None:
             plan_hash = job["metadata"]["annotations"][wire.ANNOTATION_PLAN_HASH]
-            told = outcome.model_copy(update={"plan_hash": plan_hash})
-            process = StoppableProcess(outcome.exit_code, told.to_termination_message())
+            reported = outcome.model_copy(update={"plan_hash": plan_hash})
+            process = StoppableProcess(outcome.exit_code, reported.to_termination_message())
         self.processes.append(process)
         return process
 
@@ -249,12 +249,12 @@ def test_progress_reaches_the_status_and_never_goes_back(bench: Bench) -> None:
             return
         for percent in (40, 30):
             metrics = (Metric(name="stage", value="Train"), Metric(name="step", value="4"))
-            told = ProgressReport(
+            reported = ProgressReport(
                 trainer_status=TrainerStatus(progress_percentage=percent, metrics=metrics)
             )
             token = bench.receiver.token_file.read_text()
             bench.receiver.receive(
-                told.model_dump_json(by_alias=True).encode(),
+                reported.model_dump_json(by_alias=True).encode(),
                 path="/namespaces/default/languagefinetunes/swahili/runs/1/progress",
                 authorization=f"Bearer {token}",
             )

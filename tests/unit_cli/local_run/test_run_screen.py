@@ -107,8 +107,8 @@ def test_one_sentence_says_what_the_adapter_gained(
 
 def test_addresses_in_messages_become_the_paths_that_a_person_gave() -> None:
     screen = RunScreen(Console(), {"pvc://text-sw-1/text/a.csv": "texts/a.csv"})
-    told = screen.replace_addresses("pvc://text-sw-1/text/a.csv:3 has no answer.")
-    assert told == "texts/a.csv:3 has no answer."
+    reported = screen.replace_addresses("pvc://text-sw-1/text/a.csv:3 has no answer.")
+    assert reported == "texts/a.csv:3 has no answer."
 
 
 def test_a_line_that_says_nothing_new_is_not_printed_again() -> None:

@@ -29,15 +29,15 @@ def find_phases() -> dict[Step, dict[str, str]]:
     """Return for each step the phases that it writes in the golden cases, with the first case of each."""
     found: dict[Step, dict[str, str]] = {step: {} for step in STEPS}
     for case in sorted(path.name for path in CASES.iterdir() if path.is_dir()):
-        told = tell(case)
+        reported = tell(case)
         state = ReconcileState(
-            observed=told.observed,
-            metadata=ObjectMeta.model_validate(told.observed.body["metadata"]),
-            now=told.now,
+            observed=reported.observed,
+            metadata=ObjectMeta.model_validate(reported.observed.body["metadata"]),
+            now=reported.now,
             context=context_of(case),
         )
         step = next(step for step in STEPS if step(state) is not None)
-        phase = (told.actions.status or {}).get("phase")
+        phase = (reported.actions.status or {}).get("phase")
         if phase is not None:
             found[step].setdefault(phase, case)
     return found

@@ -42,7 +42,7 @@ CONTEXT = DecisionContext(
 
 
 @dataclass(frozen=True)
-class Told:
+class DecidedCase:
     """A case as it was decided."""
 
     observed: Observed
@@ -67,7 +67,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 @cache
-def tell(name: str) -> Told:
+def tell(name: str) -> DecidedCase:
     """Decide the case called `name`."""
     folder = CASES / name
     resource = read_resource(name)
@@ -78,7 +78,7 @@ def tell(name: str) -> Told:
     resource |= stored_status(seen)
     now = datetime.fromisoformat(seen["now"]) if "now" in seen else START
     observed = build_observed(resource, seen)
-    return Told(observed, decide(observed, now=now, context=context_of(name)), now)
+    return DecidedCase(observed, decide(observed, now=now, context=context_of(name)), now)
 
 
 def context_of(name: str) -> DecisionContext:

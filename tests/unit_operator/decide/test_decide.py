@@ -123,8 +123,8 @@ def test_a_second_pod_that_is_refused_is_told_from_the_events() -> None:
         "ServiceUnavailable",
     )
     event = JobEvent("FailedCreate", 'pods "x" is forbidden: exceeded quota: gpu', LATER)
-    told = ask(replace(observed, job_events=(event,)))
-    assert condition(told, "Running")["reason"] == "QuotaExceeded"
+    reported = ask(replace(observed, job_events=(event,)))
+    assert condition(reported, "Running")["reason"] == "QuotaExceeded"
 
 
 def test_between_two_pods_time_is_given_to_the_job_controller() -> None:

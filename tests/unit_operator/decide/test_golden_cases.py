@@ -19,7 +19,7 @@ from finetune_operator.decide.state.next_run import NEXT_RUN_S
 from finetune_operator.decide.steps.deleted import skip_deleted
 from finetune_operator.decide.values.actions import Actions
 from tests.unit_operator.decide.state_machine import build_section, find_phases, read_section
-from tests.unit_operator.decide.story import CASES, Told, context_of, read_yaml, tell
+from tests.unit_operator.decide.story import CASES, DecidedCase, context_of, read_yaml, tell
 
 UPDATE = os.environ.get("UPDATE_GOLDEN") == "1"
 CASE_NAMES = sorted(path.name for path in CASES.iterdir() if path.is_dir())
@@ -59,31 +59,31 @@ def test_kubernetes_takes_what_a_case_creates(name: str) -> None:
 
 @pytest.mark.parametrize("name", AT_REST)
 def test_a_restart_before_its_time_writes_nothing_about_a_case_at_rest(name: str) -> None:
-    told = tell(name)
-    left_s = told.actions.requeue_after_s
+    reported = tell(name)
+    left_s = reported.actions.requeue_after_s
     for later_s in (0, 86_400 if left_s is None else left_s - 0.001):
-        again = restart(told, name=name, later_s=later_s)
+        again = restart(reported, name=name, later_s=later_s)
         assert (again.status, again.progress, again.events) == (None, None, ()), later_s
         assert is_at_rest(again), later_s
 
 
-def restart(told: Told, *, name: str, later_s: float) -> Actions:
+def restart(reported: DecidedCase, *, name: str, later_s: float) -> Actions:
     """Decide again on what was written, as it comes back from the API server."""
-    stored = told.observed.body.get("status") or {}
-    status = dict(told.actions.status or stored)
-    if progress := told.actions.progress or stored.get("progress"):
+    stored = reported.observed.body.get("status") or {}
+    status = dict(reported.actions.status or stored)
+    if progress := reported.actions.progress or stored.get("progress"):
         status["progress"] = progress
-    body = json.loads(json.dumps({**told.observed.body, "status": status}))
-    now = told.now + timedelta(seconds=later_s)
-    return decide(replace(told.observed, body=body), now=now, context=context_of(name))
+    body = json.loads(json.dumps({**reported.observed.body, "status": status}))
+    now = reported.now + timedelta(seconds=later_s)
+    return decide(replace(reported.observed, body=body), now=now, context=context_of(name))
 
 
-def answer(told: Told, *, folder: Path) -> dict[Path, str]:
+def answer(reported: DecidedCase, *, folder: Path) -> dict[Path, str]:
     """Return the files of a case as they should be."""
-    actions = told.actions
-    files = {"actions.yaml": dump(describe(told))}
+    actions = reported.actions
+    files = {"actions.yaml": dump(describe(reported))}
     if actions.status is not None:
-        files["status.yaml"] = dump(shortened(actions.status, told.observed.body.get("status")))
+        files["status.yaml"] = dump(shortened(actions.status, reported.observed.body.get("status")))
     if actions.creates and (folder / "resource.yaml").exists():
         config_map, job = actions.creates
         name = next(one for one in ("plan.json", "measure.json") if one in config_map["data"])
@@ -95,8 +95,8 @@ def answer(told: Told, *, folder: Path) -> dict[Path, str]:
     return {folder / name: text for name, text in files.items()}
 
 
-def describe(told: Told) -> dict[str, Any]:
-    actions = told.actions
+def describe(reported: DecidedCase) -> dict[str, Any]:
+    actions = reported.actions
     told_actions: dict[str, Any] = {
         "creates": [f"{one['kind']} {one['metadata']['name']}" for one in actions.creates],
         "progress": actions.progress,

@@ -69,8 +69,8 @@ def saved(step: int) -> SavedCheckpoint:
 
 
 def put_saved(buffer: ProgressBuffer, percent: int, *, step: int, now: float) -> bool:
-    told = report(percent).model_copy(update={"checkpoint": saved(step)})
-    return buffer.put(RUN, report=told, time=NOON, now=now)
+    reported = report(percent).model_copy(update={"checkpoint": saved(step)})
+    return buffer.put(RUN, report=reported, time=NOON, now=now)
 
 
 def test_a_new_checkpoint_does_not_wait_for_thirty_seconds(buffer: ProgressBuffer) -> None:

@@ -135,8 +135,8 @@ def served_serial(tls: ssl.SSLContext, *, authority: bytes) -> int:
 
 async def test_a_renewed_certificate_is_served_by_the_same_context(tmp_path: Path) -> None:
     now = datetime.now(UTC)
-    told: list[str] = []
-    reloader = CertificateReloader(source=FromFiles(tmp_path), on_authority=told.append)
+    reported: list[str] = []
+    reloader = CertificateReloader(source=FromFiles(tmp_path), on_authority=reported.append)
     first = renew(None, names=NAMES, now=now - timedelta(days=61))
     write(tmp_path, first)
     await reloader.refresh()
@@ -144,7 +144,7 @@ async def test_a_renewed_certificate_is_served_by_the_same_context(tmp_path: Pat
     write(tmp_path, renew(first, names=NAMES, now=now))
     await reloader.refresh()
     assert served_serial(reloader.tls, authority=first.ca_crt) != before
-    assert told == [first.ca_crt.decode()]
+    assert reported == [first.ca_crt.decode()]
 
 
 async def test_a_missing_file_is_named(tmp_path: Path) -> None:

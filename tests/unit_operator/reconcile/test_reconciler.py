@@ -284,8 +284,8 @@ async def test_events_are_read_only_when_they_are_asked_for(api: FakeApi, world:
     waiting = world(Actions(lookups=Lookups(job_events=True)), Actions(requeue_after_s=30))
     waiting.jobs.put(job())
     assert await waiting.reconciler.reconcile(KEY) == 30
-    told = JobEvent(reason="FailedCreate", message="quota", time=None, about="sw-1-train-1")
-    assert waiting.observed[1].job_events == (told,)
+    reported = JobEvent(reason="FailedCreate", message="quota", time=None, about="sw-1-train-1")
+    assert waiting.observed[1].job_events == (reported,)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ async def test_a_bug_in_one_resource_harms_no_other(world: MakeWorld) -> None:
     met.resources.ingest("ADDED", build_object("good", version=9))
     worker = asyncio.create_task(met.reconciler.work())
     async with asyncio.timeout(5):
-        while met.queue.keys.retries < 2:  # noqa: ASYNC110 - the queue tells nobody
+        while met.queue.keys.retries < 2:  # noqa: ASYNC110 - the queue has no event
             await asyncio.sleep(0)
     assert not worker.done()
     worker.cancel()

@@ -17,7 +17,7 @@ def name_of(raw: Mapping[str, Any]) -> str:
 
 
 class Seen:
-    """What the reflector told, and waiting for it."""
+    """What the reflector reported, and waiting for it."""
 
     def __init__(self) -> None:
         self.changes: list[tuple[Change, str]] = []

@@ -1,4 +1,4 @@
-"""The queue: nobody is forgotten, nobody is in two workers, nobody waits for ever."""
+"""The queue: no key is forgotten, none is in two workers, none waits for ever."""
 
 import asyncio
 

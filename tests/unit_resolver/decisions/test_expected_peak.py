@@ -1,4 +1,4 @@
-"""The micro-batch that operator and CLI foretell is the one that the trainer chooses."""
+"""The micro-batch that operator and CLI predict is the one that the trainer chooses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -155,5 +155,5 @@ def test_gemma_3_is_expected_on_unsloths_path_until_a_gpu_has_run_the_stack_with
     ],
     ids=["CPU", "unknown GPU", "unmeasured text"],
 )
-def test_nothing_is_foretold_of_what_is_unknown(text, resources):
+def test_nothing_is_predicted_of_what_is_unknown(text, resources):
     assert expect(text=text, **resources) is None

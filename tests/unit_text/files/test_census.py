@@ -178,7 +178,7 @@ def test_no_file_is_lost_from_the_census(names: list[str], size: int, tag: str) 
     files = [NamedFile(name, size) for name in names]
     census = take_census(files, splits=("train",), tag=tag)
     assert sorted(file.name for file, _ in census.files) == sorted(names)
-    told = census.describe()
+    reported = census.describe()
     unread = {role for _, role in census.files} - {FileRole.READ, FileRole.NOT_DATA}
-    assert len(told) == len(unread)
-    assert all(sentence.isprintable() for sentence in told)
+    assert len(reported) == len(unread)
+    assert all(sentence.isprintable() for sentence in reported)

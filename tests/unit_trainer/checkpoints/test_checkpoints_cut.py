@@ -107,17 +107,17 @@ def newest(places: Any) -> int:
 
 
 def live(store: StoreInMemory, disk: Path, life: Life) -> int:
-    """Resume, save and be cut; return the last step that was told to be whole."""
+    """Resume, save and be cut; return the last step that was reported as whole."""
     places = places_of(store, disk)
     store.writes_left = -1
-    step = told = newest(places)
+    step = reported = newest(places)
     store.writes_left, store.does_last = life.cut_at, life.does_last
     with suppress(PowerCut):
         for _ in range(life.checkpoints):
             step += life.every_steps
             save(places, step)
-            told = step
-    return told
+            reported = step
+    return reported
 
 
 @settings(max_examples=200, deadline=None)
@@ -129,9 +129,9 @@ def test_wherever_pods_are_cut_the_newest_whole_checkpoint_is_resumed_from(
     with new_disks() as folder:
         for number, life in enumerate(lives):
             disk = Path(folder) / str(number)
-            told = live(store, disk, life)
+            reported = live(store, disk, life)
             whole = whole_steps(store)
-            assert max(whole, default=0) >= told
+            assert max(whole, default=0) >= reported
             # A pod on another node sees S3 alone, one on the same disk that as well.
             assert newest(places_of(store, Path(folder) / "elsewhere")) == max(whole, default=0)
             if life.keeps_disk:
@@ -152,9 +152,9 @@ def test_what_was_damaged_never_pushes_out_what_is_resumed_from(
                 if key.endswith("state.json"):
                     store.objects[key] = b"damaged"
         for number, life in enumerate(lives):
-            told = live(store, Path(folder) / str(number), life)
+            reported = live(store, Path(folder) / str(number), life)
             elsewhere = places_of(store, Path(folder) / "elsewhere")
-            assert newest(elsewhere) == max(whole_steps(store), default=0) >= told
+            assert newest(elsewhere) == max(whole_steps(store), default=0) >= reported
 
 
 def test_checkpoints_of_a_text_that_has_changed_do_not_push_out_new_ones(tmp_path: Path) -> None:

@@ -59,11 +59,11 @@ class Saver:
         from finetune_trainer.checkpoints.saver import CheckpointSaver
 
         self.now = 0.0
-        self.told: list[SavedCheckpoint] = []
+        self.reported: list[SavedCheckpoint] = []
         self.checkpoints = CheckpointSaver(
             places,
             plan=PlannedCheckpoints(**{"every_steps": 1, "every_seconds": None} | plan),
-            tell=lambda saved, _: self.told.append(saved),
+            tell=lambda saved, _: self.reported.append(saved),
             clock=lambda: self.now,
         )
 
@@ -94,7 +94,7 @@ def test_what_is_saved_is_what_another_pod_finds(
 ) -> None:
     saver = Saver(places_in(bucket, tmp_path))
     saver.save(7)
-    [saved] = saver.told
+    [saved] = saver.reported
     assert (saved.step, saved.uri) == (7, f"s3://{bucket.name}/{PREFIX}/step-7/")
     forget()
     places = places_in(bucket, tmp_path)
@@ -119,7 +119,7 @@ def test_checkpoints_of_a_plan_come_by_time_or_steps_whichever_is_first(
     saver.save(5)
     saver.now = 100.0
     saver.save(5, 6)
-    assert [saved.step for saved in saver.told] == [3, 5]
+    assert [saved.step for saved in saver.reported] == [3, 5]
 
 
 def listed_file(bucket: Bucket, step: int, name: str) -> str:
@@ -238,7 +238,7 @@ def test_the_disk_of_a_pod_is_asked_first_and_stands_in_for_s3(
     saver = Saver(places)
     saver.checkpoints.keep_local(taking(5))
     assert newest_step(places) == 5
-    assert saver.told == []
+    assert saver.reported == []
 
 
 def test_a_busy_store_is_waited_for_and_a_dead_one_costs_a_checkpoint_and_no_training(
@@ -249,10 +249,10 @@ def test_a_busy_store_is_waited_for_and_a_dead_one_costs_a_checkpoint_and_no_tra
     saver.save(1)
     proxy.behaviour.busy = 100_000
     saver.save(2)
-    assert [saved.step for saved in saver.told] == [1]
+    assert [saved.step for saved in saver.reported] == [1]
     proxy.behaviour.busy = 0
     saver.save(3)
-    assert [saved.step for saved in saver.told] == [1, 3]
+    assert [saved.step for saved in saver.reported] == [1, 3]
 
 
 def test_a_store_that_keeps_nothing_leaves_the_older_checkpoint(
@@ -288,7 +288,7 @@ def test_a_store_that_is_killed_in_an_upload_is_waited_for(
     server.kill()
     saver.save(2)
     assert back.is_set()
-    assert [saved.step for saved in saver.told] == [1, 2]
+    assert [saved.step for saved in saver.reported] == [1, 2]
 
 
 def test_nobody_resumes_from_nothing_because_a_store_does_not_answer(
@@ -308,7 +308,7 @@ def test_a_disk_that_takes_nothing_costs_a_checkpoint_and_no_training(
     (tmp_path / "checkpoints").write_text("no folder can be made here")
     saver = Saver(places)
     saver.save(1)
-    assert saver.told == []
+    assert saver.reported == []
     assert "A checkpoint failed; the training goes on and the next one tries again" in [
         each.message for each in caplog.records
     ]
@@ -328,11 +328,11 @@ def test_training_does_not_wait_for_an_upload_and_the_next_checkpoint_does(
     saver = Saver(replace(places_in(bucket, tmp_path), store=slow))
     for step in (1, 2, 3):
         saver.checkpoints.offer(step, taking(step))
-    assert saver.told == []
+    assert saver.reported == []
     may_go.set()
     saver.checkpoints.wait(WHOLE)
     saver.save(4)
-    assert [saved.step for saved in saver.told] == [1, 4]
+    assert [saved.step for saved in saver.reported] == [1, 4]
 
 
 def test_a_pod_that_must_go_says_what_it_could_save(
@@ -361,7 +361,7 @@ def test_a_checkpoint_that_is_under_way_is_waited_for_and_not_begun_again(
     proxy.behaviour.hang_method, proxy.behaviour.hang_key = "PUT", "adapter.safetensors"
     saver.checkpoints.offer(7, taking(7))
     assert saver.checkpoints.keep_last(7, taking(7), within_s=WHOLE) == 7
-    assert [saved.step for saved in saver.told] == [7]
+    assert [saved.step for saved in saver.reported] == [7]
     assert len([key for key in keys(bucket) if key.endswith("adapter.safetensors")]) == 1
 
 

@@ -51,9 +51,9 @@ def test_what_is_right_is_taken() -> None:
     )
 
 
-@pytest.mark.parametrize(("error", "told"), [(0.02, "2.00%"), (float("nan"), "nan%")])
+@pytest.mark.parametrize(("error", "reported"), [(0.02, "2.00%"), (float("nan"), "nan%")])
 def test_what_computes_something_else_is_not_taken_and_the_log_warns(
-    error: float, told: str, caplog: pytest.LogCaptureFixture
+    error: float, reported: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     from finetune_trainer.engine.attention import try_attention
 
@@ -63,7 +63,7 @@ def test_what_computes_something_else_is_not_taken_and_the_log_warns(
         choice = try_attention(engine, candidate)
     assert engine.attention.name == choice.value == TORCHS_OWN
     assert choice.reason == (
-        f"torch's flash kernels compute attention: FlashAttention 4 is {told} off torch's own in fp32."
+        f"torch's flash kernels compute attention: FlashAttention 4 is {reported} off torch's own in fp32."
     )
     assert caplog.messages == [choice.reason]
 

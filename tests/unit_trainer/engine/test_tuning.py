@@ -201,9 +201,9 @@ def test_several_ranks_are_told_and_one_is_not() -> None:
     from finetune_trainer.engine.tuning import explain_world_size
 
     assert explain_world_size(1) == ()
-    [told] = explain_world_size(2)
-    assert (told.name, told.value) == ("worldSize", 2)
-    assert told.reason == (
+    [reported] = explain_world_size(2)
+    assert (reported.name, reported.value) == ("worldSize", 2)
+    assert reported.reason == (
         "2 ranks train together, one a GPU: each computes a shard of every step, of like many tokens,"
         " and all do the same update with the sum of their gradients."
     )

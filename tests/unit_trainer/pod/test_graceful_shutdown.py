@@ -120,8 +120,10 @@ def test_a_grace_period_that_is_too_short_is_told_once(caplog: pytest.LogCapture
     shutdown, _ = asked()
     for needed in (60, 61, 90):
         shutdown.warn_if_short(needed)
-    told = [each for each in caplog.records if each.message.startswith("The pod's grace period")]
-    assert [each.__dict__["needed_s"] for each in told] == [61]
+    reported = [
+        each for each in caplog.records if each.message.startswith("The pod's grace period")
+    ]
+    assert [each.__dict__["needed_s"] for each in reported] == [61]
 
 
 def test_the_grace_period_is_the_pods() -> None:

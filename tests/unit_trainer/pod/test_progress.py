@@ -54,14 +54,14 @@ class Recorder:
 
 
 @pytest.fixture
-def told() -> tuple[Progress, Recorder, list[float]]:
+def reported() -> tuple[Progress, Recorder, list[float]]:
     recorder, now = Recorder(), [0.0]
     pusher: Any = recorder
     return Progress(pusher, clock=lambda: now[0]), recorder, now
 
 
-def test_percent_covers_the_whole_run_and_never_falls(told: Any) -> None:
-    progress, recorder, _ = told
+def test_percent_covers_the_whole_run_and_never_falls(reported: Any) -> None:
+    progress, recorder, _ = reported
     of_training = [stage for stage in Stage if stage is not Stage.MEASURE]
     for stage in of_training[1:6]:
         progress.enter(stage)
@@ -76,8 +76,8 @@ def test_percent_covers_the_whole_run_and_never_falls(told: Any) -> None:
     assert percents[-2:] == [97, 100]
 
 
-def test_the_remaining_time_follows_the_smoothed_step(told: Any) -> None:
-    progress, recorder, now = told
+def test_the_remaining_time_follows_the_smoothed_step(reported: Any) -> None:
+    progress, recorder, now = reported
     progress.enter(Stage.TRAIN)
     for number in (1, 2):
         now[0] += 2.0
@@ -88,8 +88,8 @@ def test_the_remaining_time_follows_the_smoothed_step(told: Any) -> None:
     assert recorder.sent[-1][0].estimated_remaining_seconds == 28
 
 
-def test_metrics_are_those_that_the_status_understands(told: Any) -> None:
-    progress, recorder, _ = told
+def test_metrics_are_those_that_the_status_understands(reported: Any) -> None:
+    progress, recorder, _ = reported
     progress.enter(Stage.TRAIN)
     progress.report_step(step(4, eval_loss=1.5))
     status = recorder.sent[-1][0]
@@ -104,8 +104,8 @@ def test_metrics_are_those_that_the_status_understands(told: Any) -> None:
     }
 
 
-def test_a_checkpoint_is_told_with_the_next_report(told: Any) -> None:
-    progress, recorder, _ = told
+def test_a_checkpoint_is_part_of_the_next_report(reported: Any) -> None:
+    progress, recorder, _ = reported
     saved = SavedCheckpoint(step=3, uri="s3://adapters/c/step-3/", time="2026-11-25T07:30:00Z")
     progress.enter(Stage.TRAIN)
     progress.report_checkpoint(saved, 42)

@@ -250,8 +250,8 @@ def test_a_local_path_in_the_models_own_files_is_told_before_the_training(carele
     with pytest.raises(DataInvalid) as caught:
         load_tokenizer(build_plan().model, folder=careless)
     assert caught.value.message == (
-        f"tokenizer_config.json of the model hf://org/tiny names the folder {careless}, which nobody"
-        " has who loads the adapter: expected no path of a container; remove it from the file and"
+        f"tokenizer_config.json of the model hf://org/tiny names the folder {careless}, which is"
+        " absent for everyone who loads the adapter: expected no path of a container; remove it from the file and"
         " apply again."
     )
 
@@ -263,7 +263,7 @@ def test_no_local_path_is_ever_published(loaded: Any, careless: Path, tmp_path: 
     with pytest.raises(OutputUnwritable) as caught:
         export_to(target, loaded, build_record(), model_folder=careless)
     assert caught.value.message == (
-        f"tokenizer_config.json names the local folder {careless}, which nobody else has; remove it"
+        f"tokenizer_config.json names the local folder {careless}, which exists nowhere else; remove it"
         " from the base model's file of that name."
     )
 

@@ -147,7 +147,7 @@ def test_a_finished_run_is_found_without_reading_its_files_again(
     # The list, the manifest, the pointer.
     assert count_reads(proxy) == 3
 
-    # In a copy of the bucket, or of an older release, nobody knows the store's word for the bytes.
+    # In a copy of the bucket, or of an older release, the store's word for the bytes is unknown.
     change_manifest(bucket, place, forget_etags)
     proxy.behaviour.seen.clear()
     assert find_finished(proxied.store, place, build_plan()) is not None

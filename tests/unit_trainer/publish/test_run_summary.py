@@ -1,4 +1,4 @@
-"""The figures of a finished run, from what the loop told of its steps."""
+"""The figures of a finished run, from the reports of the steps."""
 
 from types import SimpleNamespace
 from typing import Any

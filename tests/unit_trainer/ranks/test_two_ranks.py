@@ -70,8 +70,8 @@ def test_two_ranks_make_the_adapter_of_one(seaweed: SeaweedFS, model: Path, tmp_
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-5)
-    [told] = [line["value"] for line in log if line.get("choice") == "worldSize"]
-    assert told == 2
+    [reported] = [line["value"] for line in log if line.get("choice") == "worldSize"]
+    assert reported == 2
     ours_of_second = [line for line in log if line.get("rank") and "finetune" in line["logger"]]
     assert ours_of_second == []
 
@@ -90,7 +90,7 @@ def is_running(process: int) -> bool:
         said = Path(f"/proc/{process}/stat").read_text()
     except FileNotFoundError:
         return False
-    # Whoever inherits a dead process may not ask for it.
+    # The heir of a dead process may not wait for it.
     return said.rpartition(")")[2].split()[0] != "Z"
 
 

@@ -310,7 +310,7 @@ def test_a_wrong_secret_is_named_and_not_shown(bucket: Bucket) -> None:
 
 
 def test_an_unknown_access_key_is_named(bucket: Bucket) -> None:
-    unknown = replace(build_credentials(bucket.endpoint), access_key_id="nobody")
+    unknown = replace(build_credentials(bucket.endpoint), access_key_id="unknown")
     with pytest.raises(AccessDenied) as error:
         connect(unknown, subject="the model").check_readable(bucket.at(""))
     assert error.value.reason == "InvalidAccessKeyId"
@@ -335,7 +335,7 @@ def test_an_endpoint_that_nobody_listens_on_is_unavailable() -> None:
 
 
 def test_an_endpoint_that_is_no_url_is_refused() -> None:
-    # The value is not shown: whoever mixed up the keys of a Secret wrote a credential there.
+    # The value is not shown: where the keys of a Secret are mixed up, it holds a credential.
     with pytest.raises(PlanInvalid) as error:
         connect(build_credentials("minio:9000"), subject="the output")
     assert error.value.message == (

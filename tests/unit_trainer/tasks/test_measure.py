@@ -152,7 +152,7 @@ def put_model(bucket: Bucket, folder: Path, *, template: str | None) -> None:
     for path in folder.iterdir():
         bucket.put(f"model/{path.name}", path.read_bytes())
     bucket.put("model/config.json", json.dumps(CONFIG))
-    bucket.put("model/model.safetensors", b"weights that nobody reads")
+    bucket.put("model/model.safetensors", b"weights that are not read")
 
 
 def test_a_text_is_measured_without_torch_and_without_weights(pod: MeasurePod) -> None:
@@ -233,7 +233,7 @@ def test_a_tokenizer_in_its_older_files_counts_as_the_same_in_tokenizer_json(
         pod.bucket.put(f"older/{path.name}", path.read_bytes())
     pod.bucket.put("older/tokenizer_config.json", json.dumps(config))
     pod.bucket.put("older/config.json", json.dumps(CONFIG | {"model_type": "qwen2"}))
-    pod.bucket.put("older/model.safetensors", b"weights that nobody reads")
+    pod.bucket.put("older/model.safetensors", b"weights that are not read")
     found = pod.run(pod.plan(model={"uri": uri, "credentials": "MODEL"})).profile
     assert whole is not None
     assert found is not None

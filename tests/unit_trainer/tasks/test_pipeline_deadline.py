@@ -38,7 +38,7 @@ def plan_of(pod: Pod) -> TrainingPlan:
 
 
 def stop_after_a_checkpoint(pod: Pod, plan: TrainingPlan) -> int:
-    """Let the pod train until it is told to go, as the Job controller does; return what it saved."""
+    """Let the pod train until it is asked to stop, as the Job controller does; return what it saved."""
     process = pod.start(plan)
     assert process.stdout is not None
     for line in process.stdout:

@@ -1,4 +1,4 @@
-"""How a run ends, in words and codes: plans that are refused, faults that nobody expected."""
+"""How a run ends, in words and codes: plans that are refused, faults that were not expected."""
 
 import errno
 import hashlib

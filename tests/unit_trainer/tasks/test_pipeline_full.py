@@ -95,6 +95,6 @@ def test_a_disk_that_is_full_leaves_the_last_whole_checkpoint_and_publishes_noth
     again, log = pod.run(plan)
     assert (again.exit_code, again.reason) == (0, "Done"), again.message
     assert again.summary is not None
-    told = [line for line in map(json.loads, said.splitlines()) if "uri" in line]
+    reported = [line for line in map(json.loads, said.splitlines()) if "uri" in line]
     assert again.summary.resumed_from_step == full.checkpoint.step
-    assert not [line for line in log if line["message"] == "A checkpoint is passed over"], told
+    assert not [line for line in log if line["message"] == "A checkpoint is passed over"], reported

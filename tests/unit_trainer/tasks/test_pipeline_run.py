@@ -84,8 +84,8 @@ def test_a_plan_runs_the_same_through_the_fused_engine(
     assert (outcome.exit_code, outcome.reason) == (0, "Done"), outcome.message
     assert outcome.evaluation is not None
     assert outcome.evaluation.adapter_loss < outcome.evaluation.base_loss
-    told = [line["message"] for line in log if line.get("choice") == "startUpCheck"]
-    assert told[0].startswith("The fused stack may train: its loss differs by 0.00%")
+    reported = [line["message"] for line in log if line.get("choice") == "startUpCheck"]
+    assert reported[0].startswith("The fused stack may train: its loss differs by 0.00%")
     folder = f"adapters/ml/tiny/runs/1-{plan.hash[:8]}/"
     written = pod.bucket.store.read(pod.bucket.at(f"{folder}environment.json"))
     assert written is not None
@@ -223,7 +223,7 @@ def test_a_pod_that_must_go_while_its_store_is_dead_leaves_its_training_on_the_d
 
 
 def test_a_signal_during_a_download_ends_the_pod_at_once(pod: Pod) -> None:
-    # Nobody answers there: boto3 asks for minutes, and swallows what a handler raises.
+    # Nothing answers there: boto3 asks for minutes, and swallows what a handler raises.
     keys = {"FINETUNE_DATASET_0_AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
     process = pod.start(pod.plan(), **keys)
     assert process.stdout is not None

@@ -27,7 +27,7 @@ PLACE = S3Location("adapters", "sw/")
 
 REFUSALS = {
     "missing bucket": (Refusal("NoSuchBucket", 404), Action.WRITE, 66, "BucketNotFound"),
-    "expired token, told by status 400": (
+    "expired token, reported by status 400": (
         Refusal("ExpiredToken", 400),
         Action.READ,
         77,

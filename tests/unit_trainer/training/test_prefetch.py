@@ -164,7 +164,7 @@ def test_a_prepared_micro_batch_that_does_not_fit_is_halved_as_any_other(folder:
     late, ahead = runs
     assert_same(ahead, late)
     assert late.halvings > 0
-    # The second, and the fourth in its smaller micro-batches; the third was begun prepared and done anew.
+    # The second, and the fourth in its smaller micro-batches; the third was begun prepared and done again.
     assert sum(ahead.prepared) == STEPS - 2
 
 

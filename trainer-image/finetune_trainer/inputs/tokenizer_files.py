@@ -75,9 +75,9 @@ def _check_no_local_path(model: PlannedModel, *, folder: Path) -> None:
     for file in find_tokenizer_files(folder):
         if names_folder(file.read_bytes(), folder):
             raise DataInvalid(
-                f"{file.name} of the model {model.uri} names the folder {folder}, which is absent for everyone who"
-                " loads the adapter: expected no path of a container; remove it from the file and"
-                " apply again.",
+                f"{file.name} of the model {model.uri} names the folder {folder}, which is"
+                " absent for everyone who loads the adapter: expected no path of a container; remove it"
+                " from the file and apply again.",
                 reason="LocalPath",
             )
 

@@ -1,6 +1,6 @@
 """How long a run was active, over all its attempts: what `activeDeadlineSeconds` is about.
 
-A Job counts anew whenever it is resumed, and another Job from nothing; the run's own clock goes on
+A Job starts to count again whenever it is resumed, and another Job from nothing; the run's own clock goes on
 where it stood, and stands still while the run is suspended or waits in a queue. It is kept in status,
 only where there is a deadline. Pure; the time is passed in.
 """

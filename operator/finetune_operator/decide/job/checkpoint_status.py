@@ -24,12 +24,12 @@ def find_checkpoint(
     before: LanguageFinetuneStatus, *, pods: Iterable[ObservedPod], run: int
 ) -> CheckpointStatus | None:
     """Return the newest checkpoint of run number `run`: shown, pushed, or left by a pod that ended."""
-    told = [_left(pod) for pod in pods]
+    reported = [_left(pod) for pod in pods]
     if before.run == run:
-        told.append(before.checkpoint)
+        reported.append(before.checkpoint)
     if before.progress is not None and before.progress.run == run:
-        told.append(before.progress.checkpoint)
-    known = [one for one in told if one is not None]
+        reported.append(before.progress.checkpoint)
+    known = [one for one in reported if one is not None]
     newest = max(known, key=lambda one: (one.step, one.time), default=None)
     if newest is None:
         return None
@@ -39,7 +39,7 @@ def find_checkpoint(
 
 
 def decide_grace(checkpoint: CheckpointStatus | None) -> int | None:
-    """Return the grace period in seconds that a run's next pods need, or None where nobody measured it."""
+    """Return the grace period in seconds that a run's next pods need, or None where it was not measured."""
     if checkpoint is None or checkpoint.grace_seconds is None:
         return None
     return min(checkpoint.grace_seconds, LONGEST_GRACE_S)
@@ -49,7 +49,7 @@ def decide_annotation(job: ObservedJob, *, checkpoint: CheckpointStatus | None) 
     """Return the patch that makes the Job's annotation true, or None where it is.
 
     One write a checkpoint, with the right to patch Jobs that the operator has anyway: pods it may only
-    read, and on the resource the annotation would be drift for whoever keeps that in Git.
+    read, and on the resource the annotation would be drift for users who keep that in Git.
     """
     wanted = checkpoint.time if checkpoint is not None else NEVER
     if not job.uid or job.finished or job.deleting or job.safe_to_preempt == wanted:
@@ -65,9 +65,9 @@ def decide_annotation(job: ObservedJob, *, checkpoint: CheckpointStatus | None) 
 
 def steps_of(before: LanguageFinetuneStatus, *, run: int) -> int | None:
     """Return all steps of run number `run`, where they are known: by its pod's count before the plan's."""
-    told = before.progress
-    if told is not None and told.run == run and told.total_steps:
-        return told.total_steps
+    reported = before.progress
+    if reported is not None and reported.run == run and reported.total_steps:
+        return reported.total_steps
     return before.plan.total_steps if before.plan is not None else None
 
 

@@ -22,10 +22,10 @@ class Actor(StrEnum):
     """Who must act."""
 
     USER = "User"
-    """Whoever applied the resource."""
+    """The user who applied the resource."""
     ADMINISTRATOR = "Administrator"
-    """Whoever runs the cluster or the operator."""
-    NOBODY = "Nobody"
+    """The administrator of the cluster or the operator."""
+    NONE = "None"
     """It passes by itself."""
 
 
@@ -60,7 +60,7 @@ def diagnose_missing_pod(
         return Diagnosis(
             reason=conditions.POD_STARTING,
             message=f"Job {job.name} is created and its pod follows.",
-            actor=Actor.NOBODY,
+            actor=Actor.NONE,
             retry=True,
         )
     return Diagnosis(

@@ -90,7 +90,7 @@ def _deleted(waiting: PodWait) -> Diagnosis | None:
     return Diagnosis(
         reason=conditions.POD_STOPPING,
         message=f"Pod {waiting.pod.name} is being stopped; another follows once it is gone.",
-        actor=Actor.NOBODY,
+        actor=Actor.NONE,
         retry=True,
     )
 
@@ -105,7 +105,7 @@ def _gated(waiting: PodWait) -> Diagnosis | None:
             f"Pod {waiting.pod.name} waits behind a scheduling gate; whatever set the gate (a queue, "
             "a policy) removes it."
         ),
-        actor=Actor.NOBODY,
+        actor=Actor.NONE,
         retry=True,
     )
 
@@ -173,7 +173,7 @@ def _pull(waiting: PodWait) -> Diagnosis | None:
 
 NO_ANSWER: Final = (
     "no such host",
-    "server misbehaving",  # a name server's own failure, told in turns with the others
+    "server misbehaving",  # a name server's own failure, reported in turns with the others
     "name resolution",
     "timeout",
     "refused",
@@ -305,7 +305,7 @@ def _starting(waiting: PodWait) -> Diagnosis:
     return Diagnosis(
         reason=conditions.POD_STARTING,
         message=message,
-        actor=Actor.NOBODY,
+        actor=Actor.NONE,
         retry=True,
         needs_events=left <= 0,
     )

@@ -24,15 +24,17 @@ CLOSING_TRIES: Final = 3
 CLOSING_DEADLINE_S: Final = 3600
 """That attempt's own: it fetches model and text again, and the adapter of hours is at stake. Assumption."""
 GROWTH: Final = 2
-"""How much more. Assumption: a run that needs more than twice what it was given is told, not guessed."""
+"""How much more. Assumption: a run that needs more than twice what it was given is reported, not guessed."""
 
 
 def is_short_of_memory(
     job: ObservedJob, *, pods: Iterable[ObservedPod], attempts: Iterable[Attempt]
 ) -> bool:
-    """Return whether a pod of this Job was killed for memory, seen now or told before."""
-    told = any(one.job_name == job.name and one.reason == conditions.OOM_KILLED for one in attempts)
-    return told or any(
+    """Return whether a pod of this Job was killed for memory, seen now or reported before."""
+    reported = any(
+        one.job_name == job.name and one.reason == conditions.OOM_KILLED for one in attempts
+    )
+    return reported or any(
         diagnose_ended(Ended(pod=pod, job=job)).reason == conditions.OOM_KILLED
         for pod in pods
         if pod.ended

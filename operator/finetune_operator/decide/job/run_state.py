@@ -273,12 +273,12 @@ def _between_pods(run: RunView) -> RunState | None:
         return None
     refused = diagnose_refused_pod(run.job, events=run.events)
     last = diagnose_ended(Ended(pod=run.ended[-1], job=run.job))
-    told = last.message if last.actor is Actor.NOBODY else f"{last.message} Another pod follows."
+    reported = last.message if last.actor is Actor.NONE else f"{last.message} Another pod follows."
     # The Job controller waits longer before each pod; a refusal stands in its events alone.
     left = _seconds_left(run, since=end_of(run.ended[-1]), limit_s=run.context.pod_missing_after_s)
     return _pending(
         refused.reason if refused else last.reason,
-        refused.message if refused else told,
+        refused.message if refused else reported,
         requeue_after_s=left if left > 0 else float(run.context.pod_stuck_after_s),
         needs_job_events=left <= 0,
     )

@@ -39,7 +39,7 @@ class RunState:
     requeue_after_s: float | None = None
     needs_job_events: bool = False
     delete_job: bool = False
-    """Whether the Job still holds what nobody will use."""
+    """Whether the Job still holds what will not be used."""
     replaces_job: bool = False
     """Whether another Job follows this one, once its pods have stopped."""
 

@@ -1,6 +1,6 @@
 """Why a run does not go on although nothing is wrong: its spec, its queue or a person holds the Job.
 
-A step of `course`. A suspended Job loses its pod, which is told to stop, saves a checkpoint and ends
+A step of `course`. A suspended Job loses its pod, which is asked to stop, saves a checkpoint and ends
 with exit code 75; the run counts as suspended once that pod is gone and its GPU free, not before.
 """
 
@@ -55,7 +55,7 @@ def _stopping(run: RunView, *, pod: ObservedPod) -> RunState:
         why = "spec.suspend is true"
     elif run.job.queue:
         why = f"queue {run.job.queue} takes the run's place back"
-    message = f"Pod {pod.name} is told to stop, because {why}; it saves a checkpoint first."
+    message = f"Pod {pod.name} is stopped, because {why}; it saves a checkpoint first."
     return RunState(
         phase=SUSPENDING,
         message=message,

@@ -77,7 +77,7 @@ _EXITS: Final = {
         Actor.USER,
     ),
     wire.ExitCode.INTERRUPTED: _Exit(
-        "Interrupted", "it was stopped after a checkpoint and resumes there", Actor.NOBODY
+        "Interrupted", "it was stopped after a checkpoint and resumes there", Actor.NONE
     ),
     wire.ExitCode.ACCESS_DENIED: _Exit(
         "AccessDenied",
@@ -154,7 +154,7 @@ def diagnose_failed_job(
         return Diagnosis(
             reason=conditions.DEADLINE_EXCEEDED,
             message=(
-                f"The run took longer than its {deadline_s or job.deadline_s} seconds; create it anew with a "
+                f"The run took longer than its {deadline_s or job.deadline_s} seconds; create it again with a "
                 "longer spec.activeDeadlineSeconds."
             ),
             actor=Actor.USER,
@@ -243,7 +243,7 @@ def _disrupted(ended: Ended) -> Diagnosis | None:
         message=(
             f"Pod {ended.pod.name} {what}; this does not count as an attempt and another pod resumes."
         ),
-        actor=Actor.NOBODY,
+        actor=Actor.NONE,
         retry=True,
     )
 
@@ -254,7 +254,7 @@ def _node_lost(ended: Ended) -> Diagnosis | None:
     return Diagnosis(
         reason=conditions.NODE_LOST,
         message=f"Node {ended.pod.node} of pod {ended.pod.name} went away; another pod resumes.",
-        actor=Actor.NOBODY,
+        actor=Actor.NONE,
         retry=True,
     )
 
@@ -313,15 +313,15 @@ def _signalled(ended: Ended) -> Diagnosis | None:
     if code == 143:
         return Diagnosis(
             reason=conditions.TERMINATED,
-            message=f"The trainer of pod {ended.pod.name} was told to stop and ended without a checkpoint.",
-            actor=Actor.NOBODY,
+            message=f"The trainer of pod {ended.pod.name} was asked to stop and ended without a checkpoint.",
+            actor=Actor.NONE,
             retry=True,
         )
     if code == 137:
         return Diagnosis(
             reason=conditions.KILLED,
             message=(
-                f"The trainer of pod {ended.pod.name} was killed: it was told to stop and took longer "
+                f"The trainer of pod {ended.pod.name} was killed: it was asked to stop and took longer "
                 "than its grace period, or its node ran out of memory."
             ),
             actor=Actor.ADMINISTRATOR,
@@ -338,7 +338,7 @@ ENDED_CHECKS: Final = (
     _own_outcome,  # the trainer's own
     _known_exit,  # its exit code alone
     _unproved,  # 0 is not enough
-    _signalled,  # killed and nobody says why
+    _signalled,  # killed for an unknown reason
 )
 
 

@@ -1,7 +1,7 @@
 """The objects of a run as plain dicts that read like the YAML they become: plan ConfigMap and Job.
 
 After `planning`, before the shell that creates them; `pods` builds what runs in the Job. One Job is one
-attempt; what may be tried again within it is the Job controller's business, told by
+attempt; what may be tried again within it is the Job controller's business, as decided by
 `podFailurePolicy`. Nothing here decides whether to create.
 """
 
@@ -30,7 +30,7 @@ from finetune_operator.decide.values.operator_config import DecisionContext
 from finetune_operator.decide.values.pod_policy import PodPolicy
 
 MEASURE_TTL_S = 3600
-"""What a Job measured is in status seconds after its end; an hour is for whoever reads its log."""
+"""What a Job measured is in status seconds after its end; an hour is for reading its log."""
 PROBE_TRIES = 2
 PROBE_DEADLINE_S = 300
 """A probe must not hold up a run: by then an image of 6 GB is pulled, or the probe is passed over."""
@@ -208,7 +208,7 @@ def _pod_failure_rules() -> list[dict[str, Any]]:
             },
         },
         {
-            # Told to stop and saved first: whoever stopped it, the next pod goes on from there.
+            # Stopped after a save: whatever stopped it, the next pod goes on from there.
             "action": "Ignore",
             "onExitCodes": {
                 "containerName": wire.TRAINER_CONTAINER,

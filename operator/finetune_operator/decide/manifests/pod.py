@@ -114,7 +114,7 @@ def _trainer(
                 "capabilities": {"drop": ["ALL"]},
             },
             "terminationMessagePath": wire.TERMINATION_PATH,
-            # Not FallbackToLogsOnError: a traceback in a condition helps nobody and may leak.
+            # Not FallbackToLogsOnError: a traceback in a condition helps no user and may leak.
             "terminationMessagePolicy": "File",
             "volumeMounts": [
                 {"name": wire.PLAN_VOLUME, "mountPath": wire.PLAN_DIR, "readOnly": True},

@@ -35,7 +35,7 @@ from finetune_resolver.resolve import resolve
 from finetune_resolver.traits.from_profile import build_measurements
 
 SHOWN_FAULTS: Final = 3
-"""Faults of one resource that are told at once; the rest is counted."""
+"""Faults of one resource that are named in one message; the rest is counted."""
 VALUE_LIMIT: Final = 60
 """Characters of a wrong value that are shown."""
 

@@ -67,7 +67,7 @@ def _speed(spec: LanguageFinetuneSpec, *, shape: ModelShape | None) -> tuple[str
     if not resources.gpus:
         return "no speed on CPU was measured", None
     if not resources.gpus == resources.nodes == 1:
-        return "no speed of several GPUs is told, only of one", None
+        return "the speed of several GPUs is not predicted, only that of one", None
     if shape is None:
         return "the model's config.json names no sizes that are known", None
     selector = spec.scheduling.node_selector if spec.scheduling is not None else None

@@ -36,9 +36,9 @@ class MeasureState:
     profile: Profile | None = None
     """What was found, also where it was only found for another reason than the needs of now."""
     lost: tuple[ObservedJob, ...] = ()
-    """Jobs that measured it to the end, and nobody read what they found."""
+    """Jobs that measured it to the end, and whose result was not read."""
     stale: tuple[ObservedJob, ...] = ()
-    """Jobs that still measure what nobody asks for any more."""
+    """Jobs that still measure what is no longer needed."""
 
     @property
     def is_missing(self) -> bool:
@@ -64,7 +64,7 @@ def find_measured(
 ) -> MeasureState:
     """Return where measuring stands; `jobs` are the Measure Jobs of the run, `keys` what one gets now."""
     same_text = [job for job in jobs if job.plan_hash == plan.hash]
-    # Another `secretRef` is another key and no other text: whoever was denied is not asked again.
+    # Another `secretRef` is another key and no other text: a text whose key was denied is not measured again.
     current = [job for job in same_text if job.secrets == keys]
     profile = _kept_profile(kept, wanted=plan.hash) or _found_profile(same_text, pods=pods)
     waited_for = current if needs and profile is None else []

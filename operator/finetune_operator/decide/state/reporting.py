@@ -43,7 +43,7 @@ TEXT_LIMIT: Final = 1024
 CONFLICT_RETRY_S: Final = 300.0
 """A taken name is somebody else's to free; looking again costs one request."""
 PREDECESSOR_RETRY_S: Final = 10.0
-"""The garbage collector takes seconds, and the deletion of a Job is told at once."""
+"""The garbage collector takes seconds, and the deletion of a Job is reported at once."""
 REFUSED_RETRY_S: Final = 60.0
 """Quotas get room when other work ends, which this operator does not watch."""
 

@@ -102,7 +102,7 @@ def parse_status(raw: object) -> LanguageFinetuneStatus:
     """Return the stored status as far as it can be read.
 
     A status may be older than its schema or written by somebody else; a part that does not fit is
-    forgotten and built anew, the others are kept.
+    forgotten and built again, the others are kept.
     """
     if not isinstance(raw, Mapping):
         return LanguageFinetuneStatus()
@@ -266,7 +266,7 @@ def _attempt(pod: ObservedPod, *, job: ObservedJob, ending: str) -> Attempt:
 def _ending(pod: ObservedPod, *, job: ObservedJob) -> str:
     is_stopped = pod.deleting and job.suspended and exit_code(pod) is None
     if is_stopped or not pod.ended:
-        # A pod that was told to stop may vanish before anybody sees how it ended.
+        # A pod that was asked to stop may vanish before its end is seen.
         return conditions.JOB_SUSPENDED if is_stopped else ""
     outcome = proved_outcome(pod, job=job)
     return outcome.reason if outcome else diagnose_ended(Ended(pod=pod, job=job)).reason

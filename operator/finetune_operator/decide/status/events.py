@@ -1,7 +1,7 @@
-"""Kubernetes events, told once when a condition changes or a grave warning appears.
+"""Kubernetes events, sent once when a condition changes or a grave warning appears.
 
 `decide` compares the conditions before and after; the shell posts the events once the status is
-written. An event is an echo: whoever wants the truth reads the conditions.
+written. An event may be lost: the conditions hold the truth.
 """
 
 from collections.abc import Iterable
@@ -48,11 +48,11 @@ def build_warning_events(
     before: Iterable[WarningStatus], *, after: Iterable[WarningStatus]
 ) -> tuple[Event, ...]:
     """Return an event for each announced warning that was not in status before."""
-    known, told = {one.id for one in before}, ANNOUNCED | OF_THE_RUN
+    known, reported = {one.id for one in before}, ANNOUNCED | OF_THE_RUN
     return tuple(
-        Event("Warning", told[one.id], one.message)
+        Event("Warning", reported[one.id], one.message)
         for one in after
-        if one.id in told and one.id not in known
+        if one.id in reported and one.id not in known
     )
 
 

@@ -51,7 +51,7 @@ def publish_at_deadline(state: ReconcileState) -> Actions | None:
     stopping = sorted(pod.name for pod in state.training_pods if not pod.ended)
     if stopping:
         why = (
-            f"Pod {', '.join(stopping)} is told to stop, because the run's deadline is reached; then the "
+            f"Pod {', '.join(stopping)} is stopped, because the run's deadline is reached; then the "
             "best adapter is published."
         )
         return _report(state, job=job, reason=conditions.POD_STOPPING, message=why)
@@ -66,8 +66,10 @@ def publish_at_deadline(state: ReconcileState) -> Actions | None:
         )
         return _report(state, job=job, reason=conditions.SUSPENDED_BY_SPEC, message=held)
     if state.observed.pinned_plan is None:
-        told = f"The run reached its deadline; what it saved at step {saved.step:,} is published."
-        waiting = _report(state, job=job, reason=conditions.PUBLISHING_BEST, message=told)
+        reported = (
+            f"The run reached its deadline; what it saved at step {saved.step:,} is published."
+        )
+        waiting = _report(state, job=job, reason=conditions.PUBLISHING_BEST, message=reported)
         return replace(waiting, lookups=Lookups(pinned_plan=job.plan_config_map))
     begun = state.read_plan(wanted=job.plan_hash)
     return None if begun is None else _build(state, job=job, begun=begun)

@@ -7,7 +7,7 @@ The shell keeps this order, so that a crash between any two steps loses nothing:
    `predecessors` or `rejected` filled in, decides again and carries out that answer instead.
 2. `progress`, then `status`, which presumes that the creates succeeded; the end is the last write.
 3. `patches` of a Job: limits that the spec changed since, suspension, what is safe by now.
-4. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin anew.
+4. `deletes`: what frees a GPU comes after the status that says why, or a restart would begin again.
 5. `events`, only once the status is written.
 
 Where `lookups` is set, the shell fetches it and decides again; a decision asks for the same lookup once.

@@ -81,8 +81,8 @@ def running(since: int) -> ObservedJob:
 
 
 def suspended(since: int) -> ObservedJob:
-    told = {"type": "Suspended", "status": "True", "lastTransitionTime": at(since)}
-    return job(spec={"suspend": True}, status={"conditions": [told]})
+    reported = {"type": "Suspended", "status": "True", "lastTransitionTime": at(since)}
+    return job(spec={"suspend": True}, status={"conditions": [reported]})
 
 
 def test_the_clock_stands_still_while_the_run_is_suspended() -> None:

@@ -165,16 +165,16 @@ KILLERS = {
         "NodeLost",
         f"Node gpu-1 of pod {POD} went away; another pod resumes.",
     ),
-    "told to stop": (
+    "asked to stop": (
         ended(143),
         "Terminated",
-        f"The trainer of pod {POD} was told to stop and ended without a checkpoint.",
+        f"The trainer of pod {POD} was asked to stop and ended without a checkpoint.",
     ),
     "killed": (
         ended(137),
         "Killed",
         (
-            f"The trainer of pod {POD} was killed: it was told to stop and took longer than its grace "
+            f"The trainer of pod {POD} was killed: it was asked to stop and took longer than its grace "
             "period, or its node ran out of memory."
         ),
     ),

@@ -76,9 +76,9 @@ def test_a_pod_is_given_the_time_that_the_run_is_known_to_need_or_the_administra
             resource(), plan=resolved.plan, attempt=1, context=CONTEXT, grace_s=measured
         )
         pod = run.job["spec"]["template"]["spec"]
-        told = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+        reported = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
         assert pod["terminationGracePeriodSeconds"] == expected
-        assert told["FINETUNE_GRACE_SECONDS"] == str(expected)
+        assert reported["FINETUNE_GRACE_SECONDS"] == str(expected)
 
 
 def test_registry_credentials_are_named() -> None:

@@ -35,7 +35,7 @@ def profile(model: dict[str, object]) -> Profile:
     return Profile(tokenizer=tokenizer, model=model, languages=(text,))
 
 
-def foretell(*, model=LLAMA_8B, product=H100, sequences=10_000, **resources) -> Forecast:
+def forecast_of(*, model=LLAMA_8B, product=H100, sequences=10_000, **resources) -> Forecast:
     spec = LanguageFinetuneSpec.model_validate(
         {
             "model": {"uri": "hf://org/base"},
@@ -58,14 +58,14 @@ def foretell(*, model=LLAMA_8B, product=H100, sequences=10_000, **resources) -> 
 
 
 def test_a_measured_gpu_gives_memory_and_time():
-    forecast = foretell(gpuMemory="80Gi")
+    forecast = forecast_of(gpuMemory="80Gi")
     assert forecast.memory is not None
     assert (forecast.memory.least, forecast.memory.predicted) == ("16.3Gi", "41.8Gi")
     assert (forecast.seconds, forecast.seconds_unknown) == (177, "")
 
 
 def test_where_the_gpus_memory_is_unknown_the_least_is_all_that_is_predicted():
-    memory = foretell().memory
+    memory = forecast_of().memory
     assert memory is not None
     assert memory.predicted == memory.least == "16.3Gi"
 
@@ -74,7 +74,7 @@ def test_where_the_gpus_memory_is_unknown_the_least_is_all_that_is_predicted():
     ("given", "why"),
     [
         ({"gpus": 0}, "no speed on CPU was measured"),
-        ({"gpus": 2}, "no speed of several GPUs is told, only of one"),
+        ({"gpus": 2}, "the speed of several GPUs is not predicted, only that of one"),
         ({"model": {}}, "the model's config.json names no sizes that are known"),
         (
             {"product": {}},
@@ -87,7 +87,7 @@ def test_where_the_gpus_memory_is_unknown_the_least_is_all_that_is_predicted():
     ids=["CPU", "two GPUs", "no sizes", "no product"],
 )
 def test_an_unknown_time_is_told_with_its_reason(given, why):
-    forecast = foretell(**given)
+    forecast = forecast_of(**given)
     assert (forecast.seconds, forecast.seconds_unknown) == (None, why)
 
 

@@ -229,11 +229,11 @@ CASES = {
         observe("max_steps", "1000", summary=summary()),
         "740 of the 1,000 steps that were asked for were done.",
     ),
-    "attention whose speed nobody measured": (
+    "attention whose speed was not measured": (
         observe("use_flash_attention", summary=summary(attention="sdpa", train_seconds=0)),
         "sdpa ran.",
     ),
-    "attention that nobody named": (
+    "attention without a name": (
         observe("use_flash_attention", summary=summary(attention="")),
         "",
     ),
@@ -253,7 +253,7 @@ CASES = {
         observe("save_strategy", summary=summary(best_step=None)),
         "The adapter of step 740 of 740 is published.",
     ),
-    "a rank whose files nobody counted": (
+    "a rank whose files were not counted": (
         observe("r", summary=summary(tokens=0)),
         "The adapter has 6,815,744 parameters.",
     ),
@@ -291,7 +291,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("said", "expected"), CASES.values(), ids=CASES)
-def test_a_parameter_is_told_what_the_run_showed_of_it(said: str, expected: str) -> None:
+def test_a_parameter_has_what_the_run_showed_of_it(said: str, expected: str) -> None:
     assert said == expected
 
 
@@ -305,8 +305,8 @@ def test_of_a_run_that_measured_nothing_nothing_is_said() -> None:
 def test_a_summary_of_an_older_trainer_is_read() -> None:
     old = RunSummary(steps=740, total_steps=1000, epochs=2.22, trainable_parameters=5)
     said = observe_all(summary=old)
-    told = {name for name, text in said.items() if text}
-    assert told == {
+    reported = {name for name, text in said.items() if text}
+    assert reported == {
         "bias",
         "early_stopping_patience",
         "gradient_checkpointing",

@@ -14,8 +14,10 @@ def warning(advice_id: str) -> WarningStatus:
 
 def test_a_warning_that_appears_is_told_once() -> None:
     rate = warning("lr-below-lora-range")
-    told = build_warning_events([], after=[rate])
-    assert told == (Event("Warning", "LearningRateBelowLoraRange", "lr-below-lora-range says so."),)
+    reported = build_warning_events([], after=[rate])
+    assert reported == (
+        Event("Warning", "LearningRateBelowLoraRange", "lr-below-lora-range says so."),
+    )
     assert build_warning_events([rate], after=[rate]) == ()
 
 

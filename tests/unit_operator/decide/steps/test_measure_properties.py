@@ -29,7 +29,7 @@ HOUR = timedelta(hours=1)
 
 @dataclass
 class Cluster:
-    """A cluster in little: it carries answers out, ends pods as it is told and forgets by TTL."""
+    """A cluster in little: it carries answers out, ends pods on request and forgets by TTL."""
 
     body: dict[str, Any]
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)

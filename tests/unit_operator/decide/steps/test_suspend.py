@@ -134,8 +134,8 @@ def test_a_checkpoint_of_an_earlier_run_is_forgotten() -> None:
 
 
 def test_the_pods_own_count_of_steps_comes_before_the_plans() -> None:
-    told = LanguageFinetuneStatus(progress=ProgressStatus(run=1, total_steps=1200))
-    assert (steps_of(told, run=1), steps_of(told, run=2)) == (1200, None)
+    reported = LanguageFinetuneStatus(progress=ProgressStatus(run=1, total_steps=1200))
+    assert (steps_of(reported, run=1), steps_of(reported, run=2)) == (1200, None)
 
 
 def test_a_place_is_told_with_the_steps_that_are_known() -> None:
