@@ -32,7 +32,7 @@ demo-down: venv ## Remove all that `make demo` made
 	$(VENV)/bin/python -m tests.demo down --cluster $(CLUSTER)
 
 .PHONY: test
-test: check chart-test cluster-test ## Everything: checks, training on CPU, real API server, real kubelet, real images
+test: check core-coverage chart-test cluster-test ## Everything: checks, training on CPU, real API server, real kubelet, real images
 
 # --- Without root, Go or torch ----------------------------------------------------------------------
 
@@ -67,6 +67,11 @@ generate: venv-check ## Write CRD, chart copy and reference pages from models an
 .PHONY: unit
 unit:
 	$(RUN) pytest -q -n auto --dist loadfile -m "not cluster and not e2e and not torch and not slow" tests
+
+.PHONY: core-coverage
+core-coverage: venv-check ## Every line and branch of resolver and decisions is tested (two minutes)
+	$(RUN) pytest -q -n auto --dist loadfile -m "not cluster and not e2e and not torch and not slow" --cov \
+	  tests/unit_resolver tests/unit_operator
 
 # --- With torch, root, Go ---------------------------------------------------------------------------
 

@@ -166,8 +166,6 @@ def _default_table(name: str) -> Iterator[str]:
 def _without_rule() -> Iterator[str]:
     """Return the fields that no rule decides; they are set by hand."""
     paths = [path for path in _field_paths() if path not in set(map(_path, _names()))]
-    if not paths:
-        return
     refused = {rule.path: rule.message for rule in NOT_SUPPORTED_YET}
     yield "\n## Set by you alone\n"
     yield "| field | meaning | |"

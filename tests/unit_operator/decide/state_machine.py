@@ -9,10 +9,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from finetune_api.resource import ObjectMeta
 from finetune_operator.decide.decide import STEPS, Step
-from finetune_operator.decide.state.reconcile_state import ReconcileState
-from tests.unit_operator.decide.story import CASES, context_of, tell
+from tests.unit_operator.decide.story import CASES, build_state, context_of, tell
 
 PAGE = Path(__file__).parents[3] / "docs" / "concepts.md"
 BEGIN = "<!-- state machine: written by `python -m tests.unit_operator.decide.state_machine` -->\n"
@@ -30,12 +28,7 @@ def find_phases() -> dict[Step, dict[str, str]]:
     found: dict[Step, dict[str, str]] = {step: {} for step in STEPS}
     for case in sorted(path.name for path in CASES.iterdir() if path.is_dir()):
         reported = tell(case)
-        state = ReconcileState(
-            observed=reported.observed,
-            metadata=ObjectMeta.model_validate(reported.observed.body["metadata"]),
-            now=reported.now,
-            context=context_of(case),
-        )
+        state = build_state(reported, context=context_of(case))
         step = next(step for step in STEPS if step(state) is not None)
         phase = (reported.actions.status or {}).get("phase")
         if phase is not None:

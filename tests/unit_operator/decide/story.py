@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
+from finetune_api.resource import ObjectMeta
 from finetune_operator.decide.decide import decide
+from finetune_operator.decide.state.reconcile_state import ReconcileState
 from finetune_operator.decide.values.actions import Actions
 from finetune_operator.decide.values.observation import (
     JobEvent,
@@ -79,6 +81,16 @@ def tell(name: str) -> DecidedCase:
     now = datetime.fromisoformat(seen["now"]) if "now" in seen else START
     observed = build_observed(resource, seen)
     return DecidedCase(observed, decide(observed, now=now, context=context_of(name)), now)
+
+
+def build_state(reported: DecidedCase, *, context: DecisionContext = CONTEXT) -> ReconcileState:
+    """Return what a single step gets in a case."""
+    return ReconcileState(
+        observed=reported.observed,
+        metadata=ObjectMeta.model_validate(reported.observed.body["metadata"]),
+        now=reported.now,
+        context=context,
+    )
 
 
 def context_of(name: str) -> DecisionContext:
