@@ -108,6 +108,10 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
 def gather_inputs(spec: LanguageFinetuneSpec, *, measured: Measurements) -> ResolutionInputs:
     """Return what both policies decide from.
 
+    Args:
+        spec: the spec of the resource.
+        measured: what is known of texts, model and GPU; unset fields are unknown.
+
     Raises:
         UnknownLanguageError: A tag is not a language.
         UnsupportedSpecError: An override has no counterpart in the plan yet.
@@ -128,6 +132,10 @@ def gather_inputs(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Reso
 
 def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Members:
     """Return the evidence on each language of the resource, with its traits.
+
+    Args:
+        spec: the spec of the resource.
+        measured: what is known of texts, model and GPU; unset fields are unknown.
 
     Raises:
         UnknownLanguageError: A tag is not a language.
@@ -153,7 +161,13 @@ def resolve_members(spec: LanguageFinetuneSpec, *, measured: Measurements) -> Me
 def resolve_traits(
     spec: LanguageFinetuneSpec, *, measured: Measurements, members: Members
 ) -> TraitSet:
-    """Return the combined traits of all languages, and the traits of the job."""
+    """Return the combined traits of all languages, and the traits of the job.
+
+    Args:
+        spec: the spec of the resource.
+        measured: what is known of texts, model and GPU; unset fields are unknown.
+        members: the evidence on each language.
+    """
     return combine_traits(members) | resolve_job_traits(
         depth=spec.model.depth, memory=spec.resources.gpu_memory_class, measured=measured
     )

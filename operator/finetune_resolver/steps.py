@@ -18,7 +18,12 @@ Values = Mapping[str, JsonValue]
 
 
 def number(values: Values, name: str) -> float:
-    """Return a decided value that is a number."""
+    """Return a decided value that is a number.
+
+    Args:
+        values: the parameters decided so far, by the guide's name.
+        name: the guide's name of the parameter.
+    """
     value = values[name]
     if isinstance(value, NUMBER):
         return value
@@ -26,7 +31,12 @@ def number(values: Values, name: str) -> float:
 
 
 def count(values: Values, name: str) -> int:
-    """Return a decided value that is a whole number."""
+    """Return a decided value that is a whole number.
+
+    Args:
+        values: the parameters decided so far, by the guide's name.
+        name: the guide's name of the parameter.
+    """
     value = values[name]
     return value if isinstance(value, int) else int(number(values, name))
 
@@ -37,13 +47,24 @@ def workers(resources: Resources) -> int:
 
 
 def effective_batch(values: Values, *, world: int) -> int:
-    """Return the sequences of one optimizer step over all workers."""
+    """Return the sequences of one optimizer step over all workers.
+
+    Args:
+        values: the parameters decided so far, by the guide's name.
+        world: processes that train together, one a GPU.
+    """
     per_device = count(values, "per_device_train_batch_size")
     return per_device * count(values, "gradient_accumulation_steps") * world
 
 
 def estimate_total_steps(values: Values, *, world: int, examples: int | None) -> int | None:
-    """Return the optimizer steps of the run, or None where the number of examples is unknown."""
+    """Return the optimizer steps of the run, or None where the number of examples is unknown.
+
+    Args:
+        values: the parameters decided so far, by the guide's name.
+        world: processes that train together, one a GPU.
+        examples: trained on; None where unknown.
+    """
     if count(values, "max_steps") > 0:
         return count(values, "max_steps")
     # Packed blocks hold several examples; how many is known only once they are tokenised.
@@ -54,7 +75,12 @@ def estimate_total_steps(values: Values, *, world: int, examples: int | None) ->
 
 
 def estimate_eval_steps(values: Values, *, total: int) -> int:
-    """Return the optimizer steps between two evaluations."""
+    """Return the optimizer steps between two evaluations.
+
+    Args:
+        values: the parameters decided so far, by the guide's name.
+        total: optimizer steps of the run.
+    """
     if values["eval_steps"] is not None:
         return count(values, "eval_steps")
     lowest, highest = EVAL_STEPS_BOUNDS

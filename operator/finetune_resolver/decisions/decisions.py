@@ -33,7 +33,15 @@ def build_decisions(
     facts: Facts,
     traits: TraitSet,
 ) -> tuple[Decision, ...]:
-    """Return one decision for each parameter that reaches the trainer."""
+    """Return one decision for each parameter that reaches the trainer.
+
+    Args:
+        result: what the policy in force decides.
+        other: what the other policy would decide, shown as the alternative.
+        overrides: what the user set, by the guide's name.
+        facts: what policy Evidence looks at.
+        traits: the resolved traits.
+    """
     superseded = SUPERSEDED.get(_trainer_alpha(result), ())
     known = facts.traits() if result.policy is Policy.EVIDENCE else {}
     values, theirs = result.values, other.values

@@ -47,7 +47,13 @@ class ExpectedMicroBatch:
 def estimate_expected_micro_batch(
     spec: LanguageFinetuneSpec, *, resolution: Resolution, measured: Measurements
 ) -> ExpectedMicroBatch | None:
-    """Return the micro-batch of a resource; None on CPU, and where model, GPU or text are unknown."""
+    """Return the micro-batch of a resource; None on CPU, and where model, GPU or text are unknown.
+
+    Args:
+        spec: the spec of the resource.
+        resolution: the resolved parameters.
+        measured: what is known of texts, model and GPU; unset fields are unknown.
+    """
     shape, resources = measured.shape, spec.resources
     declared = resources.gpu_memory
     memory = int(parse_quantity(declared)) if declared else measured.gpu_memory_bytes
@@ -86,7 +92,13 @@ class LargestStep:
 def estimate_largest_step(
     texts: Sequence[LanguageMeasurement], *, sequences: int, max_seq_length: int
 ) -> LargestStep | None:
-    """Return the tokens of the largest step of `sequences`; None where a text was not measured."""
+    """Return the tokens of the largest step of `sequences`; None where a text was not measured.
+
+    Args:
+        texts: one measurement a language.
+        sequences: of one optimizer step on one GPU.
+        max_seq_length: tokens at which a sequence is cut.
+    """
     lengths = [_lengths(text, max_seq_length=max_seq_length) for text in texts]
     known = [each for each in lengths if each is not None]
     if not known or len(known) < len(lengths):
@@ -110,6 +122,13 @@ def estimate_micro_batch(
     can_recompute: bool,
 ) -> ExpectedMicroBatch:
     """Return what the trainer plans on a GPU of this memory.
+
+    Args:
+        shape: the sizes of the base model.
+        workload: what is trained, and how.
+        step: tokens of the largest step, and of its longest sequence.
+        gpu_memory_bytes: memory of one GPU, in bytes.
+        can_recompute: whether gradient checkpointing is on.
 
     Raises:
         UnsupportedModelError: the workload names a module that the model lacks.

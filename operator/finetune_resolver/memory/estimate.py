@@ -159,14 +159,27 @@ def estimate_memory(
 def estimate_largest_batch(
     shape: ModelShape, workload: Workload, *, max_seq_length: int, gpu_memory_bytes: int
 ) -> int:
-    """Return how many sequences of the full length fit in one micro-batch; 0 where not even one does."""
+    """Return how many sequences of the full length fit in one micro-batch; 0 where not even one does.
+
+    Args:
+        shape: the sizes of the base model.
+        workload: what is trained, and how.
+        max_seq_length: tokens at which a sequence is cut.
+        gpu_memory_bytes: memory of one GPU, in bytes.
+    """
     return estimate_largest_micro_batch(shape, workload, gpu_memory_bytes) // max_seq_length
 
 
 def estimate_offloaded_bytes(
     shape: ModelShape, *, tokens_per_micro_batch: int, layers_kept: int = 0
 ) -> int:
-    """Return the host memory that Unsloth's offloaded layer inputs take beside the GPU's."""
+    """Return the host memory that Unsloth's offloaded layer inputs take beside the GPU's.
+
+    Args:
+        shape: the sizes of the base model.
+        tokens_per_micro_batch: sequences times their length in one forward and backward pass.
+        layers_kept: layers whose activations are kept instead of recomputed.
+    """
     recomputed = shape.layers - layers_kept
     return LAYER_INPUT_BYTES * recomputed * shape.hidden_size * tokens_per_micro_batch
 
@@ -308,7 +321,13 @@ def _held_logits(shape: ModelShape, workload: Workload) -> int:
 def estimate_largest_micro_batch(
     shape: ModelShape, workload: Workload, gpu_memory_bytes: int
 ) -> int:
-    """Return the tokens of the largest micro-batch that fits; 0 where the weights alone do not."""
+    """Return the tokens of the largest micro-batch that fits; 0 where the weights alone do not.
+
+    Args:
+        shape: the sizes of the base model.
+        workload: what is trained, and how.
+        gpu_memory_bytes: memory of one GPU, in bytes.
+    """
     trained = TRAINED_BYTES[workload.optimizer] * _trained_parameters(shape, workload)
     base = round(_weights_bytes(shape, workload)) + trained + round(FIXED_BYTES)
     base += _held_logits(shape, workload)

@@ -58,7 +58,15 @@ def decide_gpu_memory_class(
     max_seq_length: int,
     gpu_memory_bytes: int,
 ) -> GpuMemoryDecision:
-    """Return Constrained where fewer than the nominal batch of sequences fit in one micro-batch."""
+    """Return Constrained where fewer than the nominal batch of sequences fit in one micro-batch.
+
+    Args:
+        shape: the sizes of the base model.
+        workload: what is trained, and how.
+        batch_size: the guide's nominal batch, in sequences.
+        max_seq_length: tokens at which a sequence is cut.
+        gpu_memory_bytes: memory of one GPU, in bytes.
+    """
     largest = estimate_largest_batch(
         shape, workload, max_seq_length=max_seq_length, gpu_memory_bytes=gpu_memory_bytes
     )

@@ -222,13 +222,24 @@ class ModelShape:
         return wanted
 
     def lora_parameters(self, *, rank: int, modules: Iterable[str]) -> int:
-        """Return the trained weights of an adapter: rank times input plus output width, each module."""
+        """Return the trained weights of an adapter: rank times input plus output width, each module.
+
+        Args:
+            rank: LoRA's r.
+            modules: names of adapted modules, or the single word AllLinear.
+        """
         return rank * self.layers * _adapted_width(self, tuple(modules))
 
     def adapter_file_bytes(
         self, *, rank: int, modules: Iterable[str], bytes_per_weight: int = 2
     ) -> int:
-        """Return the size of a published adapter, 16-bit unless said: nothing of the base (C31)."""
+        """Return the size of a published adapter, 16-bit unless said: nothing of the base (C31).
+
+        Args:
+            rank: LoRA's r.
+            modules: names of adapted modules, or the single word AllLinear.
+            bytes_per_weight: 2 for 16 bits, 4 for 32.
+        """
         return bytes_per_weight * self.lora_parameters(rank=rank, modules=modules)
 
     def is_tiny(self) -> bool:
@@ -354,7 +365,12 @@ class _Fields:
         return self.inner.get(name) is True
 
     def divide_hidden(self, hidden: int, *, heads: int) -> int:
-        """Return the width of a head that shares the hidden size."""
+        """Return the width of a head that shares the hidden size.
+
+        Args:
+            hidden: width of the hidden state.
+            heads: attention heads.
+        """
         if hidden % heads:
             raise UnsupportedModelError(
                 f'config.json of a model of type "{self.model_type}" has hidden_size {hidden}, which '

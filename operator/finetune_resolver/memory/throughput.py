@@ -24,7 +24,12 @@ FLOPS_A_WEIGHT: Final = 4
 
 
 def estimate_tokens_per_second(shape: ModelShape, *, product: str) -> float | None:
-    """Return tokens a second on one GPU, or None where nothing near was measured."""
+    """Return tokens a second on one GPU, or None where nothing near was measured.
+
+    Args:
+        shape: the sizes of the base model.
+        product: name of the GPU, as NVIDIA's device plugin labels it.
+    """
     if why_unknown(shape, product=product):
         return None
     weights = _multiplied_weights(shape)
@@ -34,7 +39,12 @@ def estimate_tokens_per_second(shape: ModelShape, *, product: str) -> float | No
 
 
 def why_unknown(shape: ModelShape, *, product: str) -> str:
-    """Return why no speed is known; empty where one is."""
+    """Return why no speed is known; empty where one is.
+
+    Args:
+        shape: the sizes of the base model.
+        product: name of the GPU, as NVIDIA's device plugin labels it.
+    """
     # The model first: naming the GPU would not help a model that was not measured on it.
     if shape.model_type not in MEASURED_FAMILIES:
         families = " and ".join(sorted(MEASURED_FAMILIES))

@@ -46,7 +46,12 @@ class PolicyResult:
 
 
 def decide_defaults(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> PolicyResult:
-    """Return what the guide is silent on; both policies share it."""
+    """Return what the guide is silent on; both policies share it.
+
+    Args:
+        spec: the spec of the resource.
+        overrides: what the user set, by the guide's name.
+    """
     rules = rules_default.BY_STAGE[spec.stage]
     if "warmup_steps" in overrides:
         rules = rules | {"warmup_ratio": STEPS_INSTEAD}
@@ -55,7 +60,12 @@ def decide_defaults(spec: LanguageFinetuneSpec, *, overrides: Overrides) -> Poli
 
 
 def decide_values(rules: Mapping[str, TraitRule], *, overrides: Overrides) -> dict[str, JsonValue]:
-    """Return each parameter's value: the override, else the rule's."""
+    """Return each parameter's value: the override, else the rule's.
+
+    Args:
+        rules: the rule that decides each parameter.
+        overrides: what the user set, by the guide's name.
+    """
     values: dict[str, JsonValue] = {}
     for name, rule in rules.items():
         values[name] = overrides[name][1] if name in overrides else rule.decide(values)
@@ -63,7 +73,13 @@ def decide_values(rules: Mapping[str, TraitRule], *, overrides: Overrides) -> di
 
 
 def decide_by_guide(axes: Axes, *, defaults: PolicyResult, overrides: Overrides) -> PolicyResult:
-    """Return what the guide decides for these traits."""
+    """Return what the guide decides for these traits.
+
+    Args:
+        axes: the values of the traits that the guide's table reads.
+        defaults: what both policies share.
+        overrides: what the user set, by the guide's name.
+    """
     rules = _match_guide_rules(axes)
     values = decide_values(rules, overrides=overrides)
     return PolicyResult(
@@ -82,7 +98,13 @@ def _match_guide_rules(axes: Axes) -> Mapping[str, TraitRule]:
 def decide_by_evidence(
     facts: Facts, *, defaults: PolicyResult, overrides: Overrides
 ) -> PolicyResult:
-    """Return what measurements and published practice decide for these facts."""
+    """Return what measurements and published practice decide for these facts.
+
+    Args:
+        facts: what policy Evidence looks at.
+        defaults: what both policies share.
+        overrides: what the user set, by the guide's name.
+    """
     rules: dict[str, AnyRule] = {**IN_ORDER, **evidence.BORROWED}
     values: dict[str, JsonValue] = {**IN_ORDER, **defaults.values}
     values |= decide_values(evidence.BORROWED, overrides=overrides)

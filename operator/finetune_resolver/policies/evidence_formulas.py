@@ -92,7 +92,12 @@ def decide_usual_length(facts: Facts, _: Values) -> int:
 
 
 def is_large_plain_text(facts: Facts, values: Values) -> bool:
-    """Whether plain text is worth a billion unique tokens of English and more (F7)."""
+    """Whether plain text is worth a billion unique tokens of English and more (F7).
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     tokens = facts.english_tokens
     if tokens is None or not is_plain_text(facts, values):
         return False
@@ -133,14 +138,25 @@ def has_known_capacity(facts: Facts, _: Values) -> bool:
 
 
 def capacity(shape: ModelShape, *, rank: int, values: Values) -> int:
-    """Return the weights of an adapter of `rank` on the modules decided."""
+    """Return the weights of an adapter of `rank` on the modules decided.
+
+    Args:
+        shape: the sizes of the base model.
+        rank: LoRA's r.
+        values: the parameters decided so far, by the guide's name.
+    """
     modules = values["target_modules"]
     names = tuple(map(str, modules)) if isinstance(modules, list) else (ALL_LINEAR,)
     return shape.lora_parameters(rank=rank, modules=names)
 
 
 def least_rank(facts: Facts, values: Values) -> int:
-    """Return the least rank with as many weights as tokens that are learned from (F15)."""
+    """Return the least rank with as many weights as tokens that are learned from (F15).
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     if facts.shape is None or facts.tokens is None:
         return USUAL_RANK
     a_rank = capacity(facts.shape, rank=1, values=values)
@@ -198,7 +214,12 @@ def has_known_size(facts: Facts, _: Values) -> bool:
 
 
 def scale_rate(facts: Facts, rate: float) -> float:
-    """Return LoRA's rate, or a tenth of it for full fine-tuning (TML)."""
+    """Return LoRA's rate, or a tenth of it for full fine-tuning (TML).
+
+    Args:
+        facts: what policy Evidence looks at.
+        rate: LoRA's learning rate.
+    """
     return float(f"{rate / 10:g}") if facts.method is Method.FULL else rate
 
 
@@ -211,13 +232,23 @@ def rate(value: float) -> Callable[[Facts, Values], JsonValue]:
 
 
 def has_known_steps(facts: Facts, values: Values) -> bool:
-    """Whether epochs of counted examples decide the length of the run."""
+    """Whether epochs of counted examples decide the length of the run.
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     by_epochs = count(values, "max_steps") <= 0 and not values["packing"]
     return by_epochs and facts.examples is not None
 
 
 def decide_batch(facts: Facts, values: Values) -> int:
-    """Return the largest batch that leaves at least 60 optimizer steps (F13)."""
+    """Return the largest batch that leaves at least 60 optimizer steps (F13).
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     for batch in TARGET_BATCHES:
         passes = math.ceil((facts.examples or 0) / batch)
         if math.ceil(passes * number(values, "num_train_epochs")) >= LEAST_STEPS:
@@ -231,7 +262,12 @@ def floor_power_of_two(limit: int) -> int:
 
 
 def divide_batch(facts: Facts, values: Values) -> int:
-    """Return one worker's share of the batch."""
+    """Return one worker's share of the batch.
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     return floor_power_of_two(count(values, "batch_size") // facts.world)
 
 
@@ -241,7 +277,12 @@ def has_known_gpu_memory(facts: Facts, _: Values) -> bool:
 
 
 def fit_batch_share(facts: Facts, values: Values) -> int:
-    """Return as much of a worker's share as fits the GPU, at least one sequence (F13)."""
+    """Return as much of a worker's share as fits the GPU, at least one sequence (F13).
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     if facts.shape is None or facts.gpu_memory_bytes is None:
         return divide_batch(facts, values)
     largest = 0
@@ -257,13 +298,23 @@ def fit_batch_share(facts: Facts, values: Values) -> int:
 
 
 def accumulation(facts: Facts, values: Values) -> int:
-    """Return the micro-steps that make the batch."""
+    """Return the micro-steps that make the batch.
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     together = count(values, "per_device_train_batch_size") * facts.world
     return max(1, math.ceil(count(values, "batch_size") / together))
 
 
 def has_short_epochs(facts: Facts, values: Values) -> bool:
-    """Whether an epoch ends before the guide's least interval between evaluations."""
+    """Whether an epoch ends before the guide's least interval between evaluations.
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     total = estimate_total_steps(values, world=facts.world, examples=facts.examples)
     if total is None or count(values, "max_steps") > 0:
         return False

@@ -79,7 +79,13 @@ TEXT_FACTS = frozenset({"examples", "tokens", "unique_tokens", "english_tokens",
 def gather_facts(
     spec: LanguageFinetuneSpec, *, measured: Measurements, languages: Sequence[LanguageEvidence]
 ) -> Facts:
-    """Return the facts of a resource; `languages` holds the evidence on each language."""
+    """Return the facts of a resource; `languages` holds the evidence on each language.
+
+    Args:
+        spec: the spec of the resource.
+        measured: what is known of texts, model and GPU; unset fields are unknown.
+        languages: the evidence on each language.
+    """
     texts = [one.measured for one in languages]
     name = spec.model.uri.lower().rstrip("/").rsplit("/", maxsplit=1)[-1]
     shape = measured.shape

@@ -18,7 +18,12 @@ def batch_note(values: Values, _: int) -> str:
 
 
 def accumulation_note(values: Values, world: int) -> str:
-    """Return the sequences of one optimizer step (C4)."""
+    """Return the sequences of one optimizer step (C4).
+
+    Args:
+        values: the parameters decided so far, by the guide's name.
+        world: processes that train together, one a GPU.
+    """
     per_device = count(values, "per_device_train_batch_size")
     steps = count(values, "gradient_accumulation_steps")
     total = effective_batch(values, world=world)
@@ -53,7 +58,14 @@ NOTES: Mapping[str, Note] = {
 
 
 def build_message(message: str, *, parameter: str, values: Values, world: int) -> str:
-    """Return a decision's message with what follows from the decided values."""
+    """Return a decision's message with what follows from the decided values.
+
+    Args:
+        message: of the rule.
+        parameter: the guide's name.
+        values: the parameters decided so far, by the guide's name.
+        world: processes that train together, one a GPU.
+    """
     note = NOTES.get(parameter)
     added = note(values, world) if note else ""
     return f"{message} {added}" if added else message

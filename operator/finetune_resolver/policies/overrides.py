@@ -75,6 +75,10 @@ def build_overrides(parameters: Parameters | None, *, shape: ModelShape | None) 
 
     Words such as AllLinear become the modules of `shape`, or those of Llama where it is unknown.
 
+    Args:
+        parameters: `spec.parameters`.
+        shape: the sizes of the base model; None where they are unknown.
+
     Raises:
         UnsupportedSpecError: an override has no counterpart in the plan yet.
     """

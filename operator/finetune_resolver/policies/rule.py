@@ -71,7 +71,12 @@ class EvidenceRule:
     reference: str
 
     def decide(self, facts: Facts, values: Values) -> JsonValue:
-        """Return the value, given the parameters decided before it."""
+        """Return the value, given the parameters decided before it.
+
+        Args:
+            facts: what policy Evidence looks at.
+            values: the parameters decided so far, by the guide's name.
+        """
         value = self.compute(facts, values) if self.compute else self.value
         # A list of the table must not be shared: changing a decision would change the rule.
         return list(value) if isinstance(value, list) else value
@@ -89,7 +94,12 @@ def group_rules(rules: Iterable[R]) -> dict[str, tuple[R, ...]]:
 
 
 def match_rules(axes: Axes, *, groups: Mapping[str, tuple[TraitRule, ...]]) -> dict[str, TraitRule]:
-    """Return the rule that decides each parameter: the first that matches."""
+    """Return the rule that decides each parameter: the first that matches.
+
+    Args:
+        axes: the values of the traits that the guide's table reads.
+        groups: the rules of each parameter, in the order of the table.
+    """
     matched = {}
     for parameter, rules in groups.items():
         # The last row matches always and is not asked; a test looks at every table.
@@ -106,7 +116,13 @@ def match_rules(axes: Axes, *, groups: Mapping[str, tuple[TraitRule, ...]]) -> d
 def match_evidence(
     rules: tuple[EvidenceRule, ...], *, facts: Facts, values: Values
 ) -> EvidenceRule:
-    """Return the first rule of a parameter that matches; the last one does always."""
+    """Return the first rule of a parameter that matches; the last one does always.
+
+    Args:
+        rules: the rules of one parameter, in the order of the table.
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+    """
     for rule in rules:
         if rule.when is always_for_evidence or rule.when(facts, values):
             return rule

@@ -24,7 +24,12 @@ WORKLOADS_REMEMBERED = 256
 
 
 def build_workload(values: Values, *, method: Method) -> Workload:
-    """Return what is trained, of decided parameters."""
+    """Return what is trained, of decided parameters.
+
+    Args:
+        values: the parameters decided so far, by the guide's name.
+        method: LoRA, QLoRA or Full.
+    """
     return _workload(
         method=method,
         rank=count(values, "r"),
@@ -51,6 +56,10 @@ def _workload(
 def decide_fitting_method(facts: Facts, values: Values) -> MethodDecision | None:
     """Return the method that fits the GPU; None on CPU and for a model whose shape is unknown.
 
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
+
     Raises:
         UnsupportedModelError: an adapter is put on a module that the model lacks.
     """
@@ -69,6 +78,10 @@ def decide_nominal_class(facts: Facts, values: Values) -> GpuMemoryDecision | No
 
     None where it is unknown, also for a model that lacks the modules that the guide names: under
     policy Evidence that is no reason to refuse, and under Guide `decide_fitting_method` refuses.
+
+    Args:
+        facts: what policy Evidence looks at.
+        values: the parameters decided so far, by the guide's name.
     """
     shape, gpu_memory = facts.shape, facts.gpu_memory_bytes
     if shape is None or gpu_memory is None or not shape.has(_modules(values)):

@@ -25,6 +25,10 @@ copies (assumption)."""
 def build_measurements(spec: LanguageFinetuneSpec, profile: Profile) -> Measurements:
     """Return what the profile says of the resource's text and model.
 
+    Args:
+        spec: the spec of the resource.
+        profile: what the Measure Job or the CLI counted.
+
     Raises:
         UnsupportedModelError: memory has to be decided, and the model is built otherwise than we know.
     """
@@ -41,7 +45,12 @@ def build_measurements(spec: LanguageFinetuneSpec, profile: Profile) -> Measurem
 
 
 def corpus_statuses(profile: Profile, *, max_seq_length: int | None) -> list[CorpusStatus]:
-    """Return what status shows of each language's text, cut at the resolved length where it is known."""
+    """Return what status shows of each language's text, cut at the resolved length where it is known.
+
+    Args:
+        profile: what the Measure Job or the CLI counted.
+        max_seq_length: tokens at which a sequence is cut; None where it is not resolved.
+    """
     return [
         _corpus(one, tokenizer=profile.tokenizer, max_seq_length=max_seq_length)
         for one in profile.languages

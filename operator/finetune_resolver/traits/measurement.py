@@ -114,7 +114,12 @@ class Measurements:
 
 
 def classify_corpus(size: int, *, stage: TrainingStage) -> Corpus:
-    """Return the corpus class of `size` examples or tokens."""
+    """Return the corpus class of `size` examples or tokens.
+
+    Args:
+        size: examples of the stage Instruction, tokens of ContinuedPretraining.
+        stage: what kind of training it is.
+    """
     medium, large = CORPUS_BOUNDS[stage]
     if size < medium:
         return Corpus.SMALL

@@ -55,7 +55,13 @@ def resolve_language_traits(language: LanguageEvidence) -> TraitSet:
 def resolve_job_traits(
     *, depth: ModelDepth | None, memory: GpuMemoryClass | None, measured: Measurements
 ) -> TraitSet:
-    """Return the two traits that are the job's and not a language's."""
+    """Return the two traits that are the job's and not a language's.
+
+    Args:
+        depth: declared depth of the model, if any.
+        memory: declared memory class, if any.
+        measured: what is known of texts, model and GPU; unset fields are unknown.
+    """
     return {
         "model_depth": _model_depth(depth, layers=measured.layers),
         "gpu_memory": _gpu_memory(memory, measured=measured.gpu_memory_class),
@@ -122,7 +128,13 @@ def _measured_corpus(language: LanguageEvidence) -> Trait | None:
 
 
 def corpus_trait(size: int, *, stage: TrainingStage, policy: Policy) -> Trait:
-    """Return the corpus trait of a measured size."""
+    """Return the corpus trait of a measured size.
+
+    Args:
+        size: examples of the stage Instruction, tokens of ContinuedPretraining.
+        stage: what kind of training it is.
+        policy: in force; the two have other classes.
+    """
     unit = "examples"
     if stage is not TrainingStage.INSTRUCTION:
         unit = "unique tokens" if policy is Policy.GUIDE else "unique tokens by English's measure"
@@ -260,7 +272,12 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 
 
 def without_labels(language: LanguageEvidence, traits: TraitSet) -> TraitSet:
-    """Return a language's traits where the guide's labels do not count: policy Evidence."""
+    """Return a language's traits where the guide's labels do not count: policy Evidence.
+
+    Args:
+        language: the evidence on one language.
+        traits: the resolved traits.
+    """
     again: TraitSet = {}
     for axis, trait in traits.items():
         other: Trait | None = trait

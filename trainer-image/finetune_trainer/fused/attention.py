@@ -97,7 +97,17 @@ class Attention(Protocol):
         documents: DocumentBounds,
         attention_window: AttentionWindow,
     ) -> Gradients:
-        """Return the gradients of q, k and v."""
+        """Return the gradients of q, k and v.
+
+        Args:
+            gradient: Of the output, (tokens, query heads, size).
+            q: As in forward.
+            k: As in forward.
+            v: As in forward.
+            attended: What forward returned.
+            documents: Where the documents of the packed row begin and end.
+            attention_window: Scale and window of the layer.
+        """
 
 
 class FlashAttention:
@@ -260,6 +270,13 @@ def measure_error(
 
     Three random documents, one of a single token, with the heads of the model and all that its layers
     see; of a longer window a short one takes the place.
+
+    Args:
+        attention: The implementation that is checked.
+        heads: How many query and key heads, and their size.
+        attention_windows: Those of the model's layers.
+        device: To run on.
+        dtype: To run in.
     """
     draw = torch.Generator().manual_seed(0)
     inputs = [

@@ -32,7 +32,12 @@ class DeviceBatch(MicroBatch):
 
 
 def prepare(micro_batch: MicroBatch, *, device: torch.device) -> DeviceBatch:
-    """Return the micro-batch with its tensors; a prepared one as it is."""
+    """Return the micro-batch with its tensors; a prepared one as it is.
+
+    Args:
+        micro_batch: The sequences.
+        device: Where the tensors are put.
+    """
     if isinstance(micro_batch, DeviceBatch):
         return micro_batch
     row = build_packed(micro_batch)

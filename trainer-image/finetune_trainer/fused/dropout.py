@@ -48,7 +48,13 @@ class Dropout:
     first_token: int
 
     def mask(self, *, place: int, slots: int, width: int) -> Mask | None:
-        """Return the masks of the input that is number `place` in the stack; None without dropout."""
+        """Return the masks of the input that is number `place` in the stack; None without dropout.
+
+        Args:
+            place: Number of the input in the stack.
+            slots: Adapters that read it.
+            width: Columns of one slot.
+        """
         if not self.threshold:
             return None
         return Mask(
@@ -70,7 +76,12 @@ def count_threshold(probability: float) -> int:
 
 
 def mix(seed: int, place: int) -> int:
-    """Return 64 well-mixed bits of two numbers (the finaliser of splitmix64)."""
+    """Return 64 well-mixed bits of two numbers (the finaliser of splitmix64).
+
+    Args:
+        seed: First number, 64 bits.
+        place: Second number.
+    """
     bits = (seed + (place + 1) * 0x9E3779B97F4A7C15) & _MASK_64
     bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
     bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _MASK_64
@@ -80,7 +91,15 @@ def mix(seed: int, place: int) -> int:
 def build_factors(
     mask: Mask, *, slot: int, tokens: int, columns: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return 0 or `mask.scale` for each element, (tokens, columns): what the kernels compute inline."""
+    """Return 0 or `mask.scale` for each element, (tokens, columns): what the kernels compute inline.
+
+    Args:
+        mask: Seed, threshold and scale of the masks.
+        slot: Number of the adapter within its input.
+        tokens: Rows.
+        columns: Of the input.
+        dtype: Of the result.
+    """
     rows = (mask.first_token + torch.arange(tokens))[:, None]
     bits = ((rows * columns + torch.arange(columns)[None]) * 0x9E3779B1 + mask.seed) & _MASK_32
     bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & _MASK_32

@@ -63,7 +63,12 @@ class FusedEngine:
         self._with_adapter = True
 
     def sum_of_losses(self, micro_batch: MicroBatch, *, divisor: int) -> torch.Tensor:
-        """Return the loss of a micro-batch. Shape: ()."""
+        """Return the loss of a micro-batch. Shape: ().
+
+        Args:
+            micro_batch: Packed or prepared.
+            divisor: Supervised tokens of the whole step.
+        """
         prepared = self.prepare(micro_batch)
         return self._head.sum_of_losses(
             self.hidden_states(prepared),

@@ -64,7 +64,14 @@ class Head:
     def loss_and_gradient(
         self, stream: torch.Tensor, scored: torch.Tensor, targets: torch.Tensor, divisor: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss, and its gradient by the stream."""
+        """Return the loss, and its gradient by the stream.
+
+        Args:
+            stream: Residual stream, (T, H).
+            scored: Rows that are scored, (S,).
+            targets: Token ids of those rows, (S,).
+            divisor: Supervised tokens of the whole step.
+        """
         normed, rstd = self._norm(stream)
         d_normed = torch.zeros_like(normed)
         total = stream.new_zeros((), dtype=torch.promote_types(stream.dtype, torch.float32))

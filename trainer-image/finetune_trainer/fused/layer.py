@@ -103,7 +103,12 @@ class Layer:
     # --- Forward ----------------------------------------------------------------------------------
 
     def forward(self, stream: torch.Tensor, context: LayerContext) -> SavedActivations:
-        """Add the layer to the residual stream (T, H), in place."""
+        """Add the layer to the residual stream (T, H), in place.
+
+        Args:
+            stream: Residual stream, (T, H).
+            context: What all layers of a micro-batch share.
+        """
         ops, heads, qkv_of = context.ops, self.heads, self.qkv
         qkv_input, qkv_rstd = self._enter(qkv_of, stream, self.input_norm, context)
         qkv = qkv_of.forward(qkv_input, stream.new_empty(len(stream), qkv_of.outputs))

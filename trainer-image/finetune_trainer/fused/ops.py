@@ -78,6 +78,12 @@ class Ops(Protocol):
         """Write the normed `x` (T, N) to `out` (T, N); return 1/rms, (T,).
 
         What is normed is rounded to the type of `weight` (N,) before it is multiplied with it.
+
+        Args:
+            x: The input, (T, N).
+            weight: Of the norm, (N,).
+            out: Where the result is written, (T, N).
+            eps: Added to the mean square.
         """
 
     def add_rms_norm_backward(
@@ -89,12 +95,27 @@ class Ops(Protocol):
         weight: torch.Tensor,
         rstd: torch.Tensor,
     ) -> None:
-        """Add to `dx` (T, N) the gradient of the norm's input, from its output `y` and `dy`."""
+        """Add to `dx` (T, N) the gradient of the norm's input, from its output `y` and `dy`.
+
+        Args:
+            dx: Gradient that is added to, (T, N).
+            dy: Gradient of the output, (T, N).
+            y: Output of the norm, (T, N).
+            weight: Of the norm, (N,).
+            rstd: 1/rms of each row, (T,).
+        """
 
     def add_rms_norm(
         self, stream: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, *, eps: float
     ) -> torch.Tensor:
-        """Add the normed `x` (T, N) to `stream` (T, N) and leave `x`; return 1/rms, (T,)."""
+        """Add the normed `x` (T, N) to `stream` (T, N) and leave `x`; return 1/rms, (T,).
+
+        Args:
+            stream: Residual stream, added to, (T, N).
+            x: The input, (T, N).
+            weight: Of the norm, (N,).
+            eps: Added to the mean square.
+        """
 
     def rms_norm_backward(
         self,
@@ -105,12 +126,27 @@ class Ops(Protocol):
         weight: torch.Tensor,
         rstd: torch.Tensor,
     ) -> None:
-        """Write to `out` (T, N) the gradient of the norm's input `x`, from its output's, `dy`."""
+        """Write to `out` (T, N) the gradient of the norm's input `x`, from its output's, `dy`.
+
+        Args:
+            dy: Gradient of the output, (T, N).
+            out: Where the gradient is written, (T, N).
+            x: The input, (T, N).
+            weight: Of the norm, (N,).
+            rstd: 1/rms of each row, (T,).
+        """
 
     def rotate(
         self, qkv: torch.Tensor, rotation: Rotation, *, heads: HeadShape, norm: HeadNorm | None
     ) -> torch.Tensor | None:
-        """Norm, where asked for, and rotate q and k in place; return 1/rms (T, q and k heads)."""
+        """Norm, where asked for, and rotate q and k in place; return 1/rms (T, q and k heads).
+
+        Args:
+            qkv: Q, k and v side by side, (T, columns); q and k are overwritten.
+            rotation: Cosines and sines of the tokens.
+            heads: How many query and key heads, and their size.
+            norm: The heads' own norm; None where the model has none.
+        """
 
     def rotate_backward(
         self,
@@ -136,7 +172,13 @@ class Ops(Protocol):
         """
 
     def glu(self, gate_up: torch.Tensor, out: torch.Tensor, *, gate: Gate) -> None:
-        """Write gate(g)·u (T, F), g and u side by side in `gate_up` (T, at least 2F), to `out`."""
+        """Write gate(g)·u (T, F), g and u side by side in `gate_up` (T, at least 2F), to `out`.
+
+        Args:
+            gate_up: Gate and up side by side, (T, at least 2F).
+            out: Where the result is written, (T, F).
+            gate: The activation of the gate.
+        """
 
     def glu_backward(
         self,
@@ -150,28 +192,65 @@ class Ops(Protocol):
 
         With `dropped` = (e, a, mask), the adapter's part mask·(e·a) is added to `dh` first, and what
         replaces it is the masked input, as the adapter saw it.
+
+        Args:
+            gate_up: Gate and up of the forward pass; overwritten.
+            dh: Gradient of the gated product, (T, F); overwritten.
+            gate: The activation of the gate.
+            dropped: Adapter gradient e, rows a and masks of the down projection; None without them.
         """
 
     def dropped_product(
         self, x: torch.Tensor, a: torch.Tensor, out: torch.Tensor, *, mask: Mask
     ) -> None:
-        """Write to each slot j of `out` (T, slots x width) the product of mask_j(x) and a_jᵀ."""
+        """Write to each slot j of `out` (T, slots x width) the product of mask_j(x) and a_jᵀ.
+
+        Args:
+            x: The input, (T, N).
+            a: Rows of all slots, (slots x width, N).
+            out: Where the result is written, (T, slots x width).
+            mask: The dropout masks; None without dropout.
+        """
 
     def add_dropped_product(
         self, dx: torch.Tensor, e: torch.Tensor, a: torch.Tensor, *, mask: Mask
     ) -> None:
-        """Add to `dx` the sum over the slots of mask_j(e_j·a_j)."""
+        """Add to `dx` the sum over the slots of mask_j(e_j·a_j).
+
+        Args:
+            dx: Gradient that is added to, (T, N).
+            e: Gradient of the adapter's inner columns, (T, slots x width).
+            a: Rows of all slots, (slots x width, N).
+            mask: The dropout masks; None without dropout.
+        """
 
     def dropped_outer(self, e: torch.Tensor, x: torch.Tensor, *, mask: Mask) -> torch.Tensor:
-        """Return e_jᵀ·mask_j(x) of all slots, (slots x width, columns of x), at least in fp32."""
+        """Return e_jᵀ·mask_j(x) of all slots, (slots x width, columns of x), at least in fp32.
+
+        Args:
+            e: Gradient of the adapter's inner columns, (T, slots x width).
+            x: The input, (T, N).
+            mask: The dropout masks; None without dropout.
+        """
 
     def cross_entropy(
         self, logits: torch.Tensor, targets: torch.Tensor, *, scale: float
     ) -> torch.Tensor:
-        """Return the loss of each row and overwrite `logits` with the gradient of scale·loss."""
+        """Return the loss of each row and overwrite `logits` with the gradient of scale·loss.
+
+        Args:
+            logits: (rows, vocabulary), overwritten.
+            targets: Token ids, (rows,).
+            scale: Factor of the gradient.
+        """
 
     def wide_product(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Return a·b without rounding the sum to 16 bits."""
+        """Return a·b without rounding the sum to 16 bits.
+
+        Args:
+            a: Left matrix, 16 bits.
+            b: Right matrix, 16 bits.
+        """
 
 
 def load_ops(device: torch.device) -> Ops:

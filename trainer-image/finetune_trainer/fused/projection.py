@@ -165,7 +165,14 @@ class Projection:
         return like.new_empty(like.shape[0], self.inputs + self.ranks)
 
     def adapt(self, ops: Ops, x: torch.Tensor, out: torch.Tensor, mask: Mask | None) -> None:
-        """Write s·A·x, of what dropout leaves of `x`, to `out` (tokens, ranks)."""
+        """Write s·A·x, of what dropout leaves of `x`, to `out` (tokens, ranks).
+
+        Args:
+            ops: The small operations.
+            x: The input, (tokens, inputs).
+            out: Where the result is written, (tokens, ranks).
+            mask: The dropout masks; None without dropout.
+        """
         if not self.ranks:
             return
         if mask is None:
@@ -175,14 +182,25 @@ class Projection:
         ops.dropped_product(x, self.a, out, mask=mask)
 
     def forward(self, extended: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Write the product of base and adapter with an extended input to `out`; return it."""
+        """Write the product of base and adapter with an extended input to `out`; return it.
+
+        Args:
+            extended: Input with the adapter's columns beside it, (tokens, inputs + ranks).
+            out: Where the result is written, (tokens, outputs).
+        """
         right = self.matrix[: self.outputs].t()
         if self.bias is None:
             return torch.mm(extended, right, out=out)
         return torch.addmm(self.bias, extended, right, out=out)
 
     def backward_input(self, ops: Ops, dy: torch.Tensor, mask: Mask | None) -> torch.Tensor:
-        """Return the gradient of the input, from (tokens, outputs + ranks) that `project` completed."""
+        """Return the gradient of the input, from (tokens, outputs + ranks) that `project` completed.
+
+        Args:
+            ops: The small operations.
+            dy: Gradient with the adapter's columns, (tokens, outputs + ranks).
+            mask: The dropout masks; None without dropout.
+        """
         if mask is None:
             return torch.mm(dy, self.matrix[:, : self.inputs])
         dx = torch.mm(dy[:, : self.outputs], self.weight)

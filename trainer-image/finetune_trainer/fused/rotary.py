@@ -28,7 +28,12 @@ class RotaryTables:
         self._sines = (angles.sin() * self._scaling).to(self._device, self._dtype)
 
     def rotation(self, positions: torch.Tensor, *, longest: int) -> Rotation:
-        """Return the rotation of tokens at `positions` (tokens,), all below `longest`."""
+        """Return the rotation of tokens at `positions` (tokens,), all below `longest`.
+
+        Args:
+            positions: Of the tokens within their documents, (tokens,).
+            longest: Tokens of the longest document.
+        """
         if longest > len(self._cosines):
             self._fill(1 << (longest - 1).bit_length())
         return Rotation(self._cosines, self._sines, positions)

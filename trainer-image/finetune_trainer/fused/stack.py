@@ -41,7 +41,12 @@ class Stack:
         self._copies.make(with_adapter=with_adapter)
 
     def run(self, embedded: torch.Tensor, context: LayerContext) -> torch.Tensor:
-        """Return the residual stream (T, H) after all layers."""
+        """Return the residual stream (T, H) after all layers.
+
+        Args:
+            embedded: Embeddings of the tokens, (T, H).
+            context: What all layers of a micro-batch share.
+        """
         if torch.is_grad_enabled():
             passing = _Passing(self, context)
             hidden: torch.Tensor = _AllLayers.apply(passing, embedded, *self.parameters)
@@ -54,7 +59,12 @@ class Stack:
     def forward(
         self, stream: torch.Tensor, context: LayerContext
     ) -> list[SavedActivations | torch.Tensor]:
-        """Pass the stream through all layers in place; return, for each, what backward starts from."""
+        """Pass the stream through all layers in place; return, for each, what backward starts from.
+
+        Args:
+            stream: Residual stream, (T, H).
+            context: What all layers of a micro-batch share.
+        """
         saved: list[SavedActivations | torch.Tensor] = []
         for number, layer in enumerate(self.layers):
             if number in self._kept:
@@ -70,7 +80,13 @@ class Stack:
         saved: list[SavedActivations | torch.Tensor],
         context: LayerContext,
     ) -> list[torch.Tensor]:
-        """Return the gradients of `parameters`; empties `saved` as it goes."""
+        """Return the gradients of `parameters`; empties `saved` as it goes.
+
+        Args:
+            gradient: Of the stream after all layers, (T, H).
+            saved: What forward returned; emptied.
+            context: What all layers of a micro-batch share.
+        """
         stream = gradient.new_empty(len(gradient), gradient.shape[1] + self._scratch)
         stream[:, : gradient.shape[1]].copy_(gradient)
         every: list[list[torch.Tensor]] = []
