@@ -21,7 +21,7 @@ SOURCES := operator trainer-image tests
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
 
-# --- The two commands -----------------------------------------------------------------------------
+# --- The three commands ---------------------------------------------------------------------------
 
 .PHONY: demo
 demo: venv ## The main job on real input: cluster, S3, images, helm install, a Swahili adapter (CLUSTER=current: yours)
@@ -32,12 +32,15 @@ demo-down: venv ## Remove all that `make demo` made
 	$(VENV)/bin/python -m tests.demo down --cluster $(CLUSTER)
 
 .PHONY: test
-test: check core-coverage chart-test cluster-test ## Everything: checks, training on CPU, real API server, real kubelet, real images
+test: check core-coverage unit-newest torch-test ## All that needs no cluster and no root: checks, coverage, training on CPU
+
+.PHONY: test-cluster
+test-cluster: chart-test cluster-test ## The rest, as root: chart, real API server, real kubelet, real images
 
 # --- Without root, Go or torch ----------------------------------------------------------------------
 
 .PHONY: check
-check: venv-check lint types contracts generated unit ## Lint, types, import contracts, generated files, unit and golden tests: under a minute
+check: venv-check lint types contracts generated unit ## Lint, types, import contracts, generated files, unit and golden tests: a minute and a half on two cores
 
 .PHONY: lint
 lint:
@@ -73,6 +76,19 @@ core-coverage: venv-check ## Every line and branch of resolver and decisions is 
 	$(RUN) pytest -q -n auto --dist loadfile -m "not cluster and not e2e and not torch and not slow" --cov \
 	  tests/unit_resolver tests/unit_operator
 
+NEWEST := $(shell for minor in 14 13 12; do for python in python3.$$minor \
+  $(HOME)/.pyenv/versions/3.$$minor.*/bin/python; do \
+  if $$python -c '' 2>/dev/null; then echo $$python; exit; fi; done; done)
+NEWEST_VENV := $(CACHE)/venv-newest
+
+.PHONY: unit-newest
+unit-newest: $(UV) ## The unit tests on the newest Python that is installed and supported
+	@if [ -z "$(NEWEST)" ]; then echo "unit-newest: no Python from 3.12 to 3.14 is installed; nothing to run"; exit 0; fi; \
+	set -x; UV_PROJECT_ENVIRONMENT=$(NEWEST_VENV) $(UV) sync --frozen --quiet --python $(NEWEST) \
+	  --extra operator --extra cli --group lab --group trainer-light; \
+	$(NEWEST_VENV)/bin/pytest -q -n auto --dist loadfile -p no:cacheprovider \
+	  -m "not cluster and not e2e and not torch and not slow" tests
+
 # --- With torch, root, Go ---------------------------------------------------------------------------
 
 .PHONY: chart-test
@@ -85,7 +101,7 @@ torch-test: venv ## Training on CPU with a tiny model, and slow unit tests
 
 .PHONY: cluster-test
 cluster-test: venv cluster-up images ## Integration and end to end on the lab
-	$(RUN) pytest -q -m "torch or slow or cluster" --ignore tests/e2e tests
+	$(RUN) pytest -q -m cluster --ignore tests/e2e tests
 	@# By itself and last: the operator that it installs would answer the other tests' resources.
 	$(RUN) pytest -q tests/e2e --ignore tests/e2e/test_e2e_queue.py
 	@# Kueue's webhook sees every Job of the cluster, so the queue has a pytest of its own.
