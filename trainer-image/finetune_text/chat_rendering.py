@@ -48,6 +48,8 @@ class RenderedChat:
     """What is learned: each answer with the token that ends its turn."""
     said: tuple[Span, ...]
     """The answers without that token."""
+    unlearned: tuple[Span, ...]
+    """Answers that a mark of the data takes the loss from, with the token that ends the turn."""
     turn_end: str | None
     """The special token after the last answer, or None where the template writes none."""
     dropped: tuple[str, ...]
@@ -68,6 +70,7 @@ def render_chat(tokenizer: ChatTokenizer, example: Example) -> RenderedChat:
     text = chat.render(len(example.messages))
     answers: list[Span] = []
     said: list[Span] = []
+    unlearned: list[Span] = []
     dropped = find_dropped(text, example)
     cursor = 0
     for place, message in enumerate(example.messages):
@@ -83,7 +86,9 @@ def render_chat(tokenizer: ChatTokenizer, example: Example) -> RenderedChat:
             continue
         answer, words = found
         cursor = answer.end
-        if not message.is_empty:
+        if not message.is_learned:
+            unlearned.append(answer)
+        elif not message.is_empty:
             answers.append(answer)
             said.append(words)
     turn_end = text[said[-1].end : answers[-1].end] if said else ""
@@ -91,6 +96,7 @@ def render_chat(tokenizer: ChatTokenizer, example: Example) -> RenderedChat:
         text=text,
         answers=tuple(answers),
         said=tuple(said),
+        unlearned=tuple(unlearned),
         turn_end=turn_end or None,
         dropped=tuple(dict.fromkeys(dropped)),
     )

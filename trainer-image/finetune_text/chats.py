@@ -6,10 +6,12 @@ understood, also where a list stands there as JSON text; what a message says is 
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from finetune_text.column_census import MEANINGLESS_COLUMNS, is_blank
 from finetune_text.examples import BrokenRuleError, Message, check_text
+from finetune_text.loss_marks import MESSAGE_MARKS, RowMarks
 
 ROLES = {
     "system": "system",
@@ -31,18 +33,30 @@ templates write them recursively."""
 _MESSAGE = 'a message must be {"role", "content"} or {"from", "value"}; correct the message'
 
 
-def parse_messages(value: Any, *, where: str) -> tuple[Message, ...]:
-    """Return the messages of a list, or of JSON text that holds one."""
+_READ_FIELDS = frozenset(
+    ["role", "from", "content", "value", "tool_calls", "name", "tool_call_id", "reasoning_content"]
+)
+
+
+def parse_messages(value: Any, *, where: str, marks: RowMarks | None = None) -> tuple[Message, ...]:
+    """Return the messages of a list, or of JSON text that holds one.
+
+    Args:
+        value: The list.
+        where: What messages call its place.
+        marks: Takes what the marks of messages say, and the fields that nothing reads.
+    """
     parsed = _parse_json_text(value, where=where)
     if not isinstance(parsed, list) or not parsed:
         raise BrokenRuleError(
             f"has no list of messages in {where}",
             "it must be a list of messages that is not empty, or JSON text of one; correct the row",
         )
-    return tuple(_parse_message(each, number) for number, each in enumerate(parsed, start=1))
+    known = RowMarks() if marks is None else marks
+    return tuple(_parse_message(each, number, known) for number, each in enumerate(parsed, start=1))
 
 
-def _parse_message(value: Any, number: int) -> Message:
+def _parse_message(value: Any, number: int, marks: RowMarks) -> Message:
     if not isinstance(value, dict):
         raise BrokenRuleError(f"has no object as message {number}", _MESSAGE)
     spoken = value.get("role", value.get("from"))
@@ -60,7 +74,25 @@ def _parse_message(value: Any, number: int) -> Message:
         for key in kept
         if isinstance(value.get(key), str)
     }
-    return Message(role=role, content=content, tool_calls=calls, extra=extra or None)
+    more = value.keys() - _READ_FIELDS
+    learned = not more or _read_other_fields(value, more, marks, is_answer=role == "assistant")
+    return Message(
+        role=role, content=content, tool_calls=calls, extra=extra or None, is_learned=learned
+    )
+
+
+def _read_other_fields(
+    message: Mapping[str, Any], names: Collection[str], marks: RowMarks, *, is_answer: bool
+) -> bool:
+    """Return whether the message is learned, and note its fields that nothing reads."""
+    for name in names:
+        if (
+            name not in MESSAGE_MARKS
+            and not is_blank(message[name])
+            and str(name).lower() not in MEANINGLESS_COLUMNS
+        ):
+            marks.unread.add(name)
+    return marks.read_message(message, is_answer=is_answer)
 
 
 def _parse_content(value: Mapping[str, Any], number: int, *, is_optional: bool) -> str:

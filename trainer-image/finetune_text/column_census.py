@@ -6,11 +6,12 @@ the number of rows that have a value in it. Between `reading`, which counts, and
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_text.counting import count_of
 from finetune_text.files.language_names import match_languages, parse_language, parse_tag
+from finetune_text.loss_marks import RowMarks
 
 MEANINGLESS_COLUMNS = frozenset(
     [
@@ -125,6 +126,8 @@ MOST_VALUE_CHARACTERS = 24
 SHOWN_VALUES = 4
 SHOWN_COLUMNS = 5
 MOST_NAME_CHARACTERS = 40
+FIELD_PREFIX = "messages[]."
+"""Before the name of a message's field, which is counted as a column is."""
 _EMPTY: tuple[object, ...] = (None, "", [], {}, ())
 
 
@@ -151,6 +154,37 @@ class UnreadColumn:
         )
 
 
+@dataclass(frozen=True)
+class MarkCount:
+    """How often one loss mark was obeyed."""
+
+    name: str
+    file: str
+    line: int
+    """Of the first."""
+    rows: int = 0
+    marks: int = 0
+    """Messages, and rows that are marked as a whole."""
+
+    def plus(self, marks: int) -> "MarkCount":
+        """Return the count with one row more."""
+        return replace(self, rows=self.rows + 1, marks=self.marks + marks)
+
+    def describe(self, *, of_rows: int) -> str:
+        """Return the count as a sentence."""
+        what = count_of(self.marks, "row or message", plural="rows or messages")
+        name = self.file.rpartition("/")[2]
+        return (
+            f"The loss mark {shown_name(self.name)!r} takes the loss from {what}, in {self.rows:,} of"
+            f" {count_of(of_rows, 'row')} (first in {name} line {self.line})."
+        )
+
+
+def is_blank(value: object) -> bool:
+    """Return whether a value says nothing: null, an empty text, an empty list or object."""
+    return value in _EMPTY
+
+
 class ColumnCensus:
     """Counts the columns of one dataset while its rows are read."""
 
@@ -161,20 +195,29 @@ class ColumnCensus:
         self._filled: dict[str, int] = {}
         self._first: dict[str, tuple[str, int]] = {}
         self._values: dict[str, Counter[str]] = {}
-        self._read: set[str] = set()
+        self._marked: dict[str, MarkCount] = {}
 
     def add(
-        self, values: Mapping[str, Any], *, read: Collection[str], file: str, line: int
+        self,
+        values: Mapping[str, Any],
+        *,
+        read: Collection[str],
+        file: str,
+        line: int,
+        marks: RowMarks | None = None,
     ) -> None:
         """Count one row.
 
         Args:
             values: The row.
             read: Names of the columns that are read of it.
+            marks: What its loss marks say, if they were read.
             file: What messages call the file.
             line: Line on which the row begins.
         """
         self._rows += 1
+        if marks is not None:
+            self._add_marks(marks, file=file, line=line)
         filled = self._filled
         for name, value in values.items():
             if name in read or value is None or value == "":
@@ -192,6 +235,22 @@ class ColumnCensus:
                 self._first[name] = (file, line)
             if name.lower() in SHOWN_VALUES_COLUMNS:
                 self._count_value(name, value)
+
+    def _add_marks(self, marks: RowMarks, *, file: str, line: int) -> None:
+        for name, messages in marks.obeyed.items():
+            earlier = self._marked.get(name, MarkCount(name, file=file, line=line))
+            self._marked[name] = earlier.plus(messages)
+        for field in marks.unread:
+            name = f"{FIELD_PREFIX}{field}"
+            if name in self._filled or len(self._filled) < MOST_COLUMNS:
+                self._filled[name] = self._filled.get(name, 0) + 1
+                self._first.setdefault(name, (file, line))
+
+    def describe(self) -> Iterator[str]:
+        """Yield what the loss marks take from the training, and which columns are not read."""
+        for mark in self._marked.values():
+            yield mark.describe(of_rows=self._rows)
+        yield from describe_columns(self.unread())
 
     def _count_value(self, name: str, value: object) -> None:
         counts = self._values.setdefault(name, Counter())

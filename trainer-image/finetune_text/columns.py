@@ -14,18 +14,23 @@ from finetune_text.records import TEXT_COLUMN
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
 INSTRUCTION_COLUMNS = ("instruction",)
-INPUT_COLUMNS = ("input", "context")
+INPUT_COLUMNS = ("input", "context", "passage")
 OUTPUT_COLUMNS = ("output", "response", "completion", "answer")
 PROMPT_COLUMNS = ("prompt", "question", "query")
 COMPLETION_COLUMNS = ("completion", "response", "answer", "output")
 TEXT_COLUMNS = (TEXT_COLUMN, "content")
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+HISTORY_COLUMN = "history"
+"""Earlier turns: a list of pairs of question and answer, as LLaMA-Factory and ms-swift write it."""
+_PAIR_COMPANIONS = frozenset({"tools", *INPUT_COLUMNS, *SYSTEM_COLUMNS, HISTORY_COLUMN})
 COMPANION_COLUMNS: Mapping[DatasetFormat, frozenset[str]] = {
-    DatasetFormat.CHAT: frozenset({"tools"}),
-    DatasetFormat.INSTRUCTION: frozenset(INPUT_COLUMNS),
-    DatasetFormat.PROMPT_COMPLETION: frozenset({"tools"}),
+    DatasetFormat.CHAT: frozenset({"tools", *SYSTEM_COLUMNS}),
+    DatasetFormat.INSTRUCTION: _PAIR_COMPANIONS,
+    DatasetFormat.PROMPT_COMPLETION: _PAIR_COMPANIONS,
     DatasetFormat.TEXT: frozenset(),
 }
-"""Columns that are read beside those of the format, if a row has them."""
+"""Columns that are read beside those of the format, if a row has them. A row whose companion cannot be
+used (a passage that is no text, a second system message) leaves it unread, and it is named as such."""
 ALLOWED_COLUMNS = (
     "messages or conversations, instruction with output, prompt with completion, or text"
 )

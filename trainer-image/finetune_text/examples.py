@@ -21,6 +21,8 @@ class Message:
     """Each `{"type": "function", "function": {"name", "arguments"}}`, arguments as an object."""
     extra: Mapping[str, str] | None = None
     """`name`, `tool_call_id` and `reasoning_content`, where given."""
+    is_learned: bool = True
+    """False if a mark of the data takes the loss from it; see `loss_marks`."""
 
     @property
     def is_empty(self) -> bool:
@@ -47,19 +49,32 @@ class Example:
     """Between prompt and completion where no chat template sets them apart."""
     completion: str | None = None
     text: str | None = None
+    earlier: tuple[Message, ...] = ()
+    """With `prompt`: the system message and the turns before it."""
+    is_learned: bool = True
+    """False if a mark of the data takes the loss from the whole row; see `loss_marks`."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing could be learned from it."""
+        if not self.is_learned:
+            return True
         if self.text is not None:
             return not self.text.strip()
         if self.completion is not None:
             return not self.completion.strip()
-        return all(m.is_empty for m in self.messages if m.role == "assistant")
+        answers = (m for m in self.messages if m.role == "assistant")
+        return all(m.is_empty or not m.is_learned for m in answers)
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether a mark of the data takes the loss from all of it or a part."""
+        return not self.is_learned or not all(message.is_learned for message in self.messages)
 
     def parts(self) -> list[str]:
         """Return the texts in it, of every role, in order."""
-        parts = (self.text, self.prompt, self.completion, *(m.content for m in self.messages))
+        said = (message.content for message in (*self.earlier, *self.messages))
+        parts = (self.text, self.prompt, self.completion, *said)
         return [part for part in parts if part is not None]
 
     def words(self) -> str:
@@ -70,6 +85,11 @@ class Example:
         """Return the content as one text: equal for equal examples, whatever file they stand in."""
         messages = [message.as_template_value() for message in self.messages]
         content = [messages, list(self.tools), self.prompt, self.completion, self.text]
+        # Only where a row has them: which rows are held out follows from this text.
+        if self.earlier:
+            content.append([message.as_template_value() for message in self.earlier])
+        if self.is_marked:
+            content.append([self.is_learned, *(message.is_learned for message in self.messages)])
         return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 

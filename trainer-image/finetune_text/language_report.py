@@ -14,7 +14,7 @@ from finetune_api.profile import MOST_FIRST_PLACES, PLACE_CHARACTERS, LanguagePr
 from finetune_text.counting import describe_bytes
 from finetune_text.files.census import FileCensus, explain_role
 
-REPORT_SCHEMA = 2
+REPORT_SCHEMA = 3
 MOST_PLACES = 200
 """Places of one kind that are named: a person mends no more by hand, and a report stays readable."""
 MOST_PLACE_CHARACTERS = 2_048

@@ -22,7 +22,7 @@ from finetune_api.profile import (
     merge_notes,
 )
 from finetune_text.bad_rows import has_too_many, is_skippable
-from finetune_text.column_census import ColumnCensus, describe_columns
+from finetune_text.column_census import ColumnCensus
 from finetune_text.data_errors import Fault
 from finetune_text.examples import Example
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
@@ -155,7 +155,8 @@ class _Reading:
             elif isinstance(found, Fault):
                 self._notes.note(FindingKind.INVALID_ROW, source, f"{found.problem}; {found.rule}")
             elif found.is_empty:
-                self._notes.note(FindingKind.EMPTY_ROW, source, "has nothing to learn")
+                what = "is marked not to be learned" if found.is_marked else "has nothing to learn"
+                self._notes.note(FindingKind.EMPTY_ROW, source, what)
             else:
                 yield line, found
 
@@ -279,7 +280,7 @@ class _Reading:
             truncated=tuple(
                 limit.truncated for limit in limits if limit.length in CANDIDATE_LENGTHS
             ),
-            notes=merge_notes(tuple(describe_columns(self._columns.unread()))),
+            notes=merge_notes(tuple(self._columns.describe())),
             first_places=first_places(findings),
             skipped=_at_most(counts.get(FindingKind.SKIPPED_ROW, 0)) or None,
             **self._survey_figures(),

@@ -5,6 +5,7 @@ row of a file decides how all of it is read; what to do about faults is the call
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,10 +15,18 @@ from finetune_text.chats import check_order, parse_messages, parse_tools
 from finetune_text.column_census import ColumnCensus
 from finetune_text.columns import (
     ALLOWED_COLUMNS,
+    HISTORY_COLUMN,
     INPUT_COLUMNS,
     Reading,
     decide_reading,
     list_columns,
+)
+from finetune_text.companions import (
+    RowNotes,
+    find_history,
+    find_passage,
+    find_system,
+    with_system,
 )
 from finetune_text.data_errors import Fault
 from finetune_text.errors import TextInvalid
@@ -70,14 +79,20 @@ def read_lines(
         if reading is None:
             reading = _decide_file_reading(dataset, file, record)
             read = reading.read_columns
-        if columns is not None:
-            columns.add(record.values, read=read, file=file.source, line=record.line)
-        yield (
-            record.line,
-            build_example(
-                record, reading, uri=file.source, most_characters=dataset.max_row_characters
-            ),
+        notes = RowNotes()
+        built = build_example(
+            record,
+            reading,
+            uri=file.source,
+            most_characters=dataset.max_row_characters,
+            notes=notes,
         )
+        if columns is not None:
+            known = (read | notes.marks.read) - notes.unread
+            columns.add(
+                record.values, read=known, file=file.source, line=record.line, marks=notes.marks
+            )
+        yield record.line, built
 
 
 def _decide_file_reading(dataset: PlannedDataset, file: TextFile, row: Row) -> Reading:
@@ -106,7 +121,9 @@ def _describe_wanted(dataset: PlannedDataset) -> str:
 # --- One row ------------------------------------------------------------------------------------
 
 
-def build_example(row: Row, reading: Reading, *, uri: str, most_characters: int) -> Example | Fault:
+def build_example(
+    row: Row, reading: Reading, *, uri: str, most_characters: int, notes: RowNotes
+) -> Example | Fault:
     """Return what the row teaches, or the rule that it breaks.
 
     Args:
@@ -114,23 +131,28 @@ def build_example(row: Row, reading: Reading, *, uri: str, most_characters: int)
         reading: How rows of its file are read.
         uri: What messages call the file.
         most_characters: Characters that the texts of a row may have together.
+        notes: Takes what the row's loss marks say, and which of its companion columns is unread.
     """
     try:
-        example = _build(row.values, reading, source=f"{uri} line {row.line}")
+        example = _build(row.values, reading, source=f"{uri} line {row.line}", notes=notes)
+        answers = reading.format is not DatasetFormat.TEXT
+        named = reading.columns.model_dump(exclude_none=True).values()
+        if not notes.marks.read_row(row.values, answers=answers, but=named):
+            example = replace(example, is_learned=False)
         _check_length(example, most_characters=most_characters)
     except BrokenRuleError as broken:
         return Fault(line=row.line, problem=broken.problem, rule=broken.rule)
     return example
 
 
-def _build(values: Mapping[str, Any], reading: Reading, *, source: str) -> Example:
+def _build(values: Mapping[str, Any], reading: Reading, *, source: str, notes: RowNotes) -> Example:
     match reading.format:
         case DatasetFormat.CHAT:
-            return _build_chat(values, reading.columns.messages or "", source=source)
+            return _build_chat(values, reading.columns.messages or "", source=source, notes=notes)
         case DatasetFormat.TEXT:
             return Example(source=source, text=_text(values, reading.columns.text or ""))
         case _:
-            return _build_pair(values, reading, source=source)
+            return _build_pair(values, reading, source=source, notes=notes)
 
 
 def _check_length(example: Example, *, most_characters: int) -> None:
@@ -142,29 +164,47 @@ def _check_length(example: Example, *, most_characters: int) -> None:
         )
 
 
-def _build_chat(values: Mapping[str, Any], column: str, *, source: str) -> Example:
-    messages = parse_messages(_present(values, column), where=f"column {column!r}")
+def _build_chat(values: Mapping[str, Any], column: str, *, source: str, notes: RowNotes) -> Example:
+    where = f"column {column!r}"
+    messages = parse_messages(_present(values, column), where=where, marks=notes.marks)
+    messages = with_system(messages, values, notes, column=column)
     check_order(messages)
     return Example(source=source, messages=messages, tools=parse_tools(values))
 
 
-def _build_pair(values: Mapping[str, Any], reading: Reading, *, source: str) -> Example:
+def _build_pair(
+    values: Mapping[str, Any], reading: Reading, *, source: str, notes: RowNotes
+) -> Example:
     prompt, completion = reading.columns.prompt or "", reading.columns.completion or ""
     if isinstance(_present(values, prompt), list):
-        messages = parse_messages(values[prompt], where=f"column {prompt!r}")
-        answer = _present(values, completion)
-        said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-        messages += parse_messages(said, where=f"column {completion!r}")
-        check_order(messages)
-        return Example(source=source, messages=messages, tools=parse_tools(values))
+        return _build_listed_pair(values, prompt, completion, source=source, notes=notes)
     asked, answered = _text(values, prompt), _text(values, completion)
-    if reading.format is DatasetFormat.PROMPT_COMPLETION:
-        return Example(source=source, prompt=asked, completion=answered)
-    # The answer may stand in a column of such a name: it is never part of its own question.
-    inputs = (name for name in INPUT_COLUMNS if name not in (prompt, completion))
-    more = next((values[name] for name in inputs if values.get(name)), None)
-    instruction = f"{asked}\n\n{more}" if isinstance(more, str) else asked
-    return Example(source=source, prompt=instruction, separator="\n\n", completion=answered)
+    taken = (prompt, completion)
+    passage = find_passage(values, notes, but=taken)
+    is_instruction = reading.format is DatasetFormat.INSTRUCTION
+    return Example(
+        source=source,
+        prompt=f"{asked}\n\n{passage}" if passage else asked,
+        separator="\n\n" if is_instruction or passage else "",
+        completion=answered,
+        earlier=(*find_system(values, notes, but=taken), *find_history(values, notes)),
+        tools=parse_tools(values),
+    )
+
+
+def _build_listed_pair(
+    values: Mapping[str, Any], prompt: str, completion: str, *, source: str, notes: RowNotes
+) -> Example:
+    """Return the chat of a prompt that is a list of messages, with its answer."""
+    messages = parse_messages(values[prompt], where=f"column {prompt!r}", marks=notes.marks)
+    answer = _present(values, completion)
+    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    messages += parse_messages(said, where=f"column {completion!r}", marks=notes.marks)
+    messages = with_system(messages, values, notes, column=prompt)
+    check_order(messages)
+    others = (*INPUT_COLUMNS, HISTORY_COLUMN)
+    notes.unread |= {name for name in others if name not in (prompt, completion)}
+    return Example(source=source, messages=messages, tools=parse_tools(values))
 
 
 def _present(values: Mapping[str, Any], column: str) -> Any:

@@ -7,6 +7,7 @@ nothing of what a row means. pyarrow is imported here and nowhere else.
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -35,6 +36,8 @@ PARQUET_BATCH_BYTES = 16 << 20
 """Rows and bytes in memory at once, by the mean of a row group: long documents make large rows."""
 MOST_PACKED_PARQUET_BYTES = 512 << 20
 """Of a Parquet file inside .gz or .zst, which must be whole in memory: it is read from its end."""
+MOST_CSV_COLUMNS = 100_000
+"""Columns of a .csv file; each costs memory in every row, and no table that people write has as many."""
 TEXT_COLUMN = "text"
 """The column that a line of plain text stands in."""
 
@@ -215,7 +218,14 @@ def _read_csv(path: Path) -> Iterator[Row | Fault]:
 
 
 def _check_header(header: list[str], *, line: int) -> None:
-    twice = next((name for name in header if header.count(name) > 1), None)
+    if len(header) > MOST_CSV_COLUMNS:
+        problem = f"has a header of {len(header):,} columns"
+        rule = (
+            f"a .csv file may have {MOST_CSV_COLUMNS:,}; quote the commas that are part of a text"
+        )
+        raise BrokenFileError(Fault(line=line, problem=problem, rule=rule))
+    counts = Counter(header)
+    twice = next((name for name in header if counts[name] > 1), None)
     if twice is not None:
         problem = f"has the column {twice!r} more than once"
         rule = "the columns of a .csv file must have different names; rename or drop one"

@@ -95,6 +95,12 @@ class Tally:
     refusals: list[tuple[str, str]] = field(default_factory=list)
     """Rows that the template does not take, with its words."""
 
+    def note_dropped(self, parts: Sequence[str], source: str) -> None:
+        """Count what the template leaves out of one row."""
+        for what in parts:
+            count, first = self.dropped.get(what, (0, source))
+            self.dropped[what] = (count + 1, first)
+
 
 class Sequencer:
     """A tokenizer with its template, under the plan's rules."""
@@ -148,7 +154,10 @@ class Sequencer:
             )
         if example.messages or self._has_template:
             return self._write_chat(_as_chat(example), tally)
-        asked = f"{example.prompt}{example.separator}"
+        earlier = "".join(f"{message.content}\n\n" for message in example.earlier)
+        asked = f"{earlier}{example.prompt}{example.separator}"
+        if example.tools:
+            tally.note_dropped(("the tools",), example.source)
         text = f"{asked}{example.completion}"
         answer = (Span(len(asked) if self.rules.completion_only else 0, len(text)),)
         return Written(example.source, text, answer, answer, needs_stop=True)
@@ -167,9 +176,7 @@ class Sequencer:
         except TemplateRefusalError as refusal:
             tally.refusals.append((example.source, str(refusal)))
             return None
-        for what in rendered.dropped:
-            count, first = tally.dropped.get(what, (0, example.source))
-            tally.dropped[what] = (count + 1, first)
+        tally.note_dropped(rendered.dropped, example.source)
         return self._cut_chat(example, rendered)
 
     def _cut_chat(self, example: Example, rendered: RenderedChat) -> Written:
@@ -177,7 +184,7 @@ class Sequencer:
         end = rendered.answers[-1].end if rendered.answers else len(rendered.text)
         learned, said = rendered.answers, rendered.said
         if not self.rules.completion_only:
-            learned = said = (Span(0, end),)
+            learned = said = _without_spans(Span(0, end), rendered.unlearned)
         return Written(
             source=example.source,
             text=rendered.text[:end],
@@ -329,6 +336,16 @@ def _build(written: Written, encoded: Encoded, labels: NDArray[np.int32]) -> Tok
     )
 
 
+def _without_spans(whole: Span, left_out: Sequence[Span]) -> tuple[Span, ...]:
+    """Return what remains of a stretch without others, which are in ascending order."""
+    kept, start = [], whole.start
+    for span in left_out:
+        kept.append(Span(start, min(span.start, whole.end)))
+        start = max(start, span.end)
+    kept.append(Span(start, whole.end))
+    return tuple(span for span in kept if span.start < span.end)
+
+
 def _count_characters(offsets: NDArray[np.int64]) -> int:
     return int(offsets[:, 1].max() - offsets[0, 0])
 
@@ -344,9 +361,11 @@ def _as_chat(example: Example) -> Example:
     return Example(
         source=example.source,
         messages=(
+            *example.earlier,
             Message("user", example.prompt or ""),
             Message("assistant", example.completion or ""),
         ),
+        tools=example.tools,
     )
 
 

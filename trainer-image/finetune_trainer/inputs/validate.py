@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from finetune_api.plan import PlannedDataset
 from finetune_text.bad_rows import MOST_SKIPPED_PERCENT, has_too_many, is_skippable
-from finetune_text.column_census import ColumnCensus, describe_columns
+from finetune_text.column_census import ColumnCensus
 from finetune_text.counting import count_of, is_or_are, verb_of
 from finetune_text.data_errors import Fault
 from finetune_text.examples import Example
@@ -232,7 +232,7 @@ def _describe_survey(dataset: PlannedDataset, survey: _Survey, *, duplicates: in
             f" {verb_of(survey.skipped_rows, 'break')} a rule and {is_or_are(survey.skipped_rows)} left"
             f" out; the first is {file.source} line {first.line}, which {first.problem}."
         )
-    yield from describe_columns(survey.columns.unread())
+    yield from survey.columns.describe()
     if survey.empty:
         yield (
             f"{survey.empty} rows of {dataset.tag} have nothing to learn and are not trained on; the"
