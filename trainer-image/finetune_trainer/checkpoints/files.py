@@ -197,7 +197,7 @@ def load_snapshot(folder: Path, manifest: CheckpointManifest) -> Snapshot:
             state=whole["state"],
             history=tuple(StepReport.from_line(line) for line in lines),
             # Version 0.1.0 wrote them as `told`.
-            notes=whole["notes"] if "notes" in whole else whole["reported"],
+            notes=whole["notes"] if "notes" in whole else whole["told"],
         )
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as fault:
         raise CheckpointUnusable(f"its files cannot be read ({type(fault).__name__})") from fault
