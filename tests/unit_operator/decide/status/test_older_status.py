@@ -16,9 +16,7 @@ def test_every_field_is_read() -> None:
     assert status.model_dump(mode="json", by_alias=True, exclude_none=True).keys() >= OLDER.keys()
     assert status.plan is not None
     assert status.plan.hash == OLDER["plan"]["hash"]
-    assert [one.name for one in status.parameters] == [
-        one["name"] for one in OLDER["parameters"]
-    ]
+    assert [one.name for one in status.parameters] == [one["name"] for one in OLDER["parameters"]]
 
 
 def test_a_run_that_is_finished_is_not_run_again() -> None:
