@@ -30,7 +30,7 @@ ALLOWED = {
     "tests/unit_layout/test_names.py": set(WORDS.split("|")),
 }
 TEXT = (".md", ".py", ".txt", ".yaml")
-HISTORY = ("CHANGELOG.md", "docs/performance/", "tests/cases/corpora/")
+HISTORY = ("CHANGELOG.md", "docs/performance/", "tests/cases/corpora/", "tests/cases/older/")
 """What was measured or released once, and texts of others."""
 
 
