@@ -3,6 +3,10 @@
 Below tokenization. A template is a program of its author: it may refuse roles, strip thinking, move
 the system text or write a date. So nothing is assumed of its form: where an answer begins and ends
 is found by rendering the chat up to it, and what the template left out is reported.
+
+Rules: a template that renders nothing of a string and reads lists of parts gets such lists. An answer
+whose words do not stand in its own turn of the rendered text, and a turn whose tool call the template
+does not render, carry no loss and are counted among what the template leaves out.
 """
 
 import datetime
@@ -60,13 +64,41 @@ class TemplateRefusalError(Exception):
     """The template does not take this chat."""
 
 
-def render_chat(tokenizer: ChatTokenizer, example: Example) -> RenderedChat:
+PROBE = (Message("user", "Habari?"), Message("assistant", "Nzuri."))
+"""A chat of our own, to see what a template does."""
+
+
+def reads_parts(tokenizer: ChatTokenizer) -> bool:
+    """Return whether a chat template renders content only if it is a list of parts."""
+    shown = [_shows_words(tokenizer, PROBE, has_parts=has_parts) for has_parts in (False, True)]
+    return shown == [False, True]
+
+
+def _shows_words(
+    tokenizer: ChatTokenizer, messages: tuple[Message, ...], *, has_parts: bool
+) -> bool:
+    chat = _Chat(tokenizer, Example(source="", messages=messages), has_parts=has_parts)
+    try:
+        text = chat.render(len(messages))
+    except TemplateRefusalError:
+        return False
+    return all(_stands_in(text, message.content) for message in messages) and "'text'" not in text
+
+
+def render_chat(
+    tokenizer: ChatTokenizer, example: Example, *, has_parts: bool = False
+) -> RenderedChat:
     """Render a chat and find its answers.
+
+    Args:
+        tokenizer: With a chat template.
+        example: A chat.
+        has_parts: Content goes to the template as a list of parts; see `reads_parts`.
 
     Raises:
         TemplateRefusalError: The template raises, in its own words.
     """
-    chat = _Chat(tokenizer, example)
+    chat = _Chat(tokenizer, example, has_parts=has_parts)
     text = chat.render(len(example.messages))
     answers: list[Span] = []
     said: list[Span] = []
@@ -82,7 +114,7 @@ def render_chat(tokenizer: ChatTokenizer, example: Example) -> RenderedChat:
             continue
         found = _find_answer(chat, text, place=place, cursor=cursor)
         if found is None:
-            dropped += ("an answer",)
+            dropped += ("a tool call" if message.tool_calls else "an answer",)
             continue
         answer, words = found
         cursor = answer.end
@@ -105,10 +137,14 @@ def render_chat(tokenizer: ChatTokenizer, example: Example) -> RenderedChat:
 class _Chat:
     """One example and the template, which renders any beginning of it."""
 
-    def __init__(self, tokenizer: ChatTokenizer, example: Example) -> None:
+    def __init__(
+        self, tokenizer: ChatTokenizer, example: Example, *, has_parts: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._example = example
-        self._values = [message.as_template_value() for message in example.messages]
+        self._values = [
+            message.as_template_value(has_parts=has_parts) for message in example.messages
+        ]
         self.special_tokens = [token for token in tokenizer.all_special_tokens if token]
 
     @property
@@ -146,6 +182,8 @@ def _find_answer(chat: _Chat, text: str, *, place: int, cursor: int) -> tuple[Sp
     if start is None:
         return None
     words_end = _find_words_end(chat, text, place=place, start=start)
+    if words_end is None:
+        return None
     turn_end = _find_turn_end(chat, text, words_end)
     if turn_end is None:
         return Span(start, words_end), Span(start, words_end)
@@ -188,18 +226,67 @@ def _find_limit(chat: _Chat, text: str, *, place: int, start: int) -> int:
     return len(text)
 
 
-def _find_words_end(chat: _Chat, text: str, *, place: int, start: int) -> int:
-    """Return where the answer's own words end; a tool call's form is the template's secret."""
+def _find_words_end(chat: _Chat, text: str, *, place: int, start: int) -> int | None:
+    """Return where the answer's own words or calls end; None if its turn does not show them.
+
+    The form of a tool call is the template's own: it is learned with all that stands in its turn.
+    """
     message = chat.messages[place]
-    words = _words(message)
-    found = text.find(words, start) if words else -1
-    if found >= 0 and not message.tool_calls:
+    words = _words(message) or message.content.strip()
+    found = None
+    if words:
+        found = _locate_words(chat, text, place=place, start=start, words=words)
+    if found is not None and not message.tool_calls:
         return found + len(words)
+    region = _find_region(chat, text, place=place, start=start)
+    said = text[region.start : region.end]
+    if message.is_empty or any(_shows_call(said, call) for call in message.tool_calls):
+        return region.end
+    if found is not None:
+        return found + len(words)
+    # A template may write the words as JSON text.
+    is_escaped = bool(words) and words not in said and _stands_in(said, words)
+    return region.end if is_escaped else None
+
+
+def _find_region(chat: _Chat, text: str, *, place: int, start: int) -> Span:
+    """Return all of a turn, without the special token that ends it."""
     region = Span(start, _find_limit(chat, text, place=place, start=start))
     if place + 1 < len(chat.messages):
-        return _find_turn_change(chat, text, place=place, region=region)
+        return Span(start, _find_turn_change(chat, text, place=place, region=region))
     last = _find_last_special(chat, text, region)
-    return region.end if last is None else last
+    return Span(start, region.end if last is None else last)
+
+
+def _locate_words(chat: _Chat, text: str, *, place: int, start: int, words: str) -> int | None:
+    """Return where the words of an answer stand in its turn; None if they do not.
+
+    That is at the beginning of the turn, or after what the template writes before them, as far as the
+    chat that ends with this answer is rendered alike.
+    """
+    at = start
+    while at < len(text) and text[at].isspace() and not text.startswith(words, at):
+        at += 1
+    if text.startswith(words, at) and _is_free(chat, text, at, words):
+        return at
+    common = _common_length(text, _render_or_nothing(chat, place + 1))
+    at = text.find(words, start, common)
+    while at >= 0 and not _is_free(chat, text, at, words):
+        at = text.find(words, at + 1, common)
+    return at if at >= 0 else None
+
+
+def _is_free(chat: _Chat, text: str, at: int, words: str) -> bool:
+    """Return whether words stand beside the special tokens around them and not inside of one."""
+    end = at + len(words)
+    for token in chat.special_tokens:
+        first = text.find(token, max(0, at - len(token) + 1), end + len(token) - 1)
+        while 0 <= first < end:
+            last = first + len(token)
+            if first < at < last or first < end < last:
+                return False
+            first = text.find(token, first + 1, end + len(token) - 1)
+    return True
 
 
 def _find_last_special(chat: _Chat, text: str, region: Span) -> int | None:

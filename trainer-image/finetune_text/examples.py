@@ -29,9 +29,14 @@ class Message:
         """Whether there is nothing to say or to learn."""
         return not self.content.strip() and not self.tool_calls
 
-    def as_template_value(self) -> dict[str, Any]:
-        """Return the mapping that chat templates read."""
-        value: dict[str, Any] = {"role": self.role, "content": self.content, **(self.extra or {})}
+    def as_template_value(self, *, has_parts: bool = False) -> dict[str, Any]:
+        """Return the mapping that chat templates read.
+
+        Args:
+            has_parts: Content is a list of parts, `[{"type": "text", "text"}]`, and no string.
+        """
+        content: Any = [{"type": "text", "text": self.content}] if has_parts else self.content
+        value: dict[str, Any] = {"role": self.role, "content": content, **(self.extra or {})}
         return value | ({"tool_calls": list(self.tool_calls)} if self.tool_calls else {})
 
 

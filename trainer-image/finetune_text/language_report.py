@@ -43,6 +43,8 @@ class FindingKind(StrEnum):
     """No token to learn, though there is text."""
     TEMPLATE_LEAVES_OUT = "TemplateLeavesOut"
     """A part that the chat template does not show to the model."""
+    CONTROL_IN_TEXT = "ControlTokenInText"
+    """The row's own text holds a control token, which the model reads as structure."""
     MOJIBAKE = "Mojibake"
     """Decoded with the wrong encoding, or characters were lost."""
     EXACT_DUPLICATE = "ExactDuplicate"
@@ -189,12 +191,12 @@ class Notebook:
     def __init__(self) -> None:
         self._found: dict[FindingKind, tuple[int, list[Place]]] = {}
 
-    def note(self, kind: FindingKind, source: str, what: str) -> None:
-        """Write down one defect."""
+    def note(self, kind: FindingKind, source: str, what: str, *, rows: int = 1) -> None:
+        """Write down one defect, or the first of several that one place stands for."""
         count, places = self._found.get(kind, (0, []))
         if len(places) < MOST_PLACES:
             places.append(Place(source=_printable(source), what=_printable(what)))
-        self._found[kind] = (count + 1, places)
+        self._found[kind] = (count + rows, places)
 
     def count(self, kind: FindingKind) -> int:
         """Return how many defects of a kind were noted."""

@@ -23,6 +23,7 @@ from finetune_api.profile import (
 )
 from finetune_text.bad_rows import has_too_many, is_skippable
 from finetune_text.column_census import ColumnCensus
+from finetune_text.counting import count_of
 from finetune_text.data_errors import Fault
 from finetune_text.examples import Example
 from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
@@ -49,7 +50,8 @@ from finetune_text.rows import (
     find_repeats,
     nearest_rank,
 )
-from finetune_text.sequences import BATCH, Sequencer, Tally, TokenizationRules
+from finetune_text.sequences import BATCH, Sequencer, TokenizationRules
+from finetune_text.tally import Tally
 from finetune_text.text_survey import TextSurvey, fold_key
 from finetune_text.words import fold
 
@@ -170,6 +172,12 @@ class _Reading:
             what = f"is not taken by the model's chat template ({words.rstrip('.')})"
             self._notes.note(FindingKind.TEMPLATE_REFUSED, source, what)
         self._tally.refusals.clear()
+        for source, token in self._tally.rows_with_control_tokens:
+            what = (
+                f"holds the control token {token!r} in its text, which the model reads as structure"
+            )
+            self._notes.note(FindingKind.CONTROL_IN_TEXT, source, what)
+        self._tally.rows_with_control_tokens.clear()
 
     def _add(self, file: int, line: int, example: Example, figures: RowFigures) -> None:
         words = example.words()
@@ -203,8 +211,9 @@ class _Reading:
             self._notes.note(FindingKind.EXACT_DUPLICATE, self._source(int(row)), what)
         near = self._find_near(~held.rows & ~repeats)
         for what, (count, where) in self._tally.dropped.items():
-            what_left = f"is the first of {count} rows of which the chat template leaves out {what}"
-            self._notes.note(FindingKind.TEMPLATE_LEAVES_OUT, where, what_left)
+            rows = count_of(count, "row")
+            what_left = f"is the first of {rows} of which the chat template leaves out {what}"
+            self._notes.note(FindingKind.TEMPLATE_LEAVES_OUT, where, what_left, rows=count)
         for column in self._columns.unread():
             self._notes.note(FindingKind.UNREAD_COLUMN, column.source, column.describe())
         if has_too_many(self._notes.count(FindingKind.SKIPPED_ROW), rows=self._read_rows):
@@ -280,7 +289,12 @@ class _Reading:
             truncated=tuple(
                 limit.truncated for limit in limits if limit.length in CANDIDATE_LENGTHS
             ),
-            notes=merge_notes(tuple(self._columns.describe())),
+            notes=merge_notes(
+                (
+                    *self._tally.describe(self._text.dataset.tag, with_uri=False),
+                    *self._columns.describe(),
+                )
+            ),
             first_places=first_places(findings),
             skipped=_at_most(counts.get(FindingKind.SKIPPED_ROW, 0)) or None,
             **self._survey_figures(),

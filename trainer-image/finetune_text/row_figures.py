@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_text.examples import Example
-from finetune_text.sequences import IGNORED, Encoded, Sequencer, Tally, Written
+from finetune_text.sequences import IGNORED, Encoded, Sequencer, Written
+from finetune_text.tally import Tally
 
 
 @dataclass(frozen=True)

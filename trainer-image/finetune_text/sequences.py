@@ -7,7 +7,7 @@ and never from padding, so a tokenizer whose padding equals its EOS does no harm
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,11 +18,14 @@ from finetune_text.chat_rendering import (
     RenderedChat,
     Span,
     TemplateRefusalError,
+    reads_parts,
     render_chat,
 )
+from finetune_text.control_tokens import ControlTokens, list_control_tokens
 from finetune_text.errors import TextInvalid
 from finetune_text.examples import Example, Message
 from finetune_text.stop_token import Stop, Token, decide_stop
+from finetune_text.tally import Tally
 
 IGNORED = -100
 """The label of a token without loss, as PyTorch's cross entropy has it."""
@@ -79,29 +82,6 @@ class Written:
     adds_special_tokens: bool = True
 
 
-@dataclass
-class Tally:
-    """What is counted while one language is tokenised."""
-
-    lengths: list[int] = field(default_factory=list)
-    """Tokens of each row, before it is cut."""
-    characters: int = 0
-    """Of the text that is trained on: what is cut off has no tokens either."""
-    skipped: int = 0
-    first_skipped: str = ""
-    truncated: int = 0
-    dropped: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """What templates left out: how often, and where first."""
-    refusals: list[tuple[str, str]] = field(default_factory=list)
-    """Rows that the template does not take, with its words."""
-
-    def note_dropped(self, parts: Sequence[str], source: str) -> None:
-        """Count what the template leaves out of one row."""
-        for what in parts:
-            count, first = self.dropped.get(what, (0, source))
-            self.dropped[what] = (count + 1, first)
-
-
 class Sequencer:
     """A tokenizer with its template, under the plan's rules."""
 
@@ -112,6 +92,8 @@ class Sequencer:
         self._tokenizer = tokenizer
         self.rules = rules
         self._has_template = bool(tokenizer.chat_template)
+        self._reads_parts = self._has_template and reads_parts(tokenizer)
+        self._control_tokens = ControlTokens(list_control_tokens(tokenizer))
         self.stop: Stop = decide_stop(
             of_template=self._find_turn_end(),
             of_tokenizer=_read_token(tokenizer, tokenizer.eos_token_id),
@@ -142,6 +124,9 @@ class Sequencer:
         Raises:
             TextInvalid: A chat, and the tokenizer has no chat template.
         """
+        token = self._find_control_token(example)
+        if token is not None:
+            tally.note_control_token(token, example.source)
         if example.text is not None:
             whole = (Span(0, len(example.text)),)
             return Written(
@@ -162,6 +147,16 @@ class Sequencer:
         answer = (Span(len(asked) if self.rules.completion_only else 0, len(text)),)
         return Written(example.source, text, answer, answer, needs_stop=True)
 
+    def _find_control_token(self, example: Example) -> str | None:
+        """Return a control token in the texts of an example, if there is one."""
+        parts = example.parts()
+        ended = example.text or example.completion
+        if ended and self.stop.token is not None and ended.rstrip().endswith(self.stop.token.text):
+            parts.remove(ended)
+            parts.append(ended.rstrip().removesuffix(self.stop.token.text))
+        found = (self._control_tokens.find(part) for part in parts)
+        return next((token for token in found if token is not None), None)
+
     def _write_chat(self, example: Example, tally: Tally) -> Written | None:
         if not self._has_template:
             raise TextInvalid(
@@ -172,7 +167,7 @@ class Sequencer:
                 reason="ChatTemplateMissing",
             )
         try:
-            rendered = render_chat(self._tokenizer, example)
+            rendered = render_chat(self._tokenizer, example, has_parts=self._reads_parts)
         except TemplateRefusalError as refusal:
             tally.refusals.append((example.source, str(refusal)))
             return None
@@ -260,7 +255,7 @@ class Sequencer:
             source="", messages=(Message("user", "Habari?"), Message("assistant", "Nzuri."))
         )
         try:
-            rendered = render_chat(self._tokenizer, probe)
+            rendered = render_chat(self._tokenizer, probe, has_parts=self._reads_parts)
         except TemplateRefusalError:
             # It may want a system message or tools; the rows will tell.
             return None

@@ -53,6 +53,11 @@ class FastTokenizer:
         self.backend.no_padding()
 
     @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """Tokens by id that are found before a text is split."""
+        return dict(self.backend.get_added_tokens_decoder())
+
+    @property
     def eos_token_id(self) -> int | None:
         """Id of the token that ends a text, or None."""
         eos = self._named.get("eos_token")

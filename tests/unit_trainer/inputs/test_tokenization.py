@@ -334,7 +334,7 @@ def test_a_long_answer_is_cut_and_told() -> None:
     assert len(language.train[0].input_ids) == 64
     assert language.corpus.truncated == 1
     assert language.warnings == (
-        f"1 of 2 rows of sw are longer than 64 tokens and lose their end; the longest has {longest}.",
+        f"1 of 2 rows of sw is longer than 64 tokens and loses its end; the longest has {longest}.",
     )
 
 
@@ -347,7 +347,7 @@ def test_a_row_whose_answer_is_cut_off_is_skipped_and_told() -> None:
     language = tokenize(build_tokenizer(families.CHATML), rows, rules=rules)
     assert (language.corpus.examples, language.corpus.skipped) == (1, 1)
     assert language.warnings[-1] == (
-        "1 rows of sw have no token to learn within 64 tokens and are not trained on; the first is"
+        "1 row of sw has no token to learn within 64 tokens and is not trained on; the first is"
         " rows.jsonl line 7."
     )
 
@@ -358,7 +358,68 @@ def test_when_every_answer_is_cut_off_the_numbers_are_told() -> None:
         tokenize(build_tokenizer(families.CHATML), rows, rules=TokenizationRules(max_seq_length=64))
     assert error.value.reason == "NothingToLearn"
     assert error.value.message.startswith(
-        "None of the 1 rows of sw has a token to learn within 64 tokens (the longest has "
+        "None of the 1 training rows of sw has a token to learn within 64 tokens (the longest has "
+    )
+
+
+TOO_LONG = [
+    chat(("user", "maji " * 100), ("assistant", "Ndiyo"), source=f"rows.jsonl line {n}")
+    for n in (3, 4)
+]
+
+
+def test_held_out_rows_that_are_too_long_do_not_stop_a_run() -> None:
+    rows = [chat(("user", f"Swali {n}?"), ("assistant", f"Jibu {n}.")) for n in range(6)]
+    corpus = CorpusTokenizer(
+        build_tokenizer(families.CHATML), rules=TokenizationRules(max_seq_length=64), generation={}
+    )
+    found = [
+        corpus.tokenize_language("sw", train=order, validation=TOO_LONG)
+        for order in ([*rows, rows[0]], [rows[0], *reversed(rows)])
+    ]
+    for language in found:
+        texts = [
+            {bytes(each.input_ids) for each in part}
+            for part in (language.train, language.validation)
+        ]
+        assert not texts[0] & texts[1]
+        assert len(language.train) + len(language.validation) == 7
+        assert language.warnings == (
+            (
+                "2 of 2 held-out rows of sw have no token to learn within 64 tokens and are not evaluated; the"
+                " first is rows.jsonl line 3."
+            ),
+            (
+                f"{len(language.validation)} training sequence{'s' if len(language.validation) > 1 else ''} of sw"
+                f" {'are' if len(language.validation) > 1 else 'is'} evaluated instead and not trained on."
+            ),
+        )
+    assert found[0].validation[0].input_ids == found[1].validation[0].input_ids
+
+
+def test_one_content_cannot_be_trained_on_and_evaluated() -> None:
+    corpus = CorpusTokenizer(
+        build_tokenizer(families.CHATML), rules=TokenizationRules(max_seq_length=64), generation={}
+    )
+    with pytest.raises(DataInvalid) as error:
+        corpus.tokenize_language("sw", train=[chat(*TWO_TURNS)] * 2, validation=TOO_LONG)
+    assert error.value.reason == "NothingToLearn"
+    assert error.value.message.startswith("No held-out row of sw has a token to learn within 64")
+
+
+def test_a_held_out_row_that_is_too_long_is_told_beside_one_that_is_not() -> None:
+    corpus = CorpusTokenizer(
+        build_tokenizer(families.CHATML), rules=TokenizationRules(max_seq_length=64), generation={}
+    )
+    language = corpus.tokenize_language(
+        "sw", train=[chat(*TWO_TURNS)], validation=[TOO_LONG[0], HELD_OUT]
+    )
+    assert (len(language.train), len(language.validation)) == (1, 1)
+    assert language.warnings == (
+        (
+            "1 of 2 held-out rows of sw has no token to learn within 64 tokens and is not evaluated; the first"
+            " is rows.jsonl line 3."
+        ),
     )
 
 

@@ -5,21 +5,23 @@ Third of the stages, after validate and before the model is loaded. The tokenize
 of the rows, so memory grows by eight bytes a token and a run sees the same data every time.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from finetune_api.outcome import CorpusLanguage
+from finetune_text.counting import count_of, has_or_have, is_or_are
 from finetune_text.examples import Example
 from finetune_text.rows import nearest_rank
 from finetune_text.sequences import (
     MAX_REFUSALS,
     Sequencer,
-    Tally,
     TokenizationRules,
     TokenizedExample,
 )
 from finetune_text.stop_token import Stop
+from finetune_text.tally import Tally
 from finetune_trainer.errors import DataInvalid, PlanInvalid
 from finetune_trainer.inputs.text_errors import told_as_invalid_data
 
@@ -101,14 +103,25 @@ class CorpusTokenizer:
         refusals = (tally.refusals + held_out.refusals)[:MAX_REFUSALS]
         if refusals:
             raise _build_refusal(refusals)
-        if not sequences or not validated:
-            lacking = held_out if sequences else tally
-            raise _build_nothing_left(self._sequencer.rules, tag, lacking)
+        if not sequences:
+            raise _build_nothing_left(self._sequencer.rules, tag, tally)
+        warnings = [
+            *_describe(self._sequencer, tag, tally),
+            *_describe_held_out(self._sequencer.rules, tag, held_out),
+        ]
+        if not validated:
+            sequences, validated = _replace_held_out(sequences)
+            if not sequences:
+                raise _build_one_content(self._sequencer.rules, tag, validated, held_out)
+            warnings.append(
+                f"{count_of(len(validated), 'training sequence')} of {tag}"
+                f" {is_or_are(len(validated))} evaluated instead and not trained on."
+            )
         return TokenizedLanguage(
             train=sequences,
             validation=validated,
             corpus=_summarise(tag, sequences, validated, tally),
-            warnings=tuple(_describe(self._sequencer, tag, tally)),
+            warnings=tuple(warnings),
         )
 
 
@@ -133,26 +146,64 @@ def _describe(sequencer: Sequencer, tag: str, tally: Tally) -> Iterator[str]:
     rules = sequencer.rules
     if sequencer.stop.warning:
         yield sequencer.stop.warning
-    for what, (count, first) in tally.dropped.items():
-        yield (f"The chat template leaves out {what} in {count} rows of {tag}, first in {first}.")
-    if tally.truncated and not rules.splits_long_texts:
+    yield from tally.describe(tag, with_uri=True)
+    cut = tally.truncated
+    if cut and not rules.splits_long_texts:
         yield (
-            f"{tally.truncated} of {len(tally.lengths)} rows of {tag} are longer than"
-            f" {rules.max_seq_length} tokens and lose their end; the longest has"
-            f" {max(tally.lengths)}."
+            f"{cut} of {count_of(len(tally.lengths), 'row')} of {tag} {is_or_are(cut)} longer than"
+            f" {rules.max_seq_length} tokens and {'loses its' if cut == 1 else 'lose their'} end; the"
+            f" longest has {max(tally.lengths)}."
         )
     if tally.skipped:
         yield (
-            f"{tally.skipped} rows of {tag} have no token to learn within"
-            f" {rules.max_seq_length} tokens and are not trained on; the first is"
-            f" {tally.first_skipped}."
+            f"{count_of(tally.skipped, 'row')} of {tag} {has_or_have(tally.skipped)} no token to learn"
+            f" within {rules.max_seq_length} tokens and {is_or_are(tally.skipped)} not trained on; the"
+            f" first is {tally.first_skipped}."
         )
+
+
+Sequences: TypeAlias = tuple[TokenizedExample, ...]
+
+
+def _replace_held_out(sequences: Sequences) -> tuple[Sequences, Sequences]:
+    """Return what is trained on and what is evaluated if no held-out row has a token to learn.
+
+    One content is evaluated, with all its copies: the one with the smallest hash, so that the order of
+    rows changes nothing.
+    """
+    hashes = [hashlib.sha256(each.input_ids.tobytes()).digest() for each in sequences]
+    chosen = min(hashes)
+    pairs = list(zip(sequences, hashes, strict=True))
+    train = tuple(each for each, content in pairs if content != chosen)
+    return train, tuple(each for each, content in pairs if content == chosen)
+
+
+def _describe_held_out(rules: TokenizationRules, tag: str, tally: Tally) -> Iterator[str]:
+    rows = len(tally.lengths)
+    if tally.skipped:
+        yield (
+            f"{tally.skipped} of {count_of(rows, 'held-out row')} of {tag}"
+            f" {has_or_have(tally.skipped)} no token to learn within {rules.max_seq_length} tokens and"
+            f" {is_or_are(tally.skipped)} not evaluated; the first is {tally.first_skipped}."
+        )
+
+
+def _build_one_content(
+    rules: TokenizationRules, tag: str, sequences: Sequences, held_out: Tally
+) -> DataInvalid:
+    return DataInvalid(
+        f"No held-out row of {tag} has a token to learn within {rules.max_seq_length} tokens (the longest"
+        f" has {max(held_out.lengths, default=0)}), and the training rows have one content alone"
+        f" ({sequences[0].source}): expected one to train on and one to evaluate; raise"
+        " parameters.maxSeqLength or add rows, and apply again.",
+        reason="NothingToLearn",
+    )
 
 
 def _build_nothing_left(rules: TokenizationRules, tag: str, tally: Tally) -> DataInvalid:
     longest = max(tally.lengths, default=0)
     return DataInvalid(
-        f"None of the {len(tally.lengths)} rows of {tag} has a token to learn within"
+        f"None of the {len(tally.lengths)} training rows of {tag} has a token to learn within"
         f" {rules.max_seq_length} tokens (the longest has {longest}, the first is"
         f" {tally.first_skipped}): expected answers that begin earlier; raise"
         " parameters.maxSeqLength or shorten the prompts, and apply again.",
