@@ -29,7 +29,7 @@ from finetune_trainer.inputs.data_files import (
     hash_contents,
 )
 from finetune_trainer.inputs.model_files import INDEX, decide_missing_shards, decide_model_files
-from finetune_trainer.inputs.volume_claims import find_in_claim, list_claim
+from finetune_trainer.inputs.volume_claims import ClaimFolder, find_in_claim
 from finetune_trainer.storage.backoff import Backoff
 from finetune_trainer.storage.credentials import Credentials, load_credentials
 from finetune_trainer.storage.disk_errors import translate_os_errors
@@ -51,7 +51,13 @@ class Surroundings:
 
     environ: Mapping[str, str] = field(repr=False)
     claims: Path = Path(wire.CLAIM_DIR)
+
     backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def owns_claims(self) -> bool:
+        """Whether the claims are folders of the user of this machine, and no volumes of a cluster."""
+        return wire.ENV_CLAIM_DIR in self.environ
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def fetch_model(
                 store = connect(credentials, subject="the model", backoff=surroundings.backoff)
                 return _fetch_s3_model(model, folder, store, is_wanted=is_wanted)
             case _:
-                return _find_claim_model(model, surroundings, is_wanted=is_wanted)
+                return _find_claim_model(model, folder, surroundings, is_wanted=is_wanted)
 
 
 def _fetch_hub_model(
@@ -151,17 +157,37 @@ def _fetch_s3_model(
 
 
 def _find_claim_model(
-    model: PlannedModel, surroundings: Surroundings, *, is_wanted: Wanted
+    model: PlannedModel, folder: Path, surroundings: Surroundings, *, is_wanted: Wanted
 ) -> FetchedModel:
-    path = find_in_claim(model.uri, what="model", claims=surroundings.claims)
-    if not path.is_dir():
+    """Bring the model's files from its claim: those that make a model, and no other."""
+    claim = find_in_claim(
+        model.uri, what="model", claims=surroundings.claims, is_own=surroundings.owns_claims
+    )
+    if not claim.path.is_dir():
         raise NotFound(
             f"The model at {model.uri} is a file: expected a folder with config.json; correct the"
             " URI and apply again.",
             reason="ModelFileMissing",
         )
-    public_id = model.uri.rstrip("/")
-    return _read_model_folder(model, path, public_id=public_id, is_wanted=is_wanted)
+    names = decide_model_files(
+        [file.name for file in claim.path.iterdir() if file.is_file()],
+        source=model.uri,
+        trust_remote_code=model.trust_remote_code,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        _take_from_claim(claim, name, folder)
+    return _read_model_folder(model, folder, public_id=model.uri.rstrip("/"), is_wanted=is_wanted)
+
+
+def _take_from_claim(claim: ClaimFolder, name: str, folder: Path) -> None:
+    """Link weights, which are large and never published; copy everything else."""
+    target = folder / name
+    target.unlink(missing_ok=True)
+    if is_no_weight(name):
+        claim.copy(claim.path / name, target)
+    else:
+        target.symlink_to(claim.find_real(claim.path / name))
 
 
 def _read_local_copy(model: PlannedModel, path: Path, *, is_wanted: Wanted) -> FetchedModel:
@@ -330,13 +356,17 @@ class _Source:
         return FoundFiles(files, census, root=prefix.uri)
 
     def _find_claim(self, uri: str, *, splits: Sequence[str]) -> FoundFiles:
-        path = find_in_claim(
-            uri, what=f"dataset of {self.dataset.tag}", claims=self.surroundings.claims
+        claim = find_in_claim(
+            uri,
+            what=f"dataset of {self.dataset.tag}",
+            claims=self.surroundings.claims,
+            is_own=self.surroundings.owns_claims,
         )
+        path = claim.path
         if path.is_file():
             _check_readable_format(uri, tag=self.dataset.tag)
             return FoundFiles((_measure(path, source=uri),))
-        inside = list_claim(path, uri=uri)
+        inside = claim.list()
         listed = [NamedFile(str(file.relative_to(path)), file.stat().st_size) for file in inside]
         census = decide_data_files(listed, source=uri, tag=self.dataset.tag, splits=splits)
         root = uri.rstrip("/")
