@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -11,7 +11,9 @@ from rich.console import Console
 from finetune_api import wire
 from finetune_cli import compare_rendering, language_rendering, plan_rendering, rendering
 from finetune_cli.checking import explain_manifest, resolve_manifest
-from finetune_cli.errors import FAILED, USAGE, CliError, InvalidError
+from finetune_cli.cluster.commands import register
+from finetune_cli.command_output import PrintFormat, problems_on_stderr
+from finetune_cli.errors import CliError, InvalidError
 from finetune_cli.languages import find_languages, list_languages
 from finetune_cli.local_run.command import RunOptions, run_on_this_machine
 from finetune_cli.local_run.run_screen import RunScreen
@@ -24,20 +26,11 @@ T = TypeVar("T")
 
 app = typer.Typer(
     name="kubectl-finetune",
-    help="Explain, check, plan and run LanguageFinetune resources without a cluster.",
+    help="Explain, check, plan and run LanguageFinetune resources, and follow those of a cluster.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
 )
-
-
-class PrintFormat(StrEnum):
-    """How a result is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
-    MARKDOWN = "markdown"
 
 
 OutputForm = Annotated[PrintFormat, typer.Option("-o", "--output", help="Form of the result.")]
@@ -71,15 +64,28 @@ Speed = Annotated[
 ]
 
 
+def _show_version(asked: bool) -> None:  # noqa: FBT001
+    if asked:
+        typer.echo(f"kubectl finetune {version('language-finetune')}")
+        raise typer.Exit
+
+
 @app.callback()
-def finetune() -> None:
-    """Explain, check, plan and run LanguageFinetune resources without a cluster."""
+def finetune(
+    *,
+    version_asked: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Explain, check, plan and run LanguageFinetune resources, and follow those of a cluster."""
+    del version_asked  # its callback has ended the command
 
 
 @app.command()
 def explain(filename: File, output: OutputForm = PrintFormat.TABLE) -> None:
     """Show every parameter that a resource resolves to, and why."""
-    with _problems_on_stderr():
+    with problems_on_stderr():
         resolutions = _of_each(filename, explain_manifest)
         if output is PrintFormat.TABLE:
             rendering.render_table(resolutions, console=_console())
@@ -112,7 +118,7 @@ def plan(
     output: OutputForm = PrintFormat.TABLE,
 ) -> None:
     """Show what a run would be: text, steps, memory, time and every parameter, without a cluster."""
-    with _problems_on_stderr():
+    with problems_on_stderr():
         inputs = Inputs(
             data=data or (),
             validation=validation or (),
@@ -169,7 +175,7 @@ def run(
     output: OutputForm = PrintFormat.TABLE,
 ) -> None:
     """Train on this machine, without a cluster: measure, resolve, train, evaluate, publish."""
-    with _problems_on_stderr():
+    with problems_on_stderr():
         # JSON and YAML are for programs: what people read goes to the other stream.
         console = (
             _console() if output is PrintFormat.TABLE else Console(highlight=False, stderr=True)
@@ -207,7 +213,7 @@ def compare(
     output: OutputForm = PrintFormat.TABLE,
 ) -> None:
     """Show the same text under several base models side by side: tokens, steps, memory, parameters."""
-    with _problems_on_stderr():
+    with problems_on_stderr():
         manifest = _only(filename, option="compare")
         inputs = Inputs(
             data=data or (),
@@ -237,7 +243,7 @@ def languages(
     output: OutputForm = PrintFormat.TABLE,
 ) -> None:
     """List the languages of the catalogue, or tell all that is known of one."""
-    with _problems_on_stderr():
+    with problems_on_stderr():
         views = find_languages(language) if language else list_languages()
         if output is PrintFormat.TABLE:
             language_rendering.render_languages(views, console=_console())
@@ -252,7 +258,7 @@ def languages(
 @app.command()
 def validate(filename: File) -> None:
     """Check a resource as the API server would, and its language tags."""
-    with _problems_on_stderr():
+    with problems_on_stderr():
         for name, resolution in _of_each(filename, resolve_manifest).items():
             count = len(resolution.warnings)
             reported = f"; {count} warning{'s' if count > 1 else ''}, see explain" if count else ""
@@ -310,16 +316,4 @@ def _working(what: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _problems_on_stderr() -> Iterator[None]:
-    try:
-        yield
-    except CliError as error:
-        for line in error.lines:
-            typer.echo(line, err=True)
-        raise typer.Exit(USAGE) from error
-    except BrokenPipeError:
-        raise  # the reader has enough; click ends quietly
-    except OSError as error:
-        typer.echo(f"The result cannot be written: {error.strerror}.", err=True)
-        raise typer.Exit(FAILED) from error
+register(app)
