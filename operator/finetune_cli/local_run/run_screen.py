@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from finetune_api.held_out_gain import describe_gain
 from finetune_api.outcome import Stage
 from finetune_api.status import LanguageEvaluation, LanguageFinetuneStatus, ProgressStatus
 from finetune_cli.local_run.run_loop import RunEnd
@@ -25,10 +26,6 @@ from finetune_operator.decide.status.build_status import parse_status
 
 BAR_WIDTH = 30
 REFRESHES_PER_SECOND = 2
-FEW_EXAMPLES = 30
-"""Held-out examples below which a difference of a few percent may be chance (assumption)."""
-NOTICEABLE = 0.01
-"""Share of the base model's bits per byte below which a person will hardly see a difference (assumption)."""
 
 STAGES: Mapping[str, str] = {
     Stage.START: "starting",
@@ -180,23 +177,10 @@ def describe_benefit(status: LanguageFinetuneStatus) -> Iterator[str]:
 
 def compare_losses(result: LanguageEvaluation) -> str:
     """Return in one sentence whether held-out text became likelier, and by how much."""
-    base, adapter = float(result.base_bits_per_byte or 0), float(result.adapter_bits_per_byte or 0)
-    gain = (base - adapter) / base if base else 0.0
-    if gain < 0:
-        return (
-            f"The adapter is worse than the base model on held-out text: {-gain:.1%} more bits per byte. "
-            "A lower learning rate, fewer epochs or more text would help."
-        )
-    if gain < NOTICEABLE:
-        return (
-            f"The adapter changed next to nothing: {gain:.1%} fewer bits per byte on held-out text. A higher "
-            "learning rate, more steps or more text would help."
-        )
-    doubt = ""
-    if (result.examples or 0) < FEW_EXAMPLES:
-        doubt = f" {result.examples} examples are few, so take the figure as a rough one."
-    return (
-        f"The adapter learned: it needs {gain:.0%} fewer bits for text that it did not see.{doubt}"
+    return describe_gain(
+        base=float(result.base_bits_per_byte or 0),
+        adapter=float(result.adapter_bits_per_byte or 0),
+        examples=result.examples or 0,
     )
 
 

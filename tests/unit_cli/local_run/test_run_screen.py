@@ -86,7 +86,7 @@ def test_times_are_written_as_people_say_them(seconds: float, text: str) -> None
             evaluation("3.0372", "3.0296"),
             (
                 "The adapter changed next to nothing: 0.3% fewer bits per byte on held-out text. A higher "
-                "learning rate, more steps or more text would help."
+                "learning rate (policy Evidence sets one), more steps or more text would help."
             ),
         ),
         (

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from finetune_api.held_out_gain import describe_gain, is_gain_clear
 from finetune_api.outcome import PUBLISHED_AT_DEADLINE, Outcome, describe_cut
 from finetune_operator.decide.job.diagnosis import (
     Actor,
@@ -94,8 +95,19 @@ def _published(outcome: Outcome, *, where: str) -> str:
     if outcome.published is not None and outcome.published.already_there:
         return f"The adapter of this plan was found finished at {where}; nothing was trained again."
     if outcome.summary is not None and outcome.summary.deadline_seconds is not None:
-        return describe_cut(outcome.summary, uri=where)
-    return f"The adapter is published at {where}."
+        return describe_cut(outcome.summary, uri=where) + _doubt(outcome)
+    return f"The adapter is published at {where}.{_doubt(outcome)}"
+
+
+def _doubt(outcome: Outcome) -> str:
+    """Return what a person has to know of an adapter whose gain is small or not certain, else nothing."""
+    result = outcome.evaluation
+    if result is None:
+        return ""
+    base, adapter = result.base_bits_per_byte, result.adapter_bits_per_byte
+    if is_gain_clear(base=base, adapter=adapter, examples=result.examples):
+        return ""
+    return f" {describe_gain(base=base, adapter=adapter, examples=result.examples)}"
 
 
 def outcome_reason(outcome: Outcome) -> str:
