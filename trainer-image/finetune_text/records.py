@@ -7,10 +7,12 @@ nothing of what a row means. pyarrow is imported here and nowhere else.
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,6 +61,7 @@ def read_records(path: Path) -> Iterator[Row | Fault]:
         ".ndjson": _read_lines_of_json,
         ".json": _read_json,
         ".csv": _read_csv,
+        ".tsv": partial(_read_csv, separator="\t"),
         ".txt": _read_text,
         ".parquet": _read_parquet,
     }
@@ -198,10 +201,27 @@ def _lower(message: str) -> str:
 _CSV = "a .csv file must have a header and as many fields in every row; quote commas and line ends"
 
 
-def _read_csv(path: Path) -> Iterator[Row | Fault]:
+SEPARATORS = (",", "\t", ";")
+"""Of the columns of a .csv file: spreadsheets write `;` where the comma is the decimal mark."""
+_QUOTED = re.compile(r'"[^"]*"')
+
+
+def find_separator(header: str) -> str:
+    """Return the separator that stands most often in a header, outside quotes; of equal ones the comma."""
+    return max(SEPARATORS, key=_QUOTED.sub("", header).count)
+
+
+def _read_csv(path: Path, *, separator: str = "") -> Iterator[Row | Fault]:
     # A quote that nothing closes would take the rest of the file into one field.
     csv.field_size_limit(MOST_LINE_BYTES)
-    reader = csv.reader(_decoded_lines(path), strict=True)
+    lines = _decoded_lines(path)
+    opening: list[str] = []
+    for text in lines:
+        opening.append(text)
+        if text.strip():
+            break
+    delimiter = separator or find_separator(opening[-1] if opening else "")
+    reader = csv.reader(chain(opening, lines), delimiter=delimiter, strict=True)
     line = 1
     try:
         header = next((fields for fields in reader if fields), [])
