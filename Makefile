@@ -73,8 +73,8 @@ unit:
 
 .PHONY: core-coverage
 core-coverage: venv-check ## Every line and branch of resolver and decisions is tested (two minutes)
-	$(RUN) pytest -q -n auto --dist loadfile -m "not cluster and not e2e and not torch and not slow" --cov \
-	  tests/unit_resolver tests/unit_operator
+	$(RUN) pytest -q -n auto --dist loadfile -m "not cluster and not e2e and not torch and not slow" \
+	  tests/unit_resolver tests/unit_operator --cov
 
 NEWEST := $(shell for minor in 14 13 12; do for python in python3.$$minor \
   $(HOME)/.pyenv/versions/3.$$minor.*/bin/python; do \
