@@ -72,7 +72,7 @@ unit:
 	$(RUN) pytest -q -n auto --dist loadfile -m "not cluster and not e2e and not torch and not slow" tests
 
 .PHONY: core-coverage
-core-coverage: venv-check ## Every line and branch of resolver and decisions is tested (two minutes)
+core-coverage: venv ## Every line and branch of resolver and decisions is tested (two minutes)
 	$(RUN) pytest -q -n auto --dist loadfile -m "not cluster and not e2e and not torch and not slow" \
 	  tests/unit_resolver tests/unit_operator --cov
 
