@@ -210,7 +210,8 @@ def test_a_deadline_counts_over_all_attempts_and_publishes_the_best_where_that_i
         f"The deadline of {DEADLINE_S} seconds ended the run after step {step:,} of 100,000; its adapter of "
         f"step {step:,} is published at {where}."
     )
-    assert done["status"]["message"] == sentence
+    # With what is known of the gain on so few held-out examples.
+    assert done["status"]["message"].startswith(sentence)
     assert sentence in [one["message"] for one in done["status"]["warnings"]]
     assert attempts(done)[-1] == "PublishedAtDeadline"
     manifest = product.read_json(f"{where}manifest.json")
