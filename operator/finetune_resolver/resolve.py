@@ -9,6 +9,7 @@ parameter has exactly one decision. `needs` says before it whether a measurement
 from dataclasses import dataclass
 
 from finetune_api.resource import (
+    GpuMemoryClass,
     LanguageFinetuneSpec,
     MultilingualStrategy,
     Policy,
@@ -92,8 +93,7 @@ def resolve(spec: LanguageFinetuneSpec, *, measured: Measurements | None = None)
     """
     _refuse_unsupported(spec)
     inputs = gather_inputs(spec, measured=measured or Measurements())
-    traits = resolve_guide_traits(inputs)
-    guide = _decide_by_guide(inputs, traits=traits)
+    traits, guide = decide_guide(inputs)
     evidence = decide_by_evidence(
         inputs.facts, defaults=inputs.defaults, overrides=inputs.overrides
     )
@@ -173,24 +173,34 @@ def resolve_traits(
     )
 
 
-def resolve_guide_traits(inputs: ResolutionInputs) -> TraitSet:
-    """Return the traits that policy Guide reads; the memory model decides the GPU's class if it can."""
+# --- Policies -----------------------------------------------------------------------------------
+
+
+def decide_guide(inputs: ResolutionInputs) -> tuple[TraitSet, PolicyResult]:
+    """Return the traits that policy Guide reads and what it decides for them.
+
+    The memory model decides the GPU's class if it can, from what is decided without it.
+    """
     nominal = resolve_traits(inputs.spec, measured=inputs.measured, members=inputs.members)
-    memory = _estimate_gpu_class(inputs, nominal=nominal)
-    return nominal if memory is None else nominal | {"gpu_memory": memory}
+    guide = _decide_by_guide(inputs, traits=nominal)
+    memory = _estimate_gpu_class(inputs, guide=guide)
+    if memory is None:
+        return nominal, guide
+    traits = nominal | {"gpu_memory": memory}
+    if memory.value is not GpuMemoryClass.CONSTRAINED:
+        # Ample is what was decided with already.
+        return traits, guide
+    return traits, _decide_by_guide(inputs, traits=traits)
 
 
-def _estimate_gpu_class(inputs: ResolutionInputs, *, nominal: TraitSet) -> Trait | None:
+def _estimate_gpu_class(inputs: ResolutionInputs, *, guide: PolicyResult) -> Trait | None:
     """Return whether the guide's nominal batch fits the GPU; None if it is declared or unknown."""
     if inputs.spec.resources.gpu_memory_class or inputs.measured.gpu_memory_class:
         return None
-    decision = decide_nominal_class(inputs.facts, _decide_by_guide(inputs, traits=nominal).values)
+    decision = decide_nominal_class(inputs.facts, guide.values)
     if decision is None:
         return None
     return Trait("gpuMemory", decision.value, TraitSource.MEASURED, decision.message)
-
-
-# --- Policies -----------------------------------------------------------------------------------
 
 
 def _decide_by_guide(inputs: ResolutionInputs, *, traits: TraitSet) -> PolicyResult:
