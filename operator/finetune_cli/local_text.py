@@ -19,11 +19,11 @@ from finetune_text.errors import TextError
 from finetune_text.files.census import FileCensus, FileRole, NamedFile, take_census
 from finetune_text.files.formats import ALLOWED_FORMATS, file_format
 from finetune_text.files.splits import TEST, TRAIN, VALIDATION
-from finetune_text.language_report import LanguageReport
-from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
-from finetune_text.tokenizer import load_fast_tokenizer, load_json
-from finetune_text.tokenizer_facts import describe_tokenizer
+from finetune_text.survey.language_report import LanguageReport
+from finetune_text.survey.lengths import build_profiles
+from finetune_text.tokenization.tokenizer import load_fast_tokenizer, load_json
+from finetune_text.tokenization.tokenizer_facts import describe_tokenizer
 
 GENERATION_FILE = "generation_config.json"
 CONFIG_FILE = "config.json"

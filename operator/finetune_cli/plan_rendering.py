@@ -23,7 +23,7 @@ from finetune_cli.tables import TableLayout, markdown_table, spaced, stacked, te
 from finetune_resolver.decisions.expected_peak import ExpectedMicroBatch
 from finetune_resolver.memory.estimate import GB, MEMORY_CEILING, MemoryEstimate
 from finetune_resolver.steps import count
-from finetune_text.language_report import Finding, LanguageReport
+from finetune_text.survey.language_report import Finding, LanguageReport
 
 SHOWN_PLACES = 3
 """Places of one kind of defect in a table; documents have all that are kept."""

@@ -27,7 +27,7 @@ from finetune_resolver.decisions.expected_peak import (
 )
 from finetune_resolver.memory.model_shape import ModelShape, shape_from_config
 from finetune_resolver.steps import Values, count, effective_batch, number, workers
-from finetune_text.language_report import LanguageReport
+from finetune_text.survey.language_report import LanguageReport
 
 GPU_MEMORY = "gpuMemory"
 """Name of the need for the model's shape."""

@@ -17,7 +17,7 @@ from finetune_cli.manifests import ResourceFile
 from finetune_cli.model_files import LocalModel
 from finetune_cli.planning import Plan, build_plan, gather_measurements, with_gpu_memory
 from finetune_resolver import UnsupportedModelError
-from finetune_text.language_report import BREAKING, LanguageReport
+from finetune_text.survey.language_report import BREAKING, LanguageReport
 
 if TYPE_CHECKING:
     from finetune_cli.local_text import MeasuredCorpus

@@ -22,7 +22,7 @@ from typing import Any
 
 from finetune_api.plan import PlannedDataset
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
-from finetune_text.tokenizer import load_fast_tokenizer
+from finetune_text.tokenization.tokenizer import load_fast_tokenizer
 from tests.demo.materials import load_declaration, load_tokenizer_folder
 from tests.unit_text.texts import File
 

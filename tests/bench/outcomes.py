@@ -34,10 +34,10 @@ from finetune_api.profile import Profile, find_context, pick_config_facts
 from finetune_api.resource import LanguageFinetune
 from finetune_operator.decide.plan.build_plan import build_plan
 from finetune_resolver import build_measurements, resolve
-from finetune_text.lengths import build_profiles
 from finetune_text.measure import LanguageText, build_sequencer, measure_language
-from finetune_text.tokenizer import load_fast_tokenizer, load_json
-from finetune_text.tokenizer_facts import describe_tokenizer
+from finetune_text.survey.lengths import build_profiles
+from finetune_text.tokenization.tokenizer import load_fast_tokenizer, load_json
+from finetune_text.tokenization.tokenizer_facts import describe_tokenizer
 from tests.demo.materials import MODEL_ID, load_corpus, load_model_folder
 from tests.demo.verdict import load_chats, measure_answers
 from tests.unit_trainer.seaweed import ACCESS_KEY, SECRET_KEY, SeaweedFS

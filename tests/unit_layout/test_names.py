@@ -23,7 +23,7 @@ WORDS = "anew|farewell|foretell|foretells|foretold|goodbye|nobody|told|whoever|w
 """Words that the documentation of Kubernetes or PyTorch does not use for what this product does."""
 ALLOWED = {
     # A text in English that a tokenizer is compared on.
-    "trainer-image/finetune_text/tokenizer_facts.py": {"nobody"},
+    "trainer-image/finetune_text/tokenization/tokenizer_facts.py": {"nobody"},
     # The name of a field in checkpoints of version 0.1.0.
     "trainer-image/finetune_trainer/checkpoints/files.py": {"told"},
     "tests/unit_trainer/checkpoints/test_older_checkpoint.py": {"told"},

@@ -8,8 +8,8 @@ import pytest
 
 from finetune_api.plan import PlannedDataset
 from finetune_api.resource import BadRowPolicy
-from finetune_text.bad_rows import has_too_many
-from finetune_text.language_report import FindingKind, LanguageReport
+from finetune_text.rows.bad_rows import has_too_many
+from finetune_text.survey.language_report import FindingKind, LanguageReport
 from tests.unit_text.texts import File, measure
 
 GOOD = [json.dumps({"text": f"habari ya {n} asubuhi"}) for n in range(40)]

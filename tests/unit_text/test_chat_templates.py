@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_text.chat_rendering import reads_parts, render_chat
-from finetune_text.examples import Example, Message
-from finetune_text.language_report import FindingKind
+from finetune_text.rows.examples import Example, Message
+from finetune_text.survey.language_report import FindingKind
+from finetune_text.tokenization.chat_rendering import reads_parts, render_chat
 from tests.unit_text.texts import CHATML, build_tokenizer, measure, write_rows
 
 PARTS = (

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_text.column_census import MEANINGLESS_COLUMNS, MOST_COLUMNS, ColumnCensus
-from finetune_text.language_report import FindingKind
+from finetune_text.rows.column_census import MEANINGLESS_COLUMNS, MOST_COLUMNS, ColumnCensus
+from finetune_text.survey.language_report import FindingKind
 from tests.unit_text.texts import measure, write_rows
 
 PAIR = {"prompt": "Habari?", "completion": "Nzuri."}

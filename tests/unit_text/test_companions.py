@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from finetune_api.plan import PlannedColumns
 from finetune_api.resource import DatasetFormat
-from finetune_text.columns import COMPANION_COLUMNS, Reading
-from finetune_text.companions import RowNotes
-from finetune_text.examples import Example
-from finetune_text.language_report import FindingKind, LanguageReport
-from finetune_text.reading import build_example
-from finetune_text.records import Row
+from finetune_text.rows.columns import COMPANION_COLUMNS, Reading
+from finetune_text.rows.companions import RowNotes
+from finetune_text.rows.examples import Example
+from finetune_text.rows.reading import build_example
+from finetune_text.rows.records import Row
+from finetune_text.survey.language_report import FindingKind, LanguageReport
 from tests.unit_text.texts import build_tokenizer, measure, write_rows
 
 SYSTEM = "Wewe ni karani wa mkoa. Jibu kwa heshima."

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_text.control_tokens import ControlTokens
-from finetune_text.language_report import FindingKind
+from finetune_text.survey.language_report import FindingKind
+from finetune_text.tokenization.control_tokens import ControlTokens
 from tests.unit_text.texts import build_tokenizer, measure, write_rows
 
 TOKEN = "<|im_end|>"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from finetune_text.chat_rendering import render_chat
 from finetune_text.errors import TextInvalid
-from finetune_text.examples import Example, Message
-from finetune_text.tokenizer import FastTokenizer, load_fast_tokenizer
-from finetune_text.tokenizer_facts import describe_tokenizer, hash_tokenizer
+from finetune_text.rows.examples import Example, Message
+from finetune_text.tokenization.chat_rendering import render_chat
+from finetune_text.tokenization.tokenizer import FastTokenizer, load_fast_tokenizer
+from finetune_text.tokenization.tokenizer_facts import describe_tokenizer, hash_tokenizer
 from tests.unit_trainer import tokenizers_of_tests as templates
 from tests.unit_trainer.tokenizers_of_tests import build_tokenizer
 
@@ -132,7 +132,7 @@ def test_the_identity_follows_every_file_that_can_change_a_token(tmp_path: Path)
 
 def test_measuring_imports_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, finetune_text.measure, finetune_text.tokenizer, finetune_text.tokenizer_facts;"
+        "import sys, finetune_text.measure, finetune_text.tokenization.tokenizer, finetune_text.tokenization.tokenizer_facts;"
         " sys.exit(bool({'torch', 'transformers', 'boto3', 'requests'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from finetune_api.plan import PlannedDataset
 from finetune_api.profile import KeptAtLength, LanguageProfile
-from finetune_text.examples import Example
-from finetune_text.lengths import AnswerRuns, build_profiles, lengths_to_count, round_up
-from finetune_text.reading import read_file
-from finetune_text.sequences import Sequencer, TokenizationRules
-from finetune_text.tally import Tally
+from finetune_text.rows.examples import Example
+from finetune_text.rows.reading import read_file
+from finetune_text.survey.lengths import AnswerRuns, build_profiles, lengths_to_count, round_up
+from finetune_text.tokenization.sequences import Sequencer, TokenizationRules
+from finetune_text.tokenization.tally import Tally
 from tests.unit_text.texts import File, build_tokenizer, measure, write_rows
 
 WORDS = st.integers(min_value=1, max_value=60).map(lambda number: " ".join(["habari"] * number))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_text.language_report import FindingKind, LanguageReport
-from finetune_text.loss_marks import MESSAGE_MARKS, RowMarks, parse_mark
+from finetune_text.rows.loss_marks import MESSAGE_MARKS, RowMarks, parse_mark
+from finetune_text.survey.language_report import FindingKind, LanguageReport
 from tests.unit_text.texts import measure, write_rows
 
 ROWS = 20

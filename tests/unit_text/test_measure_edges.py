@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from finetune_text.errors import TextInvalid
-from finetune_text.held_out import HASH_BYTES
-from finetune_text.language_report import MOST_PLACES, FindingKind, Place
 from finetune_text.measure import BATCH_CHARACTERS
-from finetune_text.near_duplicates import NearDuplicates, shingle
-from finetune_text.row_figures import RowFigures
-from finetune_text.rows import RowStore, find_first
+from finetune_text.survey.language_report import MOST_PLACES, FindingKind, Place
+from finetune_text.survey.near_duplicates import NearDuplicates, shingle
+from finetune_text.survey.row_figures import RowFigures
+from finetune_text.survey.row_store import RowStore, find_first
+from finetune_text.tokenization.held_out import HASH_BYTES
 from tests.unit_text.texts import build_tokenizer, build_word_tokenizer, measure, write_rows
 
 WITHOUT_SYSTEM = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from finetune_text.language_report import FindingKind, LanguageReport
+from finetune_text.survey.language_report import FindingKind, LanguageReport
 from tests.unit_text.texts import File, build_tokenizer, measure, write_rows
 
 LINES = 12_000

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_text.data_errors import Fault
-from finetune_text.records import SEPARATORS, Row, find_separator, read_records
+from finetune_text.rows.data_errors import Fault
+from finetune_text.rows.records import SEPARATORS, Row, find_separator, read_records
 
 ROWS = [{"question": "Bawo ni, ọ̀rẹ́?", "answer": "Dada; o ṣé."}, {"question": "a\tb", "answer": "c"}]
 

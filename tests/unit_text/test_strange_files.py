@@ -13,11 +13,11 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from finetune_text.data_errors import Fault
 from finetune_text.errors import TextInvalid
-from finetune_text.language_report import FindingKind, LanguageReport
-from finetune_text.lines import MOST_LINE_BYTES
-from finetune_text.records import MOST_CSV_COLUMNS, PARQUET_BATCH_BYTES, Row, read_records
+from finetune_text.rows.data_errors import Fault
+from finetune_text.rows.lines import MOST_LINE_BYTES
+from finetune_text.rows.records import MOST_CSV_COLUMNS, PARQUET_BATCH_BYTES, Row, read_records
+from finetune_text.survey.language_report import FindingKind, LanguageReport
 from tests.unit_text.texts import File, measure
 
 GOOD = '{"text": "habari ya asubuhi"}\n{"text": "maji ni uhai"}\n{"text": "jua linawaka"}\n'

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_text.mojibake import find_mojibake
-from finetune_text.near_duplicates import NearDuplicates, shingle
-from finetune_text.rows import nearest_rank
-from finetune_text.scripts import classify, code_of, scripts_of_tag
-from finetune_text.words import (
+from finetune_text.survey.mojibake import find_mojibake
+from finetune_text.survey.near_duplicates import NearDuplicates, shingle
+from finetune_text.survey.row_store import nearest_rank
+from finetune_text.survey.scripts import classify, code_of, scripts_of_tag
+from finetune_text.survey.words import (
     MovingTypeTokenRatio,
     code_mixing_index,
     code_points,

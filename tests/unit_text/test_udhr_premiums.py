@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_text.mojibake import find_mojibake
-from finetune_text.scripts import scripts_of_tag
-from finetune_text.tokenizer import load_fast_tokenizer
+from finetune_text.survey.mojibake import find_mojibake
+from finetune_text.survey.scripts import scripts_of_tag
+from finetune_text.tokenization.tokenizer import load_fast_tokenizer
 from tests.demo.materials import list_declarations, load_declaration, load_tokenizer_folder
 from tests.unit_text.texts import measure, write_rows
 

@@ -10,9 +10,9 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from finetune_api.plan import PlannedDataset
-from finetune_text.language_report import LanguageReport
 from finetune_text.measure import MOST_ROWS, LanguageText, build_sequencer, measure_language
-from finetune_text.tokenizer import FastTokenizer
+from finetune_text.survey.language_report import LanguageReport
+from finetune_text.tokenization.tokenizer import FastTokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -21,13 +21,13 @@ from finetune_api.profile import (
     LanguageProfile,
     merge_notes,
 )
-from finetune_text.bad_rows import has_too_many, is_skippable
-from finetune_text.column_census import ColumnCensus
 from finetune_text.counting import count_of
-from finetune_text.data_errors import Fault
-from finetune_text.examples import Example
-from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
-from finetune_text.language_report import (
+from finetune_text.rows.bad_rows import has_too_many, is_skippable
+from finetune_text.rows.column_census import ColumnCensus
+from finetune_text.rows.data_errors import Fault
+from finetune_text.rows.examples import Example
+from finetune_text.rows.reading import TextFile, read_lines
+from finetune_text.survey.language_report import (
     BREAKING,
     FindingKind,
     LanguageReport,
@@ -36,12 +36,11 @@ from finetune_text.language_report import (
     Place,
     first_places,
 )
-from finetune_text.lengths import lengths_to_count
-from finetune_text.mojibake import find_mojibake
-from finetune_text.near_duplicates import MOST_TEXTS, NearDuplicates
-from finetune_text.reading import TextFile, read_lines
-from finetune_text.row_figures import RowFigures, weigh_rows
-from finetune_text.rows import (
+from finetune_text.survey.lengths import lengths_to_count
+from finetune_text.survey.mojibake import find_mojibake
+from finetune_text.survey.near_duplicates import MOST_TEXTS, NearDuplicates
+from finetune_text.survey.row_figures import RowFigures, weigh_rows
+from finetune_text.survey.row_store import (
     Mask,
     RowPlaces,
     RowStore,
@@ -50,10 +49,11 @@ from finetune_text.rows import (
     find_repeats,
     nearest_rank,
 )
-from finetune_text.sequences import BATCH, Sequencer, TokenizationRules
-from finetune_text.tally import Tally
-from finetune_text.text_survey import TextSurvey, fold_key
-from finetune_text.words import fold
+from finetune_text.survey.text_survey import TextSurvey, fold_key
+from finetune_text.survey.words import fold
+from finetune_text.tokenization.held_out import decide_evaluated, decide_held_out, hash_example
+from finetune_text.tokenization.sequences import BATCH, Sequencer, TokenizationRules
+from finetune_text.tokenization.tally import Tally
 
 UNCUT = 2**31 - 1
 """A length that cuts nothing."""

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from finetune_text.examples import Example, Message
-from finetune_text.stop_token import Stop, Token, decide_stop
+from finetune_text.rows.examples import Example, Message
+from finetune_text.tokenization.stop_token import Stop, Token, decide_stop
 from finetune_trainer.errors import DataInvalid, PlanInvalid
 from finetune_trainer.inputs.tokenization import (
     CorpusTokenizer,

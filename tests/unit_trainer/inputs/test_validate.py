@@ -12,10 +12,10 @@ import pytest
 import zstandard
 
 from finetune_api.plan import PlannedDataset
-from finetune_text.data_errors import Fault
-from finetune_text.examples import Example
-from finetune_text.held_out import decide_held_out
-from finetune_text.records import Row, read_records
+from finetune_text.rows.data_errors import Fault
+from finetune_text.rows.examples import Example
+from finetune_text.rows.records import Row, read_records
+from finetune_text.tokenization.held_out import decide_held_out
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.inputs.data_files import DataFile, FetchedDataset
 from finetune_trainer.inputs.validate import ValidDataset, validate_dataset

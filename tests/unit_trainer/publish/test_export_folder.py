@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_api.outcome import CorpusLanguage, Evaluation, RunSummary
-from finetune_text.stop_token import Stop, Token
+from finetune_text.tokenization.stop_token import Stop, Token
 from finetune_trainer.errors import DataInvalid, NotFinite, OutputUnwritable
 from finetune_trainer.inputs.tokenizer_files import load_context_length, names_folder
 from finetune_trainer.publish.model_card import build_card, build_curve, build_report

@@ -12,16 +12,16 @@ from typing import Any, TypeAlias
 
 from finetune_api.outcome import CorpusLanguage
 from finetune_text.counting import count_of, has_or_have, is_or_are
-from finetune_text.examples import Example
-from finetune_text.rows import nearest_rank
-from finetune_text.sequences import (
+from finetune_text.rows.examples import Example
+from finetune_text.survey.row_store import nearest_rank
+from finetune_text.tokenization.sequences import (
     MAX_REFUSALS,
     Sequencer,
     TokenizationRules,
     TokenizedExample,
 )
-from finetune_text.stop_token import Stop
-from finetune_text.tally import Tally
+from finetune_text.tokenization.stop_token import Stop
+from finetune_text.tokenization.tally import Tally
 from finetune_trainer.errors import DataInvalid, PlanInvalid
 from finetune_trainer.inputs.text_errors import told_as_invalid_data
 

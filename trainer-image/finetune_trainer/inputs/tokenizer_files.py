@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.plan import PlannedModel
-from finetune_text.stop_token import Stop
+from finetune_text.tokenization.stop_token import Stop
 from finetune_trainer.errors import DataInvalid
 
 TOKENIZER_FILES = (

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from finetune_api.plan import PlannedDataset
-from finetune_text.bad_rows import MOST_SKIPPED_PERCENT, has_too_many, is_skippable
-from finetune_text.column_census import ColumnCensus
 from finetune_text.counting import count_of, is_or_are, verb_of
-from finetune_text.data_errors import Fault
-from finetune_text.examples import Example
-from finetune_text.held_out import decide_evaluated, decide_held_out, hash_example
-from finetune_text.reading import read_file
+from finetune_text.rows.bad_rows import MOST_SKIPPED_PERCENT, has_too_many, is_skippable
+from finetune_text.rows.column_census import ColumnCensus
+from finetune_text.rows.data_errors import Fault
+from finetune_text.rows.examples import Example
+from finetune_text.rows.reading import read_file
+from finetune_text.tokenization.held_out import decide_evaluated, decide_held_out, hash_example
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.inputs.data_files import DataFile, FetchedDataset
 from finetune_trainer.inputs.text_errors import told_as_invalid_data

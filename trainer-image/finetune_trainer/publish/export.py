@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 
 from finetune_api import wire
-from finetune_text.stop_token import Stop
+from finetune_text.tokenization.stop_token import Stop
 from finetune_trainer.errors import NotFinite, OutputUnwritable
 from finetune_trainer.inputs.tokenizer_files import copy_tokenizer, names_folder
 from finetune_trainer.model.loaded_model import LoadedModel

@@ -21,17 +21,17 @@ from finetune_api.outcome import Outcome, Stage, cut_message
 from finetune_api.plan import PlannedDataset, canonical_json
 from finetune_api.profile import Profile, TokenizerProfile, find_context, pick_config_facts
 from finetune_api.wire import ExitCode
-from finetune_text.language_report import (
+from finetune_text.measure import LanguageText, build_sequencer, measure_language
+from finetune_text.survey.language_report import (
     BREAKING,
     REPORT_SCHEMA,
     FindingKind,
     LanguageReport,
     Place,
 )
-from finetune_text.lengths import build_profiles
-from finetune_text.measure import LanguageText, build_sequencer, measure_language
-from finetune_text.tokenizer import TOKENIZER_FILE, load_fast_tokenizer, load_json
-from finetune_text.tokenizer_facts import describe_tokenizer
+from finetune_text.survey.lengths import build_profiles
+from finetune_text.tokenization.tokenizer import TOKENIZER_FILE, load_fast_tokenizer, load_json
+from finetune_text.tokenization.tokenizer_facts import describe_tokenizer
 from finetune_trainer.errors import DataInvalid
 from finetune_trainer.inputs.data_files import FetchedDataset
 from finetune_trainer.inputs.fetch import (

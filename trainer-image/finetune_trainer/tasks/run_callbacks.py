@@ -10,7 +10,7 @@ from math import isfinite
 
 from finetune_api.outcome import Stage
 from finetune_api.plan import TrainingPlan
-from finetune_text.stop_token import Stop
+from finetune_text.tokenization.stop_token import Stop
 from finetune_trainer.checkpoints.saver import CheckpointSaver
 from finetune_trainer.engine.choose import Chosen
 from finetune_trainer.errors import BrokenOff, NotFinite, NotFound

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_text.examples import Example
+from finetune_text.rows.examples import Example
 
 HASH_BYTES = 16
 """Of a row's content: two of a billion rows meet with a chance of 1 in 10^20."""

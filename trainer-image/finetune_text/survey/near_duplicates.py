@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_text.words import mix
+from finetune_text.survey.words import mix
 
 SHINGLE_WORDS = 5
 SHINGLE_CHARACTERS = 5

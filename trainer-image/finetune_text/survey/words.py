@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_text.scripts import FIRST_SCRIPT, NO_WORD, classify
+from finetune_text.survey.scripts import FIRST_SCRIPT, NO_WORD, classify
 
 MATTR_WINDOW = 500
 """Words of the moving window."""

@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from finetune_text.data_errors import BrokenFileError, Fault
 from finetune_text.files.formats import file_format
-from finetune_text.json_array import ArrayReader, ListFormError
-from finetune_text.lines import (
+from finetune_text.rows.data_errors import BrokenFileError, Fault
+from finetune_text.rows.json_array import ArrayReader, ListFormError
+from finetune_text.rows.lines import (
     CHUNK_BYTES,
     FAULTS_OF_COMPRESSION,
     MOST_LINE_BYTES,

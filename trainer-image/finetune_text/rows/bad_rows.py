@@ -7,7 +7,7 @@ either. A file that cannot be read to its end fails too: how many rows are missi
 
 from finetune_api.plan import PlannedDataset
 from finetune_api.resource import BadRowPolicy
-from finetune_text.data_errors import Fault
+from finetune_text.rows.data_errors import Fault
 
 MOST_SKIPPED_PERCENT = 10
 """Share of rows that may be left out (assumption): beyond it the file is read wrongly, more likely than

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 from finetune_api.plan import PlannedDataset
 from finetune_api.resource import DatasetFormat
-from finetune_text.chats import check_order, parse_messages, parse_tools
-from finetune_text.column_census import ColumnCensus
-from finetune_text.columns import (
+from finetune_text.errors import TextInvalid
+from finetune_text.rows.chats import check_order, parse_messages, parse_tools
+from finetune_text.rows.column_census import ColumnCensus
+from finetune_text.rows.columns import (
     ALLOWED_COLUMNS,
     HISTORY_COLUMN,
     INPUT_COLUMNS,
@@ -21,17 +22,16 @@ from finetune_text.columns import (
     decide_reading,
     list_columns,
 )
-from finetune_text.companions import (
+from finetune_text.rows.companions import (
     RowNotes,
     find_history,
     find_passage,
     find_system,
     with_system,
 )
-from finetune_text.data_errors import Fault
-from finetune_text.errors import TextInvalid
-from finetune_text.examples import BrokenRuleError, Example, check_text
-from finetune_text.records import Row, read_records
+from finetune_text.rows.data_errors import Fault
+from finetune_text.rows.examples import BrokenRuleError, Example, check_text
+from finetune_text.rows.records import Row, read_records
 
 
 class TextFile(Protocol):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from jinja2.exceptions import TemplateError
 
-from finetune_text.examples import Example, Message
+from finetune_text.rows.examples import Example, Message
 
 TEMPLATE_DATE = datetime.date(2024, 7, 26)
 """What a template that writes today's date gets, so that a run gives the same tokens every day. It is

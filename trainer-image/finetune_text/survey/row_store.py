@@ -11,10 +11,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_text.held_out import HASH_BYTES, HASH_TYPE
-from finetune_text.language_report import MOST_LONGEST
-from finetune_text.lengths import AnswerRuns, RowLengths
-from finetune_text.row_figures import RowFigures
+from finetune_text.survey.language_report import MOST_LONGEST
+from finetune_text.survey.lengths import AnswerRuns, RowLengths
+from finetune_text.survey.row_figures import RowFigures
+from finetune_text.tokenization.held_out import HASH_BYTES, HASH_TYPE
 
 Mask: TypeAlias = NDArray[np.bool_]
 

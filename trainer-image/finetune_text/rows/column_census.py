@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_text.counting import count_of
 from finetune_text.files.language_names import match_languages, parse_language, parse_tag
-from finetune_text.loss_marks import RowMarks
+from finetune_text.rows.loss_marks import RowMarks
 
 MEANINGLESS_COLUMNS = frozenset(
     [

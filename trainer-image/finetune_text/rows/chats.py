@@ -9,9 +9,9 @@ import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from finetune_text.column_census import MEANINGLESS_COLUMNS, is_blank
-from finetune_text.examples import BrokenRuleError, Message, check_text
-from finetune_text.loss_marks import MESSAGE_MARKS, RowMarks
+from finetune_text.rows.column_census import MEANINGLESS_COLUMNS, is_blank
+from finetune_text.rows.examples import BrokenRuleError, Message, check_text
+from finetune_text.rows.loss_marks import MESSAGE_MARKS, RowMarks
 
 ROLES = {
     "system": "system",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.profile import CANDIDATE_LENGTHS, COUNTED_LENGTHS, KeptAtLength, LanguageProfile
-from finetune_text.language_report import LanguageReport, LengthReport
+from finetune_text.survey.language_report import LanguageReport, LengthReport
 
 LENGTH_STEP: Final = 256
 """Policy Evidence takes multiples of this many tokens."""

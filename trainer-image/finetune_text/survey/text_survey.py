@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_text.near_duplicates import SHINGLE_CHARACTERS, SHINGLE_WORDS, shingle
-from finetune_text.scripts import (
+from finetune_text.survey.near_duplicates import SHINGLE_CHARACTERS, SHINGLE_WORDS, shingle
+from finetune_text.survey.scripts import (
     FIRST_SCRIPT,
     NO_WORD,
     WITHOUT_SPACES,
@@ -21,7 +21,7 @@ from finetune_text.scripts import (
     code_of,
     scripts_of_tag,
 )
-from finetune_text.words import (
+from finetune_text.survey.words import (
     MovingTypeTokenRatio,
     WordRuns,
     code_mixing_index,

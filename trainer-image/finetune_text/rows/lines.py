@@ -14,7 +14,7 @@ from typing import Any
 
 import zstandard
 
-from finetune_text.data_errors import BrokenFileError, Fault
+from finetune_text.rows.data_errors import BrokenFileError, Fault
 
 CHUNK_BYTES = 1 << 20
 ZSTD_CHUNK_BYTES = 1 << 12

@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_text.chat_rendering import (
+from finetune_text.errors import TextInvalid
+from finetune_text.rows.examples import Example, Message
+from finetune_text.tokenization.chat_rendering import (
     RenderedChat,
     Span,
     TemplateRefusalError,
     reads_parts,
     render_chat,
 )
-from finetune_text.control_tokens import ControlTokens, list_control_tokens
-from finetune_text.errors import TextInvalid
-from finetune_text.examples import Example, Message
-from finetune_text.stop_token import Stop, Token, decide_stop
-from finetune_text.tally import Tally
+from finetune_text.tokenization.control_tokens import ControlTokens, list_control_tokens
+from finetune_text.tokenization.stop_token import Stop, Token, decide_stop
+from finetune_text.tokenization.tally import Tally
 
 IGNORED = -100
 """The label of a token without loss, as PyTorch's cross entropy has it."""

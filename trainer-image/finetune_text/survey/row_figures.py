@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_text.examples import Example
-from finetune_text.sequences import IGNORED, Encoded, Sequencer, Written
-from finetune_text.tally import Tally
+from finetune_text.rows.examples import Example
+from finetune_text.tokenization.sequences import IGNORED, Encoded, Sequencer, Written
+from finetune_text.tokenization.tally import Tally
 
 
 @dataclass(frozen=True)

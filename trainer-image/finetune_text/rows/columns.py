@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from finetune_api.plan import PlannedColumns
 from finetune_api.resource import DatasetFormat
-from finetune_text.column_census import shown_name
-from finetune_text.records import TEXT_COLUMN
+from finetune_text.rows.column_census import shown_name
+from finetune_text.rows.records import TEXT_COLUMN
 
 MESSAGE_COLUMNS = ("messages", "conversations", "conversation")
 INSTRUCTION_COLUMNS = ("instruction",)

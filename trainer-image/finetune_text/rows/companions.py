@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_text.chats import parse_messages
-from finetune_text.column_census import is_blank
-from finetune_text.columns import HISTORY_COLUMN, INPUT_COLUMNS, SYSTEM_COLUMNS
-from finetune_text.examples import BrokenRuleError, Message, check_text
-from finetune_text.loss_marks import RowMarks
+from finetune_text.rows.chats import parse_messages
+from finetune_text.rows.column_census import is_blank
+from finetune_text.rows.columns import HISTORY_COLUMN, INPUT_COLUMNS, SYSTEM_COLUMNS
+from finetune_text.rows.examples import BrokenRuleError, Message, check_text
+from finetune_text.rows.loss_marks import RowMarks
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Examples as token sequences: chat templates, tokenizers, the stop token, what carries loss."""
