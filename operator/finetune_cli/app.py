@@ -9,18 +9,18 @@ import typer
 from rich.console import Console
 
 from finetune_api import wire
-from finetune_cli import compare_rendering, language_rendering, plan_rendering, rendering
-from finetune_cli.checking import explain_manifest, resolve_manifest
 from finetune_cli.cluster.commands import register
 from finetune_cli.command_output import PrintFormat, problems_on_stderr
 from finetune_cli.errors import CliError, InvalidError
+from finetune_cli.inputs.checking import explain_manifest, resolve_manifest
+from finetune_cli.inputs.manifests import ResourceFile, load_manifests
+from finetune_cli.inputs.model_files import find_model
 from finetune_cli.languages import find_languages, list_languages
 from finetune_cli.local_run.command import RunOptions, run_on_this_machine
 from finetune_cli.local_run.run_screen import RunScreen
-from finetune_cli.manifests import ResourceFile, load_manifests
-from finetune_cli.model_files import find_model
 from finetune_cli.preview import Inputs, compare_models, find_refusals, preview
-from finetune_cli.tables import as_json, as_yaml
+from finetune_cli.screens import compare_rendering, language_rendering, plan_rendering, rendering
+from finetune_cli.screens.tables import as_json, as_yaml
 
 T = TypeVar("T")
 

@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from finetune_api.resource import LanguageFinetuneSpec
-from finetune_cli.checking import check_manifest, invalid, resolve_spec, with_later_warnings
 from finetune_cli.comparing import Candidate
 from finetune_cli.errors import CliError
-from finetune_cli.manifests import ResourceFile
-from finetune_cli.model_files import LocalModel
+from finetune_cli.inputs.checking import check_manifest, invalid, resolve_spec, with_later_warnings
+from finetune_cli.inputs.manifests import ResourceFile
+from finetune_cli.inputs.model_files import LocalModel
 from finetune_cli.planning import Plan, build_plan, gather_measurements, with_gpu_memory
 from finetune_resolver import UnsupportedModelError
 from finetune_text.survey.language_report import BREAKING, LanguageReport
 
 if TYPE_CHECKING:
-    from finetune_cli.local_text import MeasuredCorpus
+    from finetune_cli.inputs.local_text import MeasuredCorpus
 
 INSTALL = "pip install 'language-finetune[text]'"
 """The extra of this package that holds what `finetune_text` stands on."""
@@ -68,7 +68,7 @@ def measure(spec: LanguageFinetuneSpec, *, model: LocalModel, inputs: Inputs) ->
         CliError: a library is missing, or a file cannot be used.
     """
     try:
-        from finetune_cli import local_text
+        from finetune_cli.inputs import local_text
     except ImportError as error:
         raise CliError(
             [f"--data needs {error.name}, which is not installed; run `{INSTALL}` and try again."]

@@ -17,9 +17,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
-from finetune_cli.checking import resolve_manifest
-from finetune_cli.manifests import load_manifests
-from finetune_cli.rendering import render_table
+from finetune_cli.inputs.checking import resolve_manifest
+from finetune_cli.inputs.manifests import load_manifests
+from finetune_cli.screens.rendering import render_table
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "resolve").iterdir())
 RUNNER = CliRunner()

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
-from finetune_cli.plan_rendering import duration_text
+from finetune_cli.screens.plan_rendering import duration_text
 from tests.unit_cli.conftest import LLAMA, build_rows, write_rows
 
 RUNNER = CliRunner()

@@ -9,8 +9,8 @@ from pydantic_core import ErrorDetails
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
-from finetune_cli.field_names import ENUM_SYNONYMS, GONE, RENAMED, field_paths
-from finetune_cli.wording import allowed_words, word_problem
+from finetune_cli.inputs.field_names import ENUM_SYNONYMS, GONE, RENAMED, field_paths
+from finetune_cli.inputs.wording import allowed_words, word_problem
 
 RUNNER = CliRunner()
 NO_JSON = (

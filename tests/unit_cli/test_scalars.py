@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from finetune_cli.manifests import KubectlLoader
+from finetune_cli.inputs.manifests import KubectlLoader
 
 BY_KUBECTL = {
     "2e-4": "0.0002",

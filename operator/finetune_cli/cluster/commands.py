@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from finetune_api import wire
-from finetune_cli.checking import resolve_manifest
 from finetune_cli.cluster.finished import WaitEnd, describe_progress, describe_resource, read_status
 from finetune_cli.cluster.following import Following, follow
 from finetune_cli.cluster.kubectl import Kubectl
 from finetune_cli.command_output import PrintFormat, problems_on_stderr
 from finetune_cli.errors import CliError
-from finetune_cli.manifests import load_manifests
-from finetune_cli.tables import as_json, as_yaml
+from finetune_cli.inputs.checking import resolve_manifest
+from finetune_cli.inputs.manifests import load_manifests
+from finetune_cli.screens.tables import as_json, as_yaml
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DURATION = re.compile(r"(\d+)([smhd])")

@@ -14,8 +14,10 @@ from types import FrameType
 from typing import Any
 
 from finetune_api.validation import ALL_RULES
-from finetune_cli.checking import check_manifest
 from finetune_cli.errors import CliError
+from finetune_cli.inputs.checking import check_manifest
+from finetune_cli.inputs.manifests import ResourceFile
+from finetune_cli.inputs.model_files import CONFIG_FILE
 from finetune_cli.local_run.begin import begin_resource, build_metadata
 from finetune_cli.local_run.local_inputs import (
     ClaimedTexts,
@@ -36,8 +38,6 @@ from finetune_cli.local_run.trainer_process import (
     describe_version,
     start_trainer,
 )
-from finetune_cli.manifests import ResourceFile
-from finetune_cli.model_files import CONFIG_FILE
 from finetune_operator.decide.values.operator_config import DecisionContext
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -20,7 +20,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.preview import INSTALL
 
 if TYPE_CHECKING:
-    from finetune_cli.local_text import LocalFile
+    from finetune_cli.inputs.local_text import LocalFile
 
 FROM_ENVIRONMENT = "environment"
 """Name of the Secret that stands for the user's own environment."""
@@ -66,7 +66,7 @@ def find_local_texts(
     if not data:
         raise CliError(["--validation goes with --data; add --data with the text to train on."])
     try:
-        from finetune_cli import local_text
+        from finetune_cli.inputs import local_text
     except ImportError as error:
         raise CliError(
             [f"--data needs {error.name}, which is not installed; run `{INSTALL}` and try again."]

@@ -18,7 +18,7 @@ import yaml
 
 from finetune_api import wire
 from finetune_cli.errors import CliError
-from finetune_cli.tables import as_yaml
+from finetune_cli.screens.tables import as_yaml
 
 STATUS_FILE = "status.yaml"
 LOCK_FILE = ".lock"

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic_core import ErrorDetails
 
-from finetune_cli.field_names import fields_of, meant_word, model_at, remedy_for
+from finetune_cli.inputs.field_names import fields_of, meant_word, model_at, remedy_for
 
 LONGEST_VALUE = 60
 """Characters of a value shown in a message."""

@@ -13,7 +13,7 @@ from finetune_api.plan import PlannedColumns, PlannedDataset, PlannedValidation
 from finetune_api.profile import Profile, find_context, pick_config_facts
 from finetune_api.resource import Dataset, Language, LanguageFinetuneSpec
 from finetune_cli.errors import CliError
-from finetune_cli.model_files import LocalModel
+from finetune_cli.inputs.model_files import LocalModel
 from finetune_resolver.decisions.build import learns_answers_only, unusual_length
 from finetune_text.errors import TextError
 from finetune_text.files.census import FileCensus, FileRole, NamedFile, take_census

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from finetune_api.profile import LanguageProfile
 from finetune_cli.comparing import Candidate, fewest_tokens, find_differences
-from finetune_cli.plan_rendering import build_plan_document, run_lines
 from finetune_cli.planning import Plan
-from finetune_cli.tables import markdown_table, spaced, terminal_table, value_text
+from finetune_cli.screens.plan_rendering import build_plan_document, run_lines
+from finetune_cli.screens.tables import markdown_table, spaced, terminal_table, value_text
 
 NOTHING = "–"
 """Where a model has no such figure."""

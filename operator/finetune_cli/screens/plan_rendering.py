@@ -12,14 +12,14 @@ from rich.text import Text
 
 from finetune_api.status import CorpusStatus
 from finetune_cli.planning import Plan, RunLength, values_of
-from finetune_cli.rendering import (
+from finetune_cli.screens.rendering import (
     build_document,
     headline,
     markdown_decisions,
     markdown_warnings,
     resolution_tables,
 )
-from finetune_cli.tables import TableLayout, markdown_table, spaced, stacked, terminal_table
+from finetune_cli.screens.tables import TableLayout, markdown_table, spaced, stacked, terminal_table
 from finetune_resolver.decisions.expected_peak import ExpectedMicroBatch
 from finetune_resolver.memory.estimate import GB, MEMORY_CEILING, MemoryEstimate
 from finetune_resolver.steps import count

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from finetune_cli.tables import (
+from finetune_cli.screens.tables import (
     AUTOMATIC,
     TableLayout,
     markdown_table,

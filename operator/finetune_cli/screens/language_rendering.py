@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from finetune_cli.languages import LanguageView, TokenCost, TraitView
-from finetune_cli.tables import TableLayout, markdown_table, spaced, stacked, terminal_table
+from finetune_cli.screens.tables import TableLayout, markdown_table, spaced, stacked, terminal_table
 from finetune_resolver import Trait
 from finetune_resolver.traits.trait import TraitSource
 

@@ -16,9 +16,9 @@ from finetune_api.resource import LanguageFinetuneSpec
 from finetune_api.validation import ALL_RULES, RULES, check_spec
 from finetune_api.validation_rule import ValidationRule
 from finetune_cli.errors import InvalidError
-from finetune_cli.field_names import remedy_for
-from finetune_cli.manifests import LARGEST_BYTES, ResourceFile
-from finetune_cli.wording import sentence, show, word_problem
+from finetune_cli.inputs.field_names import remedy_for
+from finetune_cli.inputs.manifests import LARGEST_BYTES, ResourceFile
+from finetune_cli.inputs.wording import sentence, show, word_problem
 from finetune_resolver import Advice, Measurements, Resolution, ResolverError, resolve
 from finetune_resolver.resolution import Severity
 
