@@ -6,6 +6,7 @@ ends the run before anything is read. What is published later is copied at once,
 no link. On a workstation the claims are folders of the user's own, with links to the user's own files.
 """
 
+import errno
 import os
 import shutil
 import stat
@@ -97,7 +98,10 @@ class ClaimFolder:
     def _resolve(self, path: Path) -> Path:
         try:
             real = path.resolve(strict=True)
-        except (FileNotFoundError, RuntimeError) as fault:
+        except (OSError, RuntimeError) as fault:
+            # A circle of links is a RuntimeError before Python 3.13, and ELOOP from then on.
+            if isinstance(fault, OSError) and fault.errno not in (errno.ENOENT, errno.ELOOP):
+                raise
             raise self._refuse(path, "is a link that leads to nothing") from fault
         if not self.is_own and not real.is_relative_to(self.root):
             raise self._refuse(path, "is a link that leads out of its claim")
